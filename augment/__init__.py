@@ -1,0 +1,8 @@
+"""Pixels to views: SimCLR's augmentation, sampling apart from applying, and the deterministic evaluation transform."""
+
+from augment.config import AugmentConfig
+from augment.evaluation import preprocess
+from augment.parameters import ViewParameters
+from augment.views import ViewGenerator
+
+__all__ = ["AugmentConfig", "ViewGenerator", "ViewParameters", "preprocess"]

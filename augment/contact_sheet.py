@@ -1,0 +1,161 @@
+"""A picture of what the augmentation does: originals, their views, and the operations that acted on each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from augment.parameters import ViewParameters
+
+__all__ = ["write_contact_sheet"]
+
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe and Ito: safe for colour blindness
+_INK = "#333333"
+_PICTURE = 1.65  # inches, width and height of one picture
+_CHARACTERS = 31  # of a caption that fit under a picture
+_LINE = 0.115  # inches, one line of text
+_GAP = 0.12  # inches, between pictures
+_HEAD = 0.6  # inches, above the first row
+
+
+def write_contact_sheet(
+    path: str | Path,
+    images: Tensor,
+    views: Tensor,
+    parameters: ViewParameters,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    title: str = "",
+    limit: int = 12,
+) -> Path:
+    """Write a picture: every image with the outline of its crops, beside it its views and the operations that acted.
+
+    Args:
+        path: the file to write; matplotlib picks the format by its ending (png, pdf, svg).
+        images: (B, C, H, W), uint8 or floating point in [0, 1].
+        views: (V, B, C, S, S) that came of them.
+        parameters: the parameters the views were made with.
+        mean: what the views were normalised by, to be undone for display; None if they were not.
+        std: given together with ``mean``.
+        title: written above.
+        limit: images shown at most.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    if views.ndim != 5 or images.ndim != 4 or views.shape[:2] != (parameters.views, len(images)):
+        raise ValueError(
+            f"images {tuple(images.shape)}, views {tuple(views.shape)} and the parameters of {parameters.views} views "
+            f"of {parameters.batch} images do not belong together: expected (B, C, H, W) and (V, B, C, S, S)"
+        )
+    shown, count = min(limit, len(images)), parameters.views
+    originals, pictures = _displayable(images[:shown]), _displayable(_denormalised(views[:, :shown], mean, std))
+    parameters = parameters.rows(slice(shown)).to("cpu")
+    captions = [_captions([parameters.describe(view, image) for view in range(count)]) for image in range(shown)]
+
+    # Side by side until the sheet is about six pictures wide; a row is as high as its longest caption.
+    groups = min(max(1, 6 // (count + 1)), shown)
+    rows = -(-shown // groups)
+    lines = [max(len(text) for image in captions[row::rows] for text in image) for row in range(rows)]
+    heights = [_PICTURE + _LINE * count_of_lines + 2 * _GAP for count_of_lines in lines]
+    group_width = (count + 1) * (_PICTURE + _GAP) + _GAP
+    width, height = groups * group_width + _GAP, _HEAD + sum(heights)
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.text(_GAP / width, 1 - 0.2 / height, title, fontsize=11, weight="bold", color=_INK, va="center")
+
+    for image in range(shown):
+        group, row = divmod(image, rows)
+        bottom = height - _HEAD - sum(heights[:row]) - _PICTURE
+        for column in range(count + 1):
+            left = _GAP + group * group_width + column * (_PICTURE + _GAP)
+            axes = figure.add_axes((left / width, bottom / height, _PICTURE / width, _PICTURE / height))
+            if column == 0:
+                _draw_original(axes, originals[image], parameters.crop[:, image].tolist())
+            else:
+                _draw(axes, pictures[column - 1, image], _COLOURS[(column - 1) % len(_COLOURS)])
+            if row == 0:
+                name = "original" if column == 0 else f"view {column}"
+                axes.set_title(name, fontsize=8, color=_INK, pad=3)
+            # Line by line: matplotlib spaces the lines of one text by their glyphs, unevenly.
+            for line, text in enumerate(captions[image][column]):
+                y = (bottom - 0.05 - _LINE * (line + 0.5)) / height
+                figure.text(left / width, y, text, fontsize=6.5, color=_INK, va="center")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _captions(described: list[list[str]]) -> list[list[str]]:
+    """The lines under the original and under each view: as many operations a line as fit."""
+    captions: list[list[str]] = [[]]
+    for operations in described:
+        lines = [""]
+        for word in operations or ["unchanged"]:
+            joined = f"{lines[-1]}, {word}" if lines[-1] else word
+            if len(joined) <= _CHARACTERS:
+                lines[-1] = joined
+            else:
+                lines[-1] += ","
+                lines.append(word)
+        captions.append(lines)
+    return captions
+
+
+def _displayable(pictures: Tensor) -> Tensor:
+    """(..., C, H, W) -> (..., H, W, 3) floating point in [0, 1] on the host."""
+    pictures = pictures.detach().cpu()
+    pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float().clamp(0, 1)
+    if pictures.shape[-3] == 1:
+        pictures = pictures.expand(*pictures.shape[:-3], 3, *pictures.shape[-2:])
+    return pictures.movedim(-3, -1)
+
+
+def _denormalised(views: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
+    if mean is None or std is None:
+        return views
+    views = views.float()
+    return views * views.new_tensor(std)[:, None, None] + views.new_tensor(mean)[:, None, None]
+
+
+def _draw(axes: Axes, picture: Tensor, colour: str) -> None:
+    # Small images are shown pixel by pixel: smoothing would hide what the encoder sees.
+    axes.imshow(picture.numpy(), interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(colour)
+        spine.set_linewidth(1.6)
+
+
+def _draw_original(axes: Axes, picture: Tensor, boxes: list[list[int]]) -> None:
+    _draw(axes, picture, "#bbbbbb")
+    height, width = picture.shape[:2]
+    inset = 0.02 * max(height, width)  # keeps an outline along the border in sight
+    for view, (top, left, box_height, box_width) in enumerate(boxes):
+        if (box_height, box_width) == (height, width):
+            continue
+        corner = (left - 0.5 + inset, top - 0.5 + inset)
+        colour = _COLOURS[view % len(_COLOURS)]
+        axes.add_patch(
+            Rectangle(
+                corner, box_width - 2 * inset, box_height - 2 * inset, fill=False, linewidth=1.4, edgecolor=colour
+            )
+        )

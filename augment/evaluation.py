@@ -1,0 +1,69 @@
+"""The deterministic way from a stored image to what an encoder sees: resize, crop the middle, normalise."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["preprocess"]
+
+
+def preprocess(
+    images: Tensor, size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Tensor:
+    """Resize the shorter side to ``size``, cut out the central square, normalise.
+
+    Bilinear, with the filter widened where the image shrinks (antialias), as torchvision's ``Resize`` and
+    ``CenterCrop`` on tensors. Images that are ``size`` x ``size`` already keep their values.
+
+    Args:
+        images: (B, C, H, W), uint8 or floating point in [0, 1].
+        size: S, in pixels.
+        mean: subtracted from every channel, in [0, 1] units: one value a channel or one for all. None leaves it out.
+        std: divides every channel; given together with ``mean``.
+
+    Returns:
+        (B, C, S, S) float32.
+
+    Raises:
+        ValueError: the shape, the size, or the number of values in ``mean`` and ``std`` is wrong.
+        TypeError: the images are neither uint8 nor floating point.
+
+    Example:
+        >>> preprocess(torch.randint(256, (2, 3, 40, 60), dtype=torch.uint8), size=32).shape
+        torch.Size([2, 3, 32, 32])
+    """
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(f"images have the shape {tuple(images.shape)}: expected (B, C, H, W)")
+    if images.dtype == torch.uint8:
+        pixels = images.float() / 255
+    elif images.is_floating_point():
+        pixels = images.float()
+    else:
+        raise TypeError(f"images are {images.dtype}: expected uint8, or floating point in [0, 1]")
+    if size < 1:
+        raise ValueError(f"size is {size}: expected at least 1 pixel")
+    height, width = pixels.shape[-2:]
+    if min(height, width) != size:
+        shape = (size, size * width // height) if height <= width else (size * height // width, size)
+        pixels = F.interpolate(pixels, shape, mode="bilinear", align_corners=False, antialias=True)
+        # The filter's weights add up to one only within rounding.
+        pixels = pixels.clamp(0, 1)
+        height, width = shape
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    pixels = pixels[..., top : top + size, left : left + size]
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean is {mean!r} and std is {std!r}: give both or neither")
+    if mean is not None and std is not None:
+        pixels = (pixels - _per_channel("mean", mean, pixels)) / _per_channel("std", std, pixels)
+    return pixels.contiguous()
+
+
+def _per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
+    channels = pixels.shape[1]
+    if len(values) not in (1, channels):
+        raise ValueError(f"{name} has {len(values)} values: expected 1 or {channels}, the images' channels")
+    # Columns filled on the device: a tensor made from a list would be copied from the host and wait for it.
+    columns = [torch.full((1, 1, 1, 1), float(value), device=pixels.device) for value in values]
+    return torch.cat(columns, dim=1)

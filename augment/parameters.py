@@ -1,0 +1,143 @@
+"""What was drawn for every view of every image: all the randomness of an augmented batch, as tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["BRIGHTNESS", "CONTRAST", "HUE", "JITTER_OPS", "SATURATION", "ViewParameters"]
+
+JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
+"""The operations of the colour jitter; ``ViewParameters.order`` holds indices into this tuple."""
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewParameters:
+    """The parameters of V views of B images. An operation that does not act carries the value that changes nothing.
+
+    There is no separate "applied" flag: probabilities are folded into the values when they are drawn, so a backend
+    needs no branches and the same tensors describe what happened.
+
+    Example:
+        >>> from augment import AugmentConfig, ViewGenerator
+        >>> parameters = ViewGenerator(AugmentConfig()).sample(batch=8, image_size=(48, 64), seed=0)
+        >>> parameters.crop.shape, parameters.rows(slice(2, 4)).crop.shape
+        (torch.Size([2, 8, 4]), torch.Size([2, 2, 4]))
+    """
+
+    image_size: tuple[int, int]
+    """Height and width of the images the boxes were drawn for."""
+
+    crop: Tensor
+    """(V, B, 4) int64: top, left, height, width of the crop, in pixels of the image."""
+
+    flip: Tensor
+    """(V, B) bool: mirrored left and right."""
+
+    affine: Tensor
+    """(V, B, 5) float32: angle (degrees, clockwise as displayed), shift in x and y (pixels of the view), scale, shear
+    along x (degrees). (0, 0, 0, 1, 0) changes nothing."""
+
+    jitter: Tensor
+    """(V, B, 4) float32: brightness, contrast and saturation factor (1 changes nothing), hue shift in turns (0)."""
+
+    order: Tensor
+    """(V, B, 4) int64: the k-th jitter operation applied, as an index into ``JITTER_OPS``. A permutation."""
+
+    gray: Tensor
+    """(V, B) bool: colours replaced by their luma."""
+
+    blur: Tensor
+    """(V, B) float32: standard deviation of the Gaussian in pixels of the view; 0 changes nothing."""
+
+    solarize: Tensor
+    """(V, B) bool: values at or above the threshold inverted."""
+
+    @property
+    def views(self) -> int:
+        """V, the number of views an image."""
+        return int(self.flip.shape[0])
+
+    @property
+    def batch(self) -> int:
+        """B, the number of images."""
+        return int(self.flip.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.flip.device
+
+    def rows(self, index: int | slice | Sequence[int] | Tensor) -> "ViewParameters":
+        """The parameters of some of the images, in every view: what one process needs of a global batch."""
+        if isinstance(index, int):
+            index = [index]
+        elif not isinstance(index, slice | Tensor):
+            index = list(index)
+        return self._map(lambda tensor: tensor[:, index])
+
+    def to(self, device: torch.device | str) -> "ViewParameters":
+        """The same parameters on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def flat(self) -> "ViewParameters":
+        """The same parameters as one view of V*B images, in the order of ``views.flatten(0, 1)``."""
+        return self._map(lambda tensor: tensor.flatten(0, 1)[None])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Field name -> tensor, for every field that is drawn."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "image_size"}
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "ViewParameters":
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
+
+    def describe(self, view: int, image: int) -> list[str]:
+        """The operations that acted on one view of one image, in the order they acted, with their values.
+
+        Example:
+            >>> from augment import AugmentConfig, ViewGenerator
+            >>> parameters = ViewGenerator(AugmentConfig(jitter=0, gray=1)).sample(batch=1, image_size=(32, 32), seed=2)
+            >>> parameters.describe(0, 0)
+            ['crop 22x30 +7+1', 'gray']
+        """
+        values: dict[str, Any] = {name: tensor[view, image].tolist() for name, tensor in self.tensors().items()}
+        acted = []
+        top, left, height, width = values["crop"]
+        if (height, width) != self.image_size:
+            acted.append(f"crop {width}x{height} +{left}+{top}")
+        if values["flip"]:
+            acted.append("flip")
+        acted += _describe_affine(*values["affine"])
+        for op in values["order"]:
+            factor = values["jitter"][op]
+            if op == HUE and factor != 0:
+                acted.append(f"hue {360 * factor:+.0f}°")
+            elif op != HUE and factor != 1:
+                acted.append(f"{JITTER_OPS[op]} ×{factor:.2f}")
+        if values["gray"]:
+            acted.append("gray")
+        if values["blur"] > 0:
+            acted.append(f"blur σ{values['blur']:.1f}")
+        if values["solarize"]:
+            acted.append("solarize")
+        return acted
+
+
+def _describe_affine(angle: float, shift_x: float, shift_y: float, scale: float, shear: float) -> list[str]:
+    if (angle, shift_x, shift_y, scale, shear) == (0, 0, 0, 1, 0):
+        return []
+    parts = []
+    if angle:
+        parts.append(f"rotate {angle:+.0f}°")
+    if shift_x or shift_y:
+        parts.append(f"shift {shift_x:+.1f},{shift_y:+.1f}")
+    if scale != 1:
+        parts.append(f"scale ×{scale:.2f}")
+    if shear:
+        parts.append(f"shear {shear:+.0f}°")
+    return parts

@@ -1,0 +1,131 @@
+"""The readable form of the augmentation: Kornia's own operations, group by group. Slow; the oracle of the fast form.
+
+Where Kornia has two variants, the one with torchvision's meaning is taken: brightness multiplies, contrast moves about
+the mean gray value, saturation blends with the gray image, and every jitter operation clamps to [0, 1]. Pixel centres
+lie at half-integers everywhere (``align_corners=False``). Luma is ITU-R BT.601's (0.299, 0.587, 0.114), Kornia's and
+PIL's; torchvision rounds the first weight to 0.2989.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from kornia.color import rgb_to_grayscale
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_contrast_with_mean_subtraction,
+    adjust_hue,
+    adjust_saturation_with_gray_subtraction,
+    normalize,
+    solarize,
+)
+from kornia.filters import gaussian_blur2d
+from kornia.geometry.transform import get_affine_matrix2d, resize, warp_affine
+from torch import Tensor
+
+from augment.config import AugmentConfig
+from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
+
+__all__ = ["apply_reference"]
+
+
+def apply_reference(images: Tensor, parameters: ViewParameters, config: AugmentConfig) -> Tensor:
+    """Apply drawn parameters to images.
+
+    Args:
+        images: (B, C, H, W) floating point in [0, 1], C = 1 or 3.
+        parameters: what to do, drawn for this B, H and W.
+        config: size of the views, kernel of the blur, threshold of the solarization, mean and std.
+
+    Returns:
+        (V, B, C, S, S) in the images' dtype.
+    """
+    drawn = parameters.flat()
+    crop, flip, affine, jitter, order = (
+        tensor[0] for tensor in (drawn.crop, drawn.flip, drawn.affine, drawn.jitter, drawn.order)
+    )
+    gray, blur, solarized = drawn.gray[0], drawn.blur[0], drawn.solarize[0]
+
+    source = images.repeat(parameters.views, 1, 1, 1)  # (V*B, C, H, W)
+    views = torch.stack(
+        [_crop_and_resize(image, box, config) for image, box in zip(source, crop.tolist(), strict=True)]
+    )
+    views = _on_rows(views, flip, lambda some, _: some.flip(-1))
+    moves = (affine != affine.new_tensor([0, 0, 0, 1, 0])).any(-1)
+    views = _on_rows(views, moves, lambda some, rows: _warp(some, affine[rows]))
+    for position in range(4):
+        for op, adjust in _JITTER.items():
+            rows = (order[:, position] == op).nonzero().flatten()
+            views = views.index_copy(0, rows, adjust(views[rows], jitter[rows, op]))
+    if views.shape[1] == 3:
+        views = _on_rows(views, gray, lambda some, _: rgb_to_grayscale(some).expand_as(some))
+    views = _on_rows(views, blur > 0, lambda some, rows: _blur(some, blur[rows], config.blur_kernel_size))
+    views = _on_rows(views, solarized, lambda some, _: solarize(some, config.solarize_threshold))
+    if config.mean is not None and config.std is not None:
+        mean, std = (views.new_tensor(values).expand(views.shape[1]) for values in (config.mean, config.std))
+        views = normalize(views, mean, std)
+    return views.unflatten(0, (parameters.views, parameters.batch))
+
+
+def _on_rows(views: Tensor, chosen: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``views`` with ``operation(rows, their indices)`` in place of the chosen rows."""
+    rows = chosen.nonzero().flatten()
+    if len(rows) == 0:
+        return views
+    return views.index_copy(0, rows, operation(views[rows], rows))
+
+
+def _crop_and_resize(image: Tensor, box: list[int], config: AugmentConfig) -> Tensor:
+    top, left, height, width = box
+    crop = image[None, :, top : top + height, left : left + width]
+    size = (config.size, config.size)
+    if config.antialias:
+        # Kornia's antialias blurs with a Gaussian first; the filter that torchvision and PIL widen is only in torch.
+        resized = F.interpolate(crop, size, mode="bilinear", align_corners=False, antialias=True)
+    else:
+        resized = resize(crop, size, interpolation="bilinear", align_corners=False, antialias=False)
+    return resized[0].clamp(0, 1)  # the filter's weights add up to one only within rounding
+
+
+def _warp(views: Tensor, affine: Tensor) -> Tensor:
+    angle, shift_x, shift_y, scale, shear = affine.to(views.dtype).unbind(-1)
+    size = views.shape[-1]
+    centre = views.new_full((len(views), 2), (size - 1) / 2)
+    matrix = get_affine_matrix2d(
+        torch.stack((shift_x, shift_y), -1), centre, torch.stack((scale, scale), -1), angle, torch.deg2rad(shear)
+    )
+    return warp_affine(views, matrix[:, :2], (size, size), padding_mode="zeros", align_corners=False)
+
+
+def _brightness(views: Tensor, factor: Tensor) -> Tensor:
+    return adjust_brightness_accumulative(views, factor)
+
+
+def _contrast(views: Tensor, factor: Tensor) -> Tensor:
+    return adjust_contrast_with_mean_subtraction(views, factor)
+
+
+def _saturation(views: Tensor, factor: Tensor) -> Tensor:
+    return adjust_saturation_with_gray_subtraction(views, factor)
+
+
+def _hue(views: Tensor, turns: Tensor) -> Tensor:
+    # A one-channel image has no hue: PIL and torchvision return it unchanged, Kornia refuses it. Without a shift, the
+    # way to HSV and back would only add rounding.
+    if views.shape[1] == 1:
+        return views
+    shifted = turns != 0
+    return _on_rows(views, shifted, lambda some, rows: adjust_hue(some, 2 * math.pi * turns[rows].to(some.dtype)))
+
+
+_JITTER: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    BRIGHTNESS: _brightness,
+    CONTRAST: _contrast,
+    SATURATION: _saturation,
+    HUE: _hue,
+}
+
+
+def _blur(views: Tensor, sigma: Tensor, kernel: int) -> Tensor:
+    return gaussian_blur2d(views, kernel, torch.stack((sigma, sigma), -1), border_type="reflect")

@@ -1,0 +1,147 @@
+"""Draw the parameters of a batch of views: every random number of the augmentation comes from here."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from augment.config import AugmentConfig
+from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
+
+__all__ = ["sample_parameters"]
+
+_CROP_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
+_DRAWS = 2 * _CROP_TRIES + 22
+
+
+class _Uniforms:
+    """Hands out uniform numbers in [0, 1) by fixed position, so that a knob does not move its neighbours."""
+
+    def __init__(self, draws: Tensor) -> None:
+        self._draws = draws  # (K, V, B)
+        self._next = 0
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` numbers of every view: (count, V, B)."""
+        self._next += count
+        return self._draws[self._next - count : self._next]
+
+    def one(self) -> Tensor:
+        """The next number of every view: (V, B)."""
+        return self.take(1)[0]
+
+
+def sample_parameters(
+    config: AugmentConfig,
+    batch: int,
+    image_size: tuple[int, int],
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+) -> ViewParameters:
+    """Draw the parameters of ``config.views`` views of ``batch`` images of ``image_size`` (height, width).
+
+    Every image draws its own parameters in every view. The same seed gives the same parameters on the same kind of
+    device; ``None`` draws from torch's default generator. Nothing here waits for the device. The crop has the
+    distribution of torchvision's ``RandomResizedCrop.get_params``: up to ten boxes, the first that fits is taken, else
+    a central one.
+
+    Raises:
+        ValueError: ``batch`` or ``image_size`` is not positive.
+    """
+    height, width = image_size
+    if batch < 1 or height < 1 or width < 1:
+        raise ValueError(f"batch is {batch} and image_size {tuple(image_size)}: expected positive integers")
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    shape = (config.views, batch)
+    # One launch for everything, always the same numbers: with blur switched on or off, a seed gives the same crops.
+    uniforms = _Uniforms(torch.rand((_DRAWS, *shape), generator=generator, device=device))
+
+    crop = _sample_crop(config, uniforms, height, width)
+    flip = uniforms.one() < config.horizontal_flip
+    affine = _sample_affine(config, uniforms)
+    jitter, order = _sample_jitter(config, uniforms)
+    gray = uniforms.one() < config.gray
+    blurred = uniforms.one() < config.blur
+    sigma = _between(uniforms.one(), *config.blur_sigma)
+    solarize = uniforms.one() < config.solarize
+    return ViewParameters(
+        image_size=(height, width),
+        crop=crop,
+        flip=flip,
+        affine=affine,
+        jitter=jitter,
+        order=order,
+        gray=gray,
+        blur=sigma * blurred,
+        solarize=solarize,
+    )
+
+
+def _between(uniform: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * uniform
+
+
+def _sample_crop(config: AugmentConfig, uniforms: _Uniforms, height: int, width: int) -> Tensor:
+    """(V, B, 4) int64 boxes: torchvision's ten tries, all drawn at once, the first that fits selected."""
+    area = height * width * _between(uniforms.take(_CROP_TRIES), *config.crop_scale)  # (T, V, B)
+    low, high = config.crop_ratio
+    ratio = torch.exp(_between(uniforms.take(_CROP_TRIES), math.log(low), math.log(high)))
+    crop_width = torch.round(torch.sqrt(area * ratio))
+    crop_height = torch.round(torch.sqrt(area / ratio))
+    fits = (crop_width > 0) & (crop_width <= width) & (crop_height > 0) & (crop_height <= height)
+    tries = torch.arange(_CROP_TRIES, device=fits.device)[:, None, None]
+    first = torch.where(fits, tries, _CROP_TRIES).amin(0, keepdim=True)  # (1, V, B), the number of tries if none fits
+
+    central_height, central_width = _central_crop(height, width, low, high)
+    found = first < _CROP_TRIES
+    pick = first.clamp(max=_CROP_TRIES - 1)
+    crop_height = torch.where(found, crop_height.gather(0, pick), central_height)[0]  # (V, B)
+    crop_width = torch.where(found, crop_width.gather(0, pick), central_width)[0]
+
+    free_height, free_width = height - crop_height, width - crop_width
+    # floor(u * (free + 1)) is uniform on 0 .. free; the minimum guards the product's rounding up to free + 1.
+    top = torch.minimum(torch.floor(uniforms.one() * (free_height + 1)), free_height)
+    left = torch.minimum(torch.floor(uniforms.one() * (free_width + 1)), free_width)
+    top = torch.where(found[0], top, (height - central_height) // 2)
+    left = torch.where(found[0], left, (width - central_width) // 2)
+    return torch.stack((top, left, crop_height, crop_width), dim=-1).long()
+
+
+def _central_crop(height: int, width: int, low: float, high: float) -> tuple[int, int]:
+    """Height and width of the largest box whose ratio is the allowed one closest to the image's."""
+    if width / height < low:
+        return min(round(width / low), height), width
+    if width / height > high:
+        return height, min(round(height * high), width)
+    return height, width
+
+
+def _sample_affine(config: AugmentConfig, uniforms: _Uniforms) -> Tensor:
+    """(V, B, 5): angle, shift x, shift y, scale, shear; (0, 0, 0, 1, 0) where the transform does not act."""
+    acts = uniforms.one() < config.affine
+    spread = 2 * uniforms.take(5) - 1  # uniform in [-1, 1)
+    shift_x, shift_y = config.translate
+    low, high = config.scale
+    columns = (
+        acts * config.degrees * spread[0],
+        acts * (shift_x * config.size) * spread[1],
+        acts * (shift_y * config.size) * spread[2],
+        torch.where(acts, (low + high) / 2 + (high - low) / 2 * spread[3], 1.0),
+        acts * config.shear * spread[4],
+    )
+    return torch.stack(columns, dim=-1)
+
+
+def _sample_jitter(config: AugmentConfig, uniforms: _Uniforms) -> tuple[Tensor, Tensor]:
+    """Factors (V, B, 4) and order (V, B, 4); (1, 1, 1, 0) where the jitter does not act."""
+    acts = uniforms.one() < config.jitter
+    amount = uniforms.take(4)
+    factors = []
+    for op, strength in ((BRIGHTNESS, config.brightness), (CONTRAST, config.contrast), (SATURATION, config.saturation)):
+        drawn = _between(amount[op], max(0.0, 1.0 - strength), 1.0 + strength)
+        # A strength of 0 must give exactly 1, which low + (high - low) * u does.
+        factors.append(torch.where(acts, drawn, 1.0))
+    factors.append(acts * _between(amount[HUE], -config.hue, config.hue))
+    # Sorting independent keys gives a uniform permutation; ties have probability 2**-22 and only cost uniformity.
+    order = uniforms.take(4).argsort(dim=0).movedim(0, -1)
+    return torch.stack(factors, dim=-1), order.contiguous()

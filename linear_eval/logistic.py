@@ -1,0 +1,339 @@
+"""L2-regularised multinomial logistic regression for every strength at once, by preconditioned L-BFGS.
+
+For strength ``l`` and N samples with weights w (1 by default) the objective over W (C, F) and b (C,) is
+
+    f(W, b) = 1 / sum(w) * sum_i w_i * CE(softmax(W x_i + b), y_i)  +  l / 2 * ||W||^2
+
+The intercept is not regularised. It is scikit-learn's ``LogisticRegression(C=1 / (N * l))`` divided by ``C * N``: the
+strength is per sample, so it keeps its meaning when a choice made on a part of the data is refitted on all of it.
+(With two classes scikit-learn fits one weight vector, w = W_1 - W_0, and the same optimum needs ``C = 2 / (N * l)``.)
+
+Three things make it fast. All strengths share one read of the features: their weights are one (S * C, F) matrix. The
+inverse Hessian that L-BFGS starts from is ``(a * Sigma + l)^-1``, Sigma the features' second moment and a the mean
+curvature of the softmax, so a badly conditioned covariance costs nothing; at W = 0 this is the exact Newton step. And
+strengths that have converged leave the product. With fewer rows than columns the fit runs in the row space, where the
+solution lies anyway.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["LogisticFit", "Rows", "fit_logistic"]
+
+ARMIJO = 1e-4
+WOLFE = 0.9
+TRIALS = 25
+"""Evaluations of one line search before its strength is given up as stalled at the rounding floor."""
+
+
+class Rows:
+    """The rows of a feature matrix, standardised as they are read.
+
+    ``x`` (N, F) float32 may live anywhere, memory-mapped files included. When the matrix fits into ``cache_bytes`` it is
+    standardised once and kept on the device; else each pass reads and standardises it again, chunk by chunk.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        *,
+        mean: Tensor | None = None,
+        scale: Tensor | None = None,
+        device: torch.device | None = None,
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        self.device = x.device if device is None else device
+        self.count, self.width = x.shape
+        self._x = x
+        self._mean = None if mean is None else mean.to(self.device, torch.float32)
+        self._scale = None if scale is None else scale.to(self.device, torch.float32)
+        if x.numel() * 4 <= cache_bytes:
+            self._x = self.read(0, self.count)
+            self._mean = self._scale = None
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows start..stop, (n, F) float32 on the device."""
+        rows = self._x[start:stop].to(self.device, torch.float32)
+        if self._mean is not None:
+            rows = rows - self._mean
+        return rows if self._scale is None else rows / self._scale
+
+    def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
+        """All rows in order, in chunks whose product with a (columns, F) matrix stays in the cache."""
+        budget = (1 << 20) if self.device.type == "cpu" else (128 << 20)
+        size = min(max(budget // (4 * columns), 128), self.count)
+        for start in range(0, self.count, size):
+            stop = min(start + size, self.count)
+            yield slice(start, stop), self.read(start, stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticFit:
+    """The optimum for S strengths."""
+
+    weight: Tensor
+    """(S, C, F) float32, on the standardised features."""
+    bias: Tensor
+    """(S, C) float32."""
+    objective: Tensor
+    """(S,) float64: the objective of the module's docstring."""
+    evaluations: Tensor
+    """(S,) int64: passes over the features that each strength took part in."""
+    converged: Tensor
+    """(S,) bool: whether the estimated distance to the optimum fell below the tolerance."""
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Float32 products as float32: neither autocast nor TF32, whatever the caller has switched on."""
+    if device.type != "cuda":
+        with torch.autocast(device.type, enabled=False):
+            yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each strength's (C, F + 1) block, (S,) float64."""
+    return (a * b).sum((1, 2), dtype=torch.float64)
+
+
+def _evaluate(
+    rows: Rows, target: Tensor, sample_weight: Tensor | None, theta: Tensor, strength: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Objective (S,) float64, gradient (S, C, F + 1) and mean softmax curvature (S,) of every strength, in one pass."""
+    strengths, classes, width = theta.shape
+    weight = theta[:, :, :-1].reshape(strengths * classes, width - 1)
+    bias = theta[:, :, -1].reshape(strengths * classes, 1)
+    gradient = torch.zeros(strengths * classes, width, device=theta.device)
+    loss = torch.zeros(strengths, dtype=torch.float64, device=theta.device)
+    purity = torch.zeros(strengths, dtype=torch.float64, device=theta.device)
+    total = float(rows.count) if sample_weight is None else float(sample_weight.sum(dtype=torch.float64))
+    for part, x in rows.chunks(strengths * classes):
+        # Class-major, so that the softmax runs along contiguous samples.
+        z = torch.addmm(bias, weight, x.t()).view(strengths, classes, -1)  # (S, C, n)
+        label = target[part].view(1, 1, -1).expand(strengths, 1, -1)
+        z -= z.amax(1, keepdim=True)
+        z_label = z.gather(1, label)
+        z.exp_()
+        # The label's own term is kept apart: 1 - p and log p then keep their digits when p is almost 1.
+        z.scatter_(1, label, 0.0)
+        others = z.sum(1, keepdim=True)
+        e_label = z_label.exp()
+        norm = others + e_label
+        cross_entropy = torch.where(z_label == 0, others.log1p(), norm.log() - z_label)
+        z /= norm
+        squares = z.square().sum(1, keepdim=True) + (e_label / norm).square()
+        z.scatter_(1, label, -others / norm)
+        if sample_weight is not None:
+            w = sample_weight[part]
+            z *= w
+            cross_entropy = cross_entropy * w
+            squares = squares * w
+        loss += cross_entropy.sum((1, 2), dtype=torch.float64)
+        purity += squares.sum((1, 2), dtype=torch.float64)
+        residual = z.view(strengths * classes, -1)
+        gradient[:, :-1].addmm_(residual, x)
+        gradient[:, -1] += residual.sum(1)
+    gradient = (gradient / total).view(strengths, classes, width)
+    gradient[:, :, :-1] += strength.view(-1, 1, 1).float() * theta[:, :, :-1]
+    penalty = theta[:, :, :-1].double().square().sum((1, 2))
+    curvature = (1 - purity / total) / max(classes - 1, 1)
+    return loss / total + 0.5 * strength * penalty, gradient, curvature.clamp_min(1e-12)
+
+
+def _second_moment(rows: Rows, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (F,) and eigenvectors (F, F) of the features' second moment."""
+    moment = torch.zeros(rows.width, rows.width, dtype=torch.float64, device=rows.device)
+    total = 0.0
+    for part, x in rows.chunks(16):
+        w = None if sample_weight is None else sample_weight[part].view(-1, 1)
+        moment += x.t() @ (x if w is None else x * w)
+        total += len(x) if w is None else float(w.sum())
+    values, vectors = torch.linalg.eigh(moment / total)
+    return values.clamp_min(0).float(), vectors.float()
+
+
+class _Search:
+    """The line search of every live strength: weak Wolfe conditions, secant steps inside a bracket."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.step = torch.ones(count, dtype=torch.float64, device=device)
+        self.low = torch.zeros_like(self.step)
+        self.high = torch.full_like(self.step, torch.inf)
+        self.low_slope = torch.zeros_like(self.step)
+        self.trials = torch.zeros(count, dtype=torch.int64, device=device)
+
+    def judge(self, value: Tensor, slope: Tensor, new_value: Tensor, new_slope: Tensor) -> Tensor:
+        """Which strengths accept their step; the others get their next one."""
+        descent = new_value <= value + ARMIJO * self.step * slope
+        # Within rounding of the optimum values no longer differ, slopes still do (Hager and Zhang 2005).
+        descent |= (new_value <= value + 1e-8 * value.abs()) & (new_slope <= (2 * ARMIJO - 1) * slope)
+        accepted = descent & (new_slope >= WOLFE * slope)
+        width = self.step - self.low
+        low_slope = torch.where(self.low == 0, slope, self.low_slope)
+        secant = self.low + width * low_slope / (low_slope - new_slope)
+        shorter = torch.where(new_slope > low_slope, secant, self.low + 0.5 * width)
+        shorter = shorter.clamp(self.low + 0.1 * width, self.low + 0.9 * width)
+        longer = torch.where(self.high.isinf(), 3 * self.step, 0.5 * (self.step + self.high))
+        self.high = torch.where(descent, self.high, self.step)
+        self.low = torch.where(descent, self.step, self.low)
+        self.low_slope = torch.where(descent, new_slope, low_slope)
+        self.step = torch.where(accepted, 1.0, torch.where(descent, longer, shorter))
+        self.low = torch.where(accepted, 0.0, self.low)
+        self.high = torch.where(accepted, torch.inf, self.high)
+        self.trials = torch.where(accepted, 0, self.trials + 1)
+        return accepted
+
+    def keep(self, index: Tensor) -> None:
+        for name in ("step", "low", "high", "low_slope", "trials"):
+            setattr(self, name, getattr(self, name)[index])
+
+
+def _row_space(rows: Rows) -> tuple[Rows, Tensor]:
+    """The rows in an orthonormal basis (F, r) of their own span, r <= N: an exact reduction when N < F."""
+    x = rows.read(0, rows.count).double()
+    values, vectors = torch.linalg.eigh(x @ x.t())
+    kept = values > values[-1].clamp_min(1e-30) * 1e-12
+    basis = x.t() @ (vectors[:, kept] / values[kept].sqrt())
+    return Rows((x @ basis).float()), basis.float()
+
+
+@torch.no_grad()
+def fit_logistic(
+    rows: Rows,
+    target: Tensor,
+    classes: int,
+    strengths: Tensor,
+    *,
+    sample_weight: Tensor | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
+    tolerance: float = 1e-6,
+    max_evaluations: int = 1000,
+    memory: int = 10,
+    progress: Callable[[int, int], None] | None = None,
+) -> LogisticFit:
+    """Minimise the objective of the module's docstring for every strength.
+
+    Args:
+        rows: the features, N rows of width F, best with zero mean and unit variance.
+        target: (N,) int64 in 0..classes-1.
+        strengths: (S,) float64, each > 0.
+        sample_weight: (N,) float32 >= 0; a weight of 0 takes a row out of the fit.
+        start: weight (S, C, F) and bias (S, C) to start from instead of zeros.
+        tolerance: stop when half the squared gradient in the preconditioner's metric, an estimate of the distance to the
+            minimum, is below this share of the objective.
+        max_evaluations: passes over the features at most; the strengths still running are returned as not converged.
+        memory: pairs of steps and gradient changes that L-BFGS keeps.
+        progress: called with (evaluation, strengths still running).
+    """
+    device = rows.device
+    with _full_precision(device):
+        if rows.count < rows.width and start is None:
+            reduced, basis = _row_space(rows)
+            fit = _minimise(
+                reduced, target, classes, strengths, sample_weight, None, tolerance, max_evaluations, memory, progress
+            )
+            return LogisticFit(**{**vars(fit), "weight": fit.weight @ basis.t()})
+        return _minimise(
+            rows, target, classes, strengths, sample_weight, start, tolerance, max_evaluations, memory, progress
+        )
+
+
+def _minimise(
+    rows: Rows,
+    target: Tensor,
+    classes: int,
+    strengths: Tensor,
+    sample_weight: Tensor | None,
+    start: tuple[Tensor, Tensor] | None,
+    tolerance: float,
+    max_evaluations: int,
+    memory: int,
+    progress: Callable[[int, int], None] | None,
+) -> LogisticFit:
+    device = rows.device
+    target = target.to(device)
+    sample_weight = None if sample_weight is None else sample_weight.to(device, torch.float32)
+    strength = strengths.to(device, torch.float64)
+    count = len(strength)
+    moments, axes = _second_moment(rows, sample_weight)
+    theta = torch.zeros(count, classes, rows.width + 1, device=device)
+    if start is not None:
+        theta[:, :, :-1], theta[:, :, -1] = start[0].to(device), start[1].to(device)
+
+    def precondition(q: Tensor) -> Tensor:
+        a = curvature.float().view(-1, 1, 1)
+        turned = (q[:, :, :-1] @ axes) / (a * moments + strength.float().view(-1, 1, 1))
+        return torch.cat([turned @ axes.t(), q[:, :, -1:] / a], 2)
+
+    def direction() -> Tensor:
+        """The two-loop recursion of L-BFGS (Nocedal 1980), all strengths side by side."""
+        q = gradient.clone()
+        used = []
+        for s, y, inverse in reversed(pairs):
+            alpha = inverse * _inner(s, q)
+            q -= alpha.float().view(-1, 1, 1) * y
+            used.append(alpha)
+        q = precondition(q)
+        for (s, y, inverse), alpha in zip(pairs, reversed(used), strict=True):
+            q += (alpha - inverse * _inner(y, q)).float().view(-1, 1, 1) * s
+        return -q
+
+    final_theta = theta.clone()
+    final_value = torch.zeros(count, dtype=torch.float64, device=device)
+    evaluations = torch.ones(count, dtype=torch.int64, device=device)
+    converged = torch.zeros(count, dtype=torch.bool, device=device)
+    live = torch.arange(count, device=device)
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    value, gradient, curvature = _evaluate(rows, target, sample_weight, theta, strength)
+    step_direction = direction()
+    slope = _inner(gradient, step_direction)
+    search = _Search(count, device)
+    for evaluation in range(1, max_evaluations + 1):
+        near = 0.5 * _inner(gradient, precondition(gradient)) <= tolerance * value
+        done = near | (search.trials >= TRIALS)
+        if evaluation == max_evaluations:
+            done = torch.ones_like(done)
+        if done.any():
+            final_theta[live[done]], final_value[live[done]], converged[live[done]] = theta[done], value[done], near[done]
+            kept = (~done).nonzero().flatten()
+            live, theta, value, gradient, curvature = live[kept], theta[kept], value[kept], gradient[kept], curvature[kept]
+            step_direction, slope, strength = step_direction[kept], slope[kept], strength[kept]
+            pairs = [(s[kept], y[kept], inverse[kept]) for s, y, inverse in pairs]
+            search.keep(kept)
+        if progress is not None:
+            progress(evaluation, len(live))
+        if len(live) == 0:
+            break
+        trial = theta + search.step.float().view(-1, 1, 1) * step_direction
+        new_value, new_gradient, new_curvature = _evaluate(rows, target, sample_weight, trial, strength)
+        evaluations[live] += 1
+        accepted = search.judge(value, slope, new_value, _inner(new_gradient, step_direction))
+        block = accepted.view(-1, 1, 1)
+        s = torch.where(block, trial - theta, 0.0)
+        y = torch.where(block, new_gradient - gradient, 0.0)
+        product = _inner(s, y)
+        pairs.append((s, y, torch.where(product > 0, 1 / product.clamp_min(1e-300), 0.0)))
+        del pairs[:-memory]
+        theta, gradient = torch.where(block, trial, theta), torch.where(block, new_gradient, gradient)
+        value, curvature = torch.where(accepted, new_value, value), torch.where(accepted, new_curvature, curvature)
+        step_direction = torch.where(block, direction(), step_direction)
+        slope = torch.where(accepted, _inner(gradient, step_direction), slope)
+    return LogisticFit(
+        weight=final_theta[:, :, :-1].contiguous(),
+        bias=final_theta[:, :, -1].contiguous(),
+        objective=final_value,
+        evaluations=evaluations,
+        converged=converged,
+    )

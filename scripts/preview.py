@@ -1,0 +1,20 @@
+"""Draw what the encoder will be shown: ``python scripts/preview.py [PRESET | FILE.yaml] [--overrides]``.
+
+Writes NAME-preview.png: images of the training set, their views, and the operations that acted on each.
+"""
+
+import sys
+
+from simclr.commands import run_command
+from simclr.config_io import parse_command
+from simclr.preview import write_preview
+
+
+def main(arguments: list[str]) -> int:
+    config = parse_command(arguments, "preview.py", __doc__ or "")
+    print(write_preview(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

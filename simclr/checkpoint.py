@@ -1,0 +1,147 @@
+"""The training state on disk, as a transaction: a checkpoint is either whole and proven, or it is not there.
+
+A checkpoint is a folder ``checkpoints/step-00001200/`` of ``model.safetensors``, ``state.pt``, ``progress.json`` and,
+written last, ``manifest.json`` with every file's SHA-256. It is filled under another name and renamed when it is on
+the disk. Loading takes the newest one whose manifest holds; older ones are removed only after that.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from simclr.errors import CheckpointError
+
+__all__ = ["Checkpoint", "newest_checkpoint", "save_checkpoint", "write_json"]
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every byte was found to be as written."""
+
+    path: Path
+    """Its folder."""
+
+    progress: dict[str, Any]
+    """What the loop noted: the step and what it had seen."""
+
+    def model(self) -> dict[str, Tensor]:
+        """The model's state by name, on the CPU."""
+        return load_file(self.path / "model.safetensors")
+
+    def state(self) -> dict[str, Any]:
+        """The optimizer's (and scaler's) state, on the CPU."""
+        return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any], progress: dict[str, Any], keep: int = 2
+) -> Path:
+    """Write ``folder/step-XXXXXXXX`` and then remove all but the newest ``keep`` checkpoints.
+
+    Args:
+        folder: the run's ``checkpoints`` folder; made where missing.
+        step: steps done.
+        model: tensors by name.
+        state: whatever else, as ``torch.save`` of plain containers and tensors.
+        progress: JSON-able notes; ``step`` is added.
+        keep: how many stay.
+
+    Raises:
+        CheckpointError: the disk refused; the checkpoints before this one are untouched.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".partial-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".partial-*"):
+            shutil.rmtree(leftover)
+        partial.mkdir()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}, partial / "model.safetensors")
+        torch.save(state, partial / "state.pt")
+        write_json(partial / "progress.json", {**progress, "step": step})
+        names = ("model.safetensors", "state.pt", "progress.json")
+        for name in names:
+            _sync(partial / name)
+        write_json(partial / "manifest.json", {name: _sha256(partial / name) for name in names})
+        _sync(partial)
+        if final.exists():
+            shutil.rmtree(final)  # the same step again, after a resume from an older checkpoint
+        partial.rename(final)
+        _sync(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint {final} could not be written ({error.strerror}); earlier ones are untouched; "
+            f"free some space and run the same command again"
+        ) from error
+    for _, old in _steps(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence for every newer one that is not.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is whole.
+    """
+    said: list[str] = []
+    for _, path in reversed(_steps(folder)):
+        fault = _fault(path)
+        if fault is None:
+            return Checkpoint(path, json.loads((path / "progress.json").read_text())), said
+        said.append(f"{path} is damaged ({fault}); it is passed over")
+    if said:
+        raise CheckpointError(f"no whole checkpoint in {folder}: {'; '.join(said)}. Remove that folder to start again")
+    return None, said
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    _sync(partial)
+    partial.replace(path)
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for name, digest in manifest.items():
+            if _sha256(path / name) != digest:
+                return f"{name} is not as it was written"
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    except (ValueError, AttributeError) as error:
+        return f"manifest.json: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

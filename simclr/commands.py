@@ -1,0 +1,22 @@
+"""What every command in ``scripts/`` shares: a user's mistake is one line on stderr and exit code 2, no traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from simclr.errors import PipelineError
+
+__all__ = ["run_command"]
+
+
+def run_command(main: Callable[[list[str]], int]) -> int:
+    """Run ``main`` on the command line's words; return its exit code, or 2 after a user's mistake."""
+    try:
+        return main(sys.argv[1:])
+    except PipelineError as error:
+        # Several processes make the same mistake; one of them says so.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

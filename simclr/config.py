@@ -1,0 +1,298 @@
+"""Everything a run can be told, as frozen dataclasses; ``simclr/presets.py`` names whole sets of them.
+
+A field's docstring is its help text on the command line. What no two fields may say together is checked in one place,
+``TrainConfig.__post_init__``.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from augment import AugmentConfig
+from simclr.errors import ConfigError
+from simclr.objectives import NTXentConfig, ObjectiveConfig
+
+__all__ = [
+    "RUNTIME_FIELDS",
+    "DataConfig",
+    "EncoderConfig",
+    "HeadConfig",
+    "LoopConfig",
+    "OptimConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+]
+
+RUNTIME_FIELDS = frozenset(
+    {
+        "out",
+        "data.workers",
+        "data.device_resident",
+        "data.download",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.trackers",
+        "train.evaluate",
+    }
+)
+"""Fields that may differ when a run is resumed, since no weight depends on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, how they are stored, and who decodes them."""
+
+    source: Literal["digits", "cifar10", "cifar100", "stl10", "folder"] = "digits"
+    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`."""
+
+    path: Path | None = None
+    """`folder`: its images, at any depth. The named sets: where their files are or are downloaded to (default: data/)."""
+
+    size: int = 32
+    """Stored size in pixels: every image is decoded once to RGB uint8 of size x size (shorter side, centre crop)."""
+
+    labels: Literal["auto", "none"] = "auto"
+    """`folder`: `auto` takes the first sub-folder's name as the label where every image has one; `none` ignores them."""
+
+    test_fraction: float = 0.2
+    """Share of the images held out as the test set, by class, where the set has no `test` (or `val`) part of its own."""
+
+    split_seed: int = 0
+    """Seed of that split. It is apart from the run's seed, so that runs of several seeds share one test set."""
+
+    limit: int | None = None
+    """Train on this many images only, drawn with `split_seed`; None takes all."""
+
+    broken: Literal["refuse", "skip"] = "refuse"
+    """Files that do not decode: `refuse` to start and name them, or `skip` them and say how many."""
+
+    device_resident: Literal["auto", "yes", "no"] = "auto"
+    """Keep the whole set as one uint8 tensor on the device. `auto`: when it takes under a quarter of the free memory."""
+
+    workers: int = 2
+    """Decoding processes for each training process, where the set is not resident."""
+
+    download: bool = True
+    """Let torchvision download a named set that is not under `path` yet."""
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 8, "data.size", self.size, "at least 8 pixels")
+        _require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "strictly between 0 and 1")
+        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        _require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The backbone: any image model of timm, cut before its classifier."""
+
+    name: str = "resnet18"
+    """timm model name, e.g. resnet18, resnet50, vit_tiny_patch16_224, convnext_atto."""
+
+    stem: Literal["auto", "small", "imagenet"] = "auto"
+    """ResNets only. `small`: 3x3 stride-1 convolution, no max-pool, as SimCLR does for CIFAR-10. `auto`: small up to 64 px."""
+
+    pretrained: bool = False
+    """Start from timm's published weights (downloaded)."""
+
+    layers: tuple[int, ...] | None = None
+    """ResNets only: blocks in each stage, instead of the model's own."""
+
+    channels: tuple[int, ...] | None = None
+    """ResNets only: channels of each stage, instead of the model's own."""
+
+    patch_size: int | None = None
+    """Transformers with patches only: their size in pixels, instead of the model's own."""
+
+    drop_path: float = 0.0
+    """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The projection head g of SimCLR; it is thrown away after pretraining."""
+
+    layers: int = 2
+    """Linear layers: 1 to 3. The paper has 2 on CIFAR-10 and 3 in its second version (SimCLR v2); 0 is no head at all."""
+
+    hidden_dim: int | None = None
+    """Width of the hidden layers; None takes the encoder's feature width, as the paper does."""
+
+    out_dim: int = 128
+    """Width D of the embedding that the loss sees."""
+
+    batch_norm: bool = True
+    """BatchNorm after every linear layer (after the last one without a learnable shift), as in the paper's code."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.layers <= 3, "head.layers", self.layers, "0, 1, 2 or 3")
+        _require(self.out_dim >= 2, "head.out_dim", self.out_dim, "at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and the size of its steps."""
+
+    name: Literal["lars", "sgd", "adamw"] = "lars"
+    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with Nesterov momentum, or AdamW."""
+
+    learning_rate: float = 1.0
+    """Peak learning rate for a batch of 256 images; `scaling` carries it to the batch in use."""
+
+    scaling: Literal["linear", "sqrt", "none"] = "linear"
+    """Multiply `learning_rate` by batch/256, by its square root, or not at all."""
+
+    weight_decay: float = 1e-4
+    """Weight decay; never applied to biases and normalisation parameters."""
+
+    momentum: float = 0.9
+    """Momentum of LARS and SGD."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's two decay rates."""
+
+    trust: float = 0.001
+    """LARS's trust coefficient."""
+
+    clip_norm: float | None = None
+    """Clip the global norm of the gradient to this, before the step."""
+
+    objective_lr: float | None = None
+    """Learning rate of the objective's own parameters (class weights, betas, thresholds); None takes the objective's."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "positive")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
+        _require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "positive, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over the run: linear warm-up, then a decay by step."""
+
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay after the warm-up."""
+
+    warmup_epochs: float = 10.0
+    """Epochs over which the learning rate rises linearly from 0."""
+
+    final: float = 0.0
+    """The last step's learning rate as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or more")
+        _require(0 <= self.final <= 1, "schedule.final", self.final, "in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The training loop itself."""
+
+    epochs: int = 100
+    """Passes over the training images."""
+
+    batch_size: int = 512
+    """Images in a batch over all processes together; every one is seen in all its views."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the encoder. `auto`: bf16 where the device computes it natively, else fp32. Losses are always fp32."""
+
+    channels_last: bool = True
+    """Store images and convolution weights channels-last, which most devices convolve faster."""
+
+    compile: bool = False
+    """torch.compile the encoder and its head: faster steps for a minute or so of compilation at the start."""
+
+    sync_batchnorm: bool = True
+    """With several GPU processes, take BatchNorm statistics over all of them, so that the result is that of one process."""
+
+    log_every: int = 20
+    """Steps between two lines of metrics; nothing else waits for the device."""
+
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; one is also written when a run is asked to stop."""
+
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    knn_every: int = 10
+    """Epochs between two online kNN scores on held-out images, where there are labels; 0 is never."""
+
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers, by their accelerate name: tensorboard, wandb, trackio, ..."""
+
+    evaluate: bool = True
+    """Let the command score the encoder at the end, beside raw pixels and an untrained encoder, where there are labels."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2: NT-Xent needs negatives")
+        _require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run, whole. `simclr.preset(name)` gives a tried one, `dataclasses.replace` changes it."""
+
+    name: str = "digits"
+    """The run's name: everything it writes goes to `out`/`name`, and the same command run again continues there."""
+
+    out: Path = Path("runs")
+    """The folder that holds the runs."""
+
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and the augmentation."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which images."""
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How the views are made."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The backbone."""
+
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """The projection head."""
+
+    objective: ObjectiveConfig = field(default_factory=NTXentConfig)
+    """What is minimised."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """The learning rate over time."""
+
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """The loop."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name) and Path(self.name).name == self.name, "name", self.name, "a single folder name")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        if self.schedule.warmup_epochs > self.train.epochs:
+            raise ConfigError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} is longer than the run "
+                f"(train.epochs={self.train.epochs}); shorten it, e.g. --schedule.warmup-epochs {self.train.epochs / 10:g}"
+            )
+        if self.objective.views > self.augment.views:
+            raise ConfigError(
+                f"the objective {self.objective.name} compares at least {self.objective.views} views of an image, "
+                f"augment.views is {self.augment.views}; set --augment.views {self.objective.views}"
+            )
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder, `out`/`name`."""
+        return self.out / self.name
+
+
+def _require(ok: bool, name: str, got: object, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} is {got}; it must be {expected}")

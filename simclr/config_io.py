@@ -1,0 +1,293 @@
+"""A config from words: preset or YAML file, then ``--overrides``; strict types, unknown keys refused with a suggestion."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+import tyro
+import yaml
+
+from simclr.config import RUNTIME_FIELDS, TrainConfig
+from simclr.errors import ConfigError
+
+__all__ = ["differences", "from_dict", "load_config", "parse_command", "parse_flags", "save_config", "to_dict"]
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain YAML-able values. A member of a union of configs gets the key ``name`` that tells which it is."""
+    content: dict[str, Any] = {}
+    if isinstance(getattr(type(config), "name", None), str) and "name" not in _fields(type(config)):
+        content["name"] = type(config).name
+    for field in dataclasses.fields(config):
+        content[field.name] = _plain(getattr(config, field.name))
+    return content
+
+
+def from_dict(cls: type[T], content: Any, where: str = "") -> T:
+    """Build the dataclass ``cls`` from plain values, nested ones included.
+
+    A number may be written as text (YAML reads ``1e-3`` as text), an int for a float, a list for a tuple; nothing else
+    is converted.
+
+    Args:
+        cls: a config dataclass.
+        content: mapping of field names to plain values; fields that are absent keep their defaults.
+        where: what a message calls this mapping, e.g. a file and a key.
+
+    Raises:
+        ConfigError: an unknown key (with the closest known one), a wrong type, or a value out of range.
+    """
+    return _dataclass(cls, content, where, default=None)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a YAML file. Its key ``preset`` names what it starts from; without it, the defaults of ``TrainConfig``.
+
+    Raises:
+        ConfigError: no such file, no YAML, or what ``from_dict`` raises, with the file's name in front.
+    """
+    from simclr.presets import preset
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, such as 'preset: cifar10'")
+    base = content.pop("preset", None)
+    start = TrainConfig() if base is None else preset(base)
+    if base is None or "name" not in content:
+        content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
+    return _dataclass(TrainConfig, content, str(path), default=start)
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write a config as YAML that ``load_config`` reads back to an equal one."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """``path: old -> new`` for every field that differs and that a run's weights depend on."""
+    flat_old, flat_new = _flat(to_dict(old)), _flat(to_dict(new))
+    names = [name for name in dict.fromkeys([*flat_old, *flat_new]) if name not in RUNTIME_FIELDS]
+    return [
+        f"{name}: {flat_old.get(name)} -> {flat_new.get(name)}"
+        for name in names
+        if flat_old.get(name) != flat_new.get(name)
+    ]
+
+
+def parse_command(arguments: Sequence[str], command: str, about: str, default: str = "digits") -> TrainConfig:
+    """``[PRESET | FILE.yaml] [objective:NAME] [--overrides]`` as a TrainConfig.
+
+    Args:
+        arguments: the words after the command.
+        command: how the help calls the command.
+        about: the help's first paragraph.
+        default: preset when no first word names one.
+
+    Raises:
+        ConfigError: an unknown preset or flag (with a suggestion), or a wrong value. ``--help`` prints and exits with 0.
+    """
+    from simclr.presets import preset
+
+    words = list(arguments)
+    first = words.pop(0) if words and not words[0].startswith("-") and ":" not in words[0] else default
+    is_file = first.endswith((".yaml", ".yml"))
+    start = load_config(Path(first)) if is_file else preset(first)
+    return parse_flags(TrainConfig, words, command, about, default=start)
+
+
+def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T | None = None) -> T:
+    """Flags over ``default`` as a config of type ``cls``, by tyro; an error of the user's is one ConfigError."""
+    subcommands = [word for word in words if re.fullmatch(r"[\w.]+:[\w-]+", word)]
+    flags = [word for word in words if word not in subcommands]
+    for name, options in _unions(cls).items():
+        if not any(word.startswith(f"{name}:") for word in subcommands) and any(f.startswith(f"--{name}.") for f in flags):
+            # Flags of the default objective need no objective:NAME in front of them.
+            subcommands.append(f"{name}:{type(getattr(default, name)).name}")
+        for word in subcommands:
+            known = [f"{name}:{option.name}" for option in options]
+            if word.startswith(f"{name}:") and word not in known:
+                raise ConfigError(f"unknown {word!r}{_suggestion(word, known)}")
+    _check_flags(cls, flags, subcommands)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                cls,
+                prog=command,
+                description=about,
+                default=default,
+                args=[*subcommands, *flags],
+                config=(tyro.conf.ConsolidateSubcommandArgs,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_one_line(said.getvalue())) from None
+
+
+def _check_flags(cls: type, flags: Sequence[str], subcommands: Sequence[str]) -> None:
+    known = _flag_names(cls, subcommands)
+    for word in flags:
+        if not word.startswith("--") or word in ("--help", "--help-verbose"):
+            continue
+        flag = word.split("=")[0].replace("_", "-")
+        if flag not in known:
+            raise ConfigError(f"unknown flag {word.split('=')[0]}{_suggestion(flag, known)}")
+
+
+def _flag_names(cls: type, subcommands: Sequence[str], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for field_name, hint in _fields(cls).items():
+        path = f"{prefix}{field_name}".replace("_", "-")
+        members = [hint, *get_args(hint)]
+        configs = [member for member in members if dataclasses.is_dataclass(member) and isinstance(member, type)]
+        if len(configs) > 1:
+            chosen = [word.split(":")[1] for word in subcommands if word.startswith(f"{field_name}:")]
+            configs = [config for config in configs if config.name in chosen] or configs
+        for config in configs:
+            names += _flag_names(config, subcommands, f"{path}.")
+        if not configs:
+            is_bool = bool in members
+            *parents, last = path.split(".")
+            names += [f"--{path}"] + ([f"--{'.'.join([*parents, 'no-' + last])}"] if is_bool else [])
+    return names
+
+
+def _suggestion(word: str, known: Sequence[str], otherwise: str = "--help lists all") -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close:  # the right name under the wrong group, e.g. --epochs for --train.epochs
+        last = word.split(".")[-1].lstrip("-")
+        close = [name for name in known if name.split(".")[-1].lstrip("-") == last]
+    return f"; did you mean {close[0]}?" if close else f"; {otherwise}"
+
+
+def _one_line(message: str) -> str:
+    # tyro prints a box with a title; a user's mistake is one line here.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    text = " ".join(re.sub(r"[╭╮╰╯│─━]+", " ", text).split())
+    text = re.sub(r"(Argument helptext|For full helptext|Perhaps you meant).*", "", text)
+    text = re.sub(r"^(Value error|Invalid choice|Unrecognized options|Parsing error|Missing argument)\s+", "", text)
+    text = re.sub(r"^Error parsing (TrainConfig: )?", "", text)
+    return text.strip() or "the command line could not be read; --help shows how it is written"
+
+
+def _dataclass(cls: type[T], content: Any, where: str, default: T | None) -> T:
+    prefix = f"{where}: " if where else ""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{prefix}expected keys and values, got {content!r}")
+    hints = _fields(cls)
+    values = {name: getattr(default, name) for name in hints} if default is not None else {}
+    for key, value in content.items():
+        if key == "name" and "name" not in hints and getattr(cls, "name", None) == value:
+            continue
+        if key not in hints:
+            known = ", ".join(hints)
+            raise ConfigError(f"{prefix}unknown key {key!r}{_suggestion(str(key), list(hints), f'known: {known}')}")
+        values[key] = _value(hints[key], value, f"{prefix}{key}", values.get(key))
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _member(members, value, where, default)
+    if origin is Literal:
+        if value in members and type(value) in {type(member) for member in members}:
+            return value
+        raise ConfigError(f"{where} is {value!r}; expected one of {', '.join(map(str, members))}")
+    if origin is tuple:
+        return _tuple(members, value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _dataclass(hint, value, where, default)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (int, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return hint(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise ConfigError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+
+
+def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> Any:
+    if value is None and type(None) in members:
+        return None
+    configs = [member for member in members if dataclasses.is_dataclass(member)]
+    if len(configs) > 1:
+        name = value.get("name", getattr(default, "name", None)) if isinstance(value, dict) else value
+        chosen = next((member for member in configs if member.name == name), None)
+        if chosen is None:
+            names = [member.name for member in configs]
+            raise ConfigError(f"{where} names {name!r}{_suggestion(str(name), names)}; known: {', '.join(names)}")
+        content = value if isinstance(value, dict) else {}
+        return _dataclass(chosen, content, where, default if type(default) is chosen else None)
+    others = [member for member in members if member is not type(None)]
+    errors = []
+    for member in others:
+        try:
+            return _value(member, value, where, default)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[-1]
+
+
+def _tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} is {value!r}; expected a list")
+    if len(members) == 2 and members[1] is Ellipsis:
+        members = (members[0],) * len(value)
+    if len(members) != len(value):
+        raise ConfigError(f"{where} has {len(value)} values; expected {len(members)}")
+    return tuple(_value(member, item, f"{where}[{i}]", None) for i, (member, item) in enumerate(zip(members, value)))
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar and name in cls.__dataclass_fields__}
+
+
+def _unions(cls: type) -> dict[str, list[Any]]:
+    unions = {}
+    for name, hint in _fields(cls).items():
+        configs = [member for member in get_args(hint) if dataclasses.is_dataclass(member)]
+        if len(configs) > 1:
+            unions[name] = configs
+    return unions
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+

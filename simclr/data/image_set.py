@@ -1,0 +1,146 @@
+"""An ImageSet: images as one uint8 tensor or as files, with or without labels, indexable as a torch Dataset."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from simclr.data.decode import decode
+from simclr.errors import DataError
+
+__all__ = ["ImageSet"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """N images of one stored size, RGB uint8. Exactly one of ``pixels`` and ``paths`` is set."""
+
+    name: str
+    """Where they come from, for messages."""
+
+    size: int
+    """Stored height and width in pixels."""
+
+    pixels: Tensor | None = None
+    """uint8 (N, 3, size, size), on any device; None while the images are still files."""
+
+    paths: tuple[Path, ...] | None = None
+    """The N files; kept beside ``pixels`` when they came from files, so that a message can name one."""
+
+    labels: Tensor | None = None
+    """int64 (N,) on the CPU, or None."""
+
+    classes: tuple[str, ...] = ()
+    """Name of each label."""
+
+    broken: Literal["refuse", "skip"] = "refuse"
+    """What ``resident`` does with files that do not decode."""
+
+    @classmethod
+    def from_pixels(cls, pixels: Tensor, *, labels: Tensor | None, classes: tuple[str, ...], name: str) -> "ImageSet":
+        """A set of decoded images, uint8 (N, 3, size, size)."""
+        return cls(name=name, size=pixels.shape[-1], pixels=pixels, labels=labels, classes=classes)
+
+    @classmethod
+    def from_files(
+        cls,
+        paths: Sequence[Path],
+        size: int,
+        *,
+        labels: Tensor | None,
+        classes: tuple[str, ...],
+        name: str,
+        broken: Literal["refuse", "skip"] = "refuse",
+    ) -> "ImageSet":
+        """A set of image files, decoded when asked for."""
+        return cls(name=name, size=size, paths=tuple(paths), labels=labels, classes=classes, broken=broken)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        if self.pixels is not None:
+            return len(self.pixels)
+        assert self.paths is not None
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image ``index`` as uint8 (3, size, size) and its label, -1 without labels."""
+        label = -1 if self.labels is None else int(self.labels[index])
+        if self.pixels is not None:
+            return self.pixels[index], label
+        assert self.paths is not None
+        return decode(self.paths[index], self.size), label
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole set takes decoded."""
+        return len(self) * 3 * self.size * self.size
+
+    def describe(self, index: int) -> str:
+        """What a message calls image ``index``: its file, or its number."""
+        return f"image {index} of {self.name}" if self.paths is None else str(self.paths[index])
+
+    def subset(self, index: Tensor) -> "ImageSet":
+        """The images at ``index``, int64 (M,), in that order."""
+        return replace(
+            self,
+            pixels=None if self.pixels is None else self.pixels[index.to(self.pixels.device)],
+            paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
+            labels=None if self.labels is None else self.labels[index],
+        )
+
+    def relabelled(self, classes: tuple[str, ...]) -> "ImageSet":
+        """The same images with labels numbered as in ``classes``; names that are not in it get numbers behind them."""
+        assert self.labels is not None
+        names = classes + tuple(name for name in self.classes if name not in classes)
+        number = torch.tensor([names.index(name) for name in self.classes])
+        return replace(self, labels=number[self.labels], classes=names)
+
+    def resident(self, device: torch.device) -> "ImageSet":
+        """The same set with every image decoded into one uint8 tensor on ``device``.
+
+        Raises:
+            DataError: a file does not decode and ``broken`` is ``refuse``, or none does; the message names them.
+        """
+        if self.pixels is not None:
+            return replace(self, pixels=self.pixels.to(device))
+        pixels = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
+        good = self._decode_all(pixels)
+        decoded = replace(self, pixels=pixels)
+        return (decoded if len(good) == len(self) else decoded.subset(good)).resident(device)
+
+    def intact(self) -> "ImageSet":
+        """The same set without the files that do not decode: each is decoded once to find out, and none is kept."""
+        return self if self.pixels is not None else self.subset(self._decode_all(None))
+
+    def _decode_all(self, into: Tensor | None) -> Tensor:
+        assert self.paths is not None
+        paths = self.paths
+        failed: list[tuple[int, str]] = []
+
+        def visit(index: int) -> None:
+            try:
+                image = decode(paths[index], self.size)
+            except DataError as error:
+                failed.append((index, str(error)))
+            else:
+                if into is not None:
+                    into[index] = image
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
+            for _ in pool.map(visit, range(len(self))):
+                pass
+        failed.sort()
+        if failed and (self.broken == "refuse" or len(failed) == len(self)):
+            named = "; ".join(reason for _, reason in failed[:12]) + ("; ..." if len(failed) > 12 else "")
+            raise DataError(
+                f"{len(failed)} of {len(self)} files do not decode: {named}. "
+                f"Mend or remove them, or leave them out with --data.broken skip"
+            )
+        good = torch.ones(len(self), dtype=torch.bool)
+        good[[index for index, _ in failed]] = False
+        return good.nonzero().flatten()

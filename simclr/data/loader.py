@@ -1,0 +1,140 @@
+"""Batches of uint8 images on the device, in the sampler's order: from one resident tensor, or decoded by workers."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from simclr.data.image_set import ImageSet
+from simclr.data.sampler import EpochSampler
+
+__all__ = ["Batch", "Batches", "fits_on", "place"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images on this rank."""
+
+    images: Tensor
+    """uint8 (B, 3, size, size) on the device."""
+
+    labels: Tensor
+    """int64 (B,) on the device, -1 where there is no label."""
+
+    indices: Tensor
+    """int64 (B,) on the device: the images' numbers in the set."""
+
+
+def fits_on(device: torch.device, nbytes: int) -> bool:
+    """Whether ``nbytes`` take under a quarter of the memory that is free on ``device``."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = _available_ram()
+    return nbytes < free / 4
+
+
+def place(images: ImageSet, device: torch.device, resident: Literal["auto", "yes", "no"] = "auto") -> ImageSet:
+    """Decide where a set lives: decoded on ``device``, or left as it is for workers to decode batch by batch.
+
+    Files that do not decode are dealt with here (``images.broken``), before anything depends on how many there are.
+    """
+    if resident == "yes" or (resident == "auto" and fits_on(device, images.nbytes)):
+        return images.resident(device)
+    return images.intact() if images.broken == "skip" else images
+
+
+def _available_ram() -> int:
+    try:
+        with open("/proc/meminfo") as meminfo:  # noqa: PTH123 - a kernel file, not a path of ours
+            return next(int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 8 << 30
+
+
+class Batches:
+    """The batches of the steps ``start .. stop`` for one rank; ``waited`` counts the seconds spent waiting for them."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        sampler: EpochSampler,
+        device: torch.device,
+        *,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 2,
+    ) -> None:
+        self.images, self.sampler, self.device = images, sampler, device
+        self.start, self.stop, self.rank, self.world, self.workers = start, stop, rank, world, workers
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        source = self._resident() if self.images.pixels is not None else self._decoded()
+        while True:
+            began = time.perf_counter()
+            batch = next(source, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    def _steps(self) -> Iterator[Tensor]:
+        return (self.sampler.indices(step, self.rank, self.world) for step in range(self.start, self.stop))
+
+    def _resident(self) -> Iterator[Batch]:
+        pixels = self.images.pixels
+        assert pixels is not None
+        labels = self._labels().to(self.device)
+        for indices in self._steps():
+            here = indices.to(self.device, non_blocking=True)
+            images = pixels[here.to(pixels.device)].to(self.device, non_blocking=True)
+            yield Batch(images, labels[here], here)
+
+    def _decoded(self) -> Iterator[Batch]:
+        labels = self._labels()
+        loader = DataLoader(
+            _Decoded(self.images),
+            # One loader for all steps that are left: no pause between epochs while workers start again.
+            batch_sampler=_Lists(self),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if self.workers else None,
+        )
+        for images, indices in loader:
+            yield Batch(
+                images.to(self.device, non_blocking=True),
+                labels[indices].to(self.device, non_blocking=True),
+                indices.to(self.device, non_blocking=True),
+            )
+
+    def _labels(self) -> Tensor:
+        labels = self.images.labels
+        return torch.full((len(self.images),), -1) if labels is None else labels
+
+
+class _Decoded(Dataset[tuple[Tensor, int]]):
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index][0], index
+
+
+class _Lists:
+    """The index lists that DataLoader's ``batch_sampler`` wants."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (indices.tolist() for indices in self.batches._steps())
+
+    def __len__(self) -> int:
+        return self.batches.stop - self.batches.start

@@ -1,0 +1,160 @@
+"""Where images come from: ``load_source(config, split)`` gives the train or the test part of any set as an ImageSet."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torchvision
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from simclr.config import DataConfig
+from simclr.data.decode import EXTENSIONS, to_stored_size
+from simclr.data.image_set import ImageSet
+from simclr.distributed import derive_seed
+from simclr.errors import ConfigError, DataError
+
+__all__ = ["Split", "load_source"]
+
+Split = Literal["train", "test"]
+
+_TRAIN_NAMES = ("train", "training")
+_TEST_NAMES = ("test", "val", "valid", "validation", "testing")
+
+
+def load_source(config: DataConfig, split: Split) -> ImageSet:
+    """The ``train`` or ``test`` part of the set that ``config`` names, not decoded yet where it is files.
+
+    A set with a part of its own for testing keeps it; else ``config.test_fraction`` of every class is held out under
+    ``config.split_seed``. ``config.limit`` thins the training part only.
+
+    Raises:
+        DataError: nothing there, nothing readable, or a named set that is not on the disk and cannot be downloaded.
+    """
+    if config.source == "digits":
+        images = _held_out(_digits(config), config, split)
+    elif config.source == "folder":
+        images = _folder(config, split)
+    else:
+        images = _torchvision(config, split)
+    if split == "train" and config.limit is not None and config.limit < len(images):
+        generator = torch.Generator().manual_seed(derive_seed(config.split_seed, "limit"))
+        images = images.subset(torch.randperm(len(images), generator=generator)[: config.limit].sort().values)
+    return images
+
+
+def _digits(config: DataConfig) -> ImageSet:
+    digits = load_digits()
+    gray = (digits.images * (255 / 16)).round().astype(np.uint8)  # (1797, 8, 8), values 0..16
+    pixels = torch.from_numpy(gray)[:, None].expand(-1, 3, -1, -1)  # (N, 3, 8, 8)
+    return ImageSet.from_pixels(
+        torch.nn.functional.interpolate(pixels.float(), size=config.size, mode="bilinear").round().byte(),
+        labels=torch.from_numpy(digits.target).long(),
+        classes=tuple(str(c) for c in range(10)),
+        name="digits",
+    )
+
+
+def _torchvision(config: DataConfig, split: Split) -> ImageSet:
+    root = config.path or Path("data")
+    name = config.source
+    sets = torchvision.datasets
+    try:
+        if name == "stl10":
+            # Pretraining takes the labelled and the unlabelled images together, as the paper of the set intends.
+            part = "train+unlabeled" if split == "train" else "test"
+            stored = sets.STL10(root, split=part, download=config.download)
+            pixels, labels, classes = stored.data.transpose(0, 2, 3, 1), stored.labels, stored.classes
+        else:
+            kind = sets.CIFAR10 if name == "cifar10" else sets.CIFAR100
+            stored = kind(root, train=split == "train", download=config.download)
+            pixels, labels, classes = stored.data, stored.targets, stored.classes
+    except (OSError, RuntimeError) as error:
+        archive = {
+            "cifar10": "cifar-10-python.tar.gz",
+            "cifar100": "cifar-100-python.tar.gz",
+            "stl10": "stl10_binary.tar.gz",
+        }[name]
+        raise DataError(
+            f"{name} is not in {root}/ and could not be downloaded ({str(error).splitlines()[0]}); "
+            f"put {archive} from the set's home page into {root}/ and run the same command again"
+        ) from error
+    stored_pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)  # (N, 3, H, W)
+    if stored_pixels.shape[-1] != config.size:
+        to_pil = torchvision.transforms.functional.to_pil_image
+        stored_pixels = torch.stack([to_stored_size(to_pil(image), config.size) for image in stored_pixels])
+    return ImageSet.from_pixels(
+        stored_pixels.contiguous(), labels=torch.as_tensor(labels).long(), classes=tuple(classes), name=name
+    )
+
+
+def _folder(config: DataConfig, split: Split) -> ImageSet:
+    root = config.path
+    if root is None:
+        raise ConfigError("data.source is folder but data.path is not set; give the folder of images: --data.path DIR")
+    train_root, test_root = _part(root, _TRAIN_NAMES), _part(root, _TEST_NAMES)
+    if train_root is None or test_root is None:
+        everything = _files_below(root, config)
+        return _held_out(everything, config, split)
+    part = _files_below(train_root if split == "train" else test_root, config)
+    if split == "test" and part.labels is not None:
+        # The training part decides which label is which number.
+        part = part.relabelled(_files_below(train_root, config).classes)
+    return part
+
+
+def _part(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _files_below(root: Path, config: DataConfig) -> ImageSet:
+    if not root.exists():
+        raise DataError(f"the folder {root} does not exist; give a folder of images: --data.path DIR")
+    if not root.is_dir():
+        raise DataError(f"{root} is a file; --data.path takes the folder that holds the images")
+    unreadable: list[OSError] = []
+    paths = []
+    for folder, folders, names in os.walk(root, onerror=unreadable.append, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths += [
+            Path(folder) / name
+            for name in sorted(names)
+            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
+        ]
+    if unreadable:
+        raise DataError(f"the folder {unreadable[0].filename} cannot be read ({unreadable[0].strerror}); check its rights")
+    if not paths:
+        endings = " ".join(sorted(EXTENSIONS))
+        raise DataError(f"no image below {root}; files with these endings are images: {endings}")
+    labels, classes = _labels(root, paths) if config.labels == "auto" else (None, ())
+    return ImageSet.from_files(paths, config.size, labels=labels, classes=classes, name=str(root), broken=config.broken)
+
+
+def _labels(root: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...]]:
+    first = [path.relative_to(root).parts[:-1][:1] for path in paths]
+    if not all(first) or len(set(first)) < 2:
+        return None, ()
+    classes = tuple(sorted({parts[0] for parts in first}))
+    number = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([number[parts[0]] for parts in first]), classes
+
+
+def _held_out(images: ImageSet, config: DataConfig, split: Split) -> ImageSet:
+    labels = None if images.labels is None else images.labels.numpy()
+    if len(images) < 2:
+        raise DataError(f"{images.name} has {len(images)} image; a training and a test part need at least 2")
+    # A class of one image cannot be in both parts; scikit-learn refuses it, so it is left to chance with the others.
+    counts = Counter([] if labels is None else labels.tolist())
+    n_test = max(1, round(config.test_fraction * len(images)))
+    by_class = bool(counts) and min(counts.values()) >= 2 and len(counts) <= min(n_test, len(images) - n_test)
+    train, test = train_test_split(
+        np.arange(len(images)),
+        test_size=n_test,
+        random_state=config.split_seed,
+        stratify=labels if by_class else None,
+    )
+    return images.subset(torch.from_numpy(np.sort(train if split == "train" else test)))

@@ -1,0 +1,84 @@
+"""Is it working? Figures that tell learning from collapse, taken once an epoch, and the words to go with them."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["contrastive_diagnostics", "effective_rank", "warnings_in_words"]
+
+
+@torch.no_grad()
+def contrastive_diagnostics(views: Tensor, features: Tensor) -> dict[str, float]:
+    """What the embeddings of one batch look like. Waits for the device: call it once an epoch.
+
+    Args:
+        views: embeddings z (V, B, D) of V views of B images.
+        features: the encoder's features h (V * B, F).
+
+    Returns:
+        ``contrastive_top1``: share of rows whose nearest row of all others is another view of the same image.
+        ``alignment``: mean squared distance of two views of an image, and ``uniformity``: log mean exp(-2 d^2) over
+        all pairs of rows (Wang & Isola 2020, eq. 2 and 3), both on the unit sphere; lower is better for both.
+        ``effective_rank``: of the features (RankMe, Garrido et al. 2023, eq. 1).
+        ``feature_spread``: mean over dimensions of the standard deviation of normalised z, times sqrt(D): 1 when
+        spread evenly, 0 at collapse (Chen & He 2021, fig. 2).
+    """
+    n_views, batch, dim = views.shape
+    rows = F.normalize(views.float().flatten(0, 1), dim=-1)  # (V*B, D)
+    image = torch.arange(batch, device=rows.device).repeat(n_views)
+    cosines = rows @ rows.T
+    cosines.fill_diagonal_(-math.inf)
+    top1 = (image[cosines.argmax(dim=1)] == image).float().mean()
+    squared = (2 - 2 * cosines).clamp_min(0)  # inf on the diagonal, which exp turns into 0
+    pairs = max(1, len(rows) * (len(rows) - 1))
+    uniformity = torch.log(torch.exp(-2 * squared).sum() / pairs)
+    others = image[:, None] == image[None]
+    others.fill_diagonal_(False)
+    alignment = squared.masked_fill(~others, 0).sum() / others.sum().clamp_min(1)
+    figures = {
+        "contrastive_top1": top1,
+        "alignment": alignment,
+        "uniformity": uniformity,
+        "effective_rank": effective_rank(features),
+        "feature_spread": rows.std(dim=0).mean() * math.sqrt(dim),
+    }
+    names, values = list(figures), torch.stack([value.float() for value in figures.values()])
+    return dict(zip(names, values.tolist()))
+
+
+@torch.no_grad()
+def effective_rank(features: Tensor) -> Tensor:
+    """RankMe: exp of the entropy of the normalised singular values of ``features`` (N, F) (Garrido et al. 2023, eq. 1).
+
+    >>> round(effective_rank(torch.eye(4)).item(), 3)
+    4.0
+    """
+    singular = torch.linalg.svdvals(features.float())
+    shares = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny) + 1e-7
+    return torch.exp(-(shares * shares.log()).sum())
+
+
+def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objective: str) -> list[str]:
+    """Plain sentences for figures that mean trouble; empty when all is well.
+
+    Args:
+        figures: of ``contrastive_diagnostics``.
+        loss: mean loss of the epoch.
+        rows: rows N that the loss compares, V * B over all processes.
+        objective: its name; the value of ``nt-xent`` at collapse is ln(N - 1).
+    """
+    said = []
+    chance = math.log(max(2, rows) - 1)
+    if objective == "nt-xent" and abs(loss - chance) < 0.02 * chance:
+        said.append(
+            f"the loss {loss:.3f} sits at ln(2N - 1) = {chance:.3f}, which is guessing: every view looks alike to the "
+            f"head. Lower the learning rate or lengthen the warm-up, and look at views.png"
+        )
+    if figures["effective_rank"] < 2 or figures["feature_spread"] < 0.05:
+        said.append(
+            f"the features are collapsing (effective rank {figures['effective_rank']:.1f}, spread "
+            f"{figures['feature_spread']:.3f}): all images get nearly one feature. Lower the learning rate"
+        )
+    return said

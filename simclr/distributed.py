@@ -1,0 +1,64 @@
+"""What several processes need to behave as one: rows gathered with their gradient, agreement, and seeds."""
+
+import hashlib
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["any_rank", "derive_seed", "gather_rows", "rank", "world_size"]
+
+
+def rank() -> int:
+    """This process's number, 0 without torch.distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are, 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^63) that is a pure function of ``parts``; different parts give unrelated seeds.
+
+    >>> derive_seed(0, "views", 7) == derive_seed(0, "views", 7) != derive_seed(0, "views", 8)
+    True
+    """
+    digest = hashlib.sha256("\0".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        # Every rank computes the same loss of the same rows, so the gradient of this rank's rows is already here:
+        # no second collective. DistributedDataParallel divides the sum over ranks by their number; this undoes it.
+        (grad,) = grads
+        share = grad.shape[1] // world_size()
+        return grad[:, rank() * share : (rank() + 1) * share] * world_size()
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Concatenate ``x`` (V, B, ...) of all ranks along B, in rank order, with gradient: (V, world * B, ...).
+
+    For a loss that every rank computes alike on the gathered rows, the parameters' gradients after
+    DistributedDataParallel's mean are exactly those of one process holding the whole batch. Every rank must bring the
+    same B. With one process it returns ``x`` itself.
+    """
+    return x if world_size() == 1 else _GatherRows.apply(x)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether any rank raises the flag; every rank gets the same answer. A collective: all ranks must call it."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return bool(votes.item())

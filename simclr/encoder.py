@@ -1,0 +1,99 @@
+"""The encoder f: any timm backbone without its classifier, with a stem that suits small images."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from simclr.config import EncoderConfig
+from simclr.errors import ConfigError
+
+__all__ = ["SMALL_IMAGE", "build_backbone", "feature_width"]
+
+SMALL_IMAGE = 64
+"""Up to this size in pixels, ``stem="auto"`` is the small-image stem."""
+
+
+def build_backbone(config: EncoderConfig, size: int, seed: int) -> nn.Module:
+    """A backbone (B, 3, size, size) -> (B, F), initialised under ``seed`` without touching the global generator.
+
+    Args:
+        config: timm name and what to change about it.
+        size: height and width of the images, in pixels; transformers are built for it.
+        seed: seed of the initial weights.
+
+    Raises:
+        ConfigError: an unknown name, an option the model does not take, or a model that cannot take images this small.
+    """
+    if not timm.is_model(config.name.split(".")[0]):
+        close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ConfigError(f"encoder.name is {config.name!r}, which timm does not have; {hint}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = _create(config, size)
+        if _stem(config, size, backbone) == "small":
+            _small_stem(backbone)
+    try:
+        feature_width(backbone, size)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"encoder.name={config.name} cannot take images of {size} px: {reason}") from error
+    return backbone
+
+
+@torch.no_grad()
+def feature_width(backbone: nn.Module, size: int) -> int:
+    """The width F of the features that ``backbone`` gives for images of ``size`` px, found by one forward pass."""
+    modes = {name: module.training for name, module in backbone.named_modules()}
+    features = backbone.eval()(torch.zeros(1, 3, size, size))
+    for name, module in backbone.named_modules():
+        module.training = modes[name]
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise ValueError(f"expected features of shape (1, F), the model gives {getattr(features, 'shape', features)}")
+    return features.shape[1]
+
+
+def _create(config: EncoderConfig, size: int) -> nn.Module:
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": config.pretrained}
+    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+        options["img_size"] = size
+    chosen: dict[str, Callable[[], Any]] = {
+        "layers": lambda: config.layers and list(config.layers),
+        "channels": lambda: config.channels,
+        "patch_size": lambda: config.patch_size,
+        "drop_path_rate": lambda: config.drop_path or None,
+    }
+    options |= {name: value for name, get in chosen.items() if (value := get()) is not None}
+    try:
+        return timm.create_model(config.name, **options)
+    except TypeError as error:
+        given = ", ".join(f"{k}={v}" for k, v in options.items() if k in chosen)
+        raise ConfigError(f"encoder.name={config.name} does not take {given}: {error}") from error
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        what = "timm could not load the weights of" if config.pretrained else "timm could not build"
+        raise ConfigError(f"{what} {config.name}: {str(error).splitlines()[0]}") from error
+
+
+def _stem(config: EncoderConfig, size: int, backbone: nn.Module) -> str:
+    is_resnet = hasattr(backbone, "conv1") and hasattr(backbone, "maxpool")
+    if config.stem == "small" and not is_resnet:
+        raise ConfigError(f"encoder.stem=small is for ResNets; {config.name} has no conv1 and maxpool; use --encoder.stem auto")
+    if config.stem == "auto":
+        # Published weights are kept whole: a fresh stem would feed them features they have never seen.
+        return "small" if is_resnet and size <= SMALL_IMAGE and not config.pretrained else "imagenet"
+    return config.stem
+
+
+def _small_stem(resnet: nn.Module) -> None:
+    old = resnet.conv1
+    first, last = (old[0], old[-1]) if isinstance(old, nn.Sequential) else (old, old)  # deep stems have three convs
+    assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d)
+    conv = nn.Conv2d(first.in_channels, last.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    resnet.conv1 = conv
+    resnet.maxpool = nn.Identity()

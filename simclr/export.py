@@ -1,0 +1,160 @@
+"""The encoder as two public files, safetensors and JSON, and ``load_encoder``, which loads all of it or refuses.
+
+``encoder.json`` says how to build the backbone and how to prepare an image for it; ``encoder.safetensors`` holds its
+tensors. Nothing in them is pickled, so a file from a stranger cannot run code.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from augment import AugmentConfig, preprocess
+from simclr.checkpoint import write_json
+from simclr.config import EncoderConfig
+from simclr.config_io import from_dict, to_dict
+from simclr.encoder import build_backbone, feature_width
+from simclr.errors import CheckpointError
+
+__all__ = ["Encoder", "export_encoder", "find_encoder", "load_encoder", "match_tensors"]
+
+FORMAT = 1
+
+
+class Encoder(nn.Module):
+    """A backbone with its preprocessing: images (B, C, H, W), uint8 or float in [0, 1], any size -> features (B, F).
+
+    Gray images (C = 1) are repeated to three channels. The shorter side is resized to ``size`` and the centre square
+    taken, then mean and standard deviation are applied as they were in training.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        size: int,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.size, self.mean, self.std = size, mean, std
+        self.features = feature_width(backbone, size)
+        """Width F of the features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim == 4 and images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        return self.backbone(preprocess(images, self.size, self.mean, self.std))
+
+
+def export_encoder(
+    backbone: nn.Module,
+    folder: Path,
+    *,
+    config: EncoderConfig,
+    augment: AugmentConfig,
+    seed: int,
+    training: dict[str, Any],
+) -> Path:
+    """Write ``folder/encoder.safetensors`` and ``folder/encoder.json``.
+
+    Args:
+        backbone: trained, without its head.
+        folder: made where missing.
+        config: what ``build_backbone`` was given.
+        augment: its size, mean and std are what the backbone expects of an image.
+        seed: seed of the initial weights, so that the same encoder untrained can be built to compare with.
+        training: JSON-able notes on how it was trained.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    partial = folder / ".encoder.safetensors.partial"
+    save_file(tensors, partial)
+    partial.replace(folder / "encoder.safetensors")
+    description = {
+        "format": FORMAT,
+        "encoder": to_dict(config),
+        "size": augment.size,
+        "mean": augment.mean,
+        "std": augment.std,
+        "features": feature_width(backbone.cpu(), augment.size),
+        "init_seed": seed,
+        "training": training,
+    }
+    write_json(folder / "encoder.json", description)
+    return folder
+
+
+def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
+    """Load an exported encoder, in eval mode on the CPU.
+
+    Args:
+        path: a run directory, its ``encoder`` folder, or one of the two files in it.
+        untrained: build the same encoder with the random weights it started from; to compare with.
+
+    Returns:
+        A module: images (B, C, H, W), uint8 or float in [0, 1] -> features (B, F) float32.
+
+    Raises:
+        CheckpointError: nothing there, a damaged file, or tensors that are not exactly those of the backbone that
+            ``encoder.json`` names; the message lists the differences.
+    """
+    folder = find_encoder(Path(path))
+    try:
+        described = json.loads((folder / "encoder.json").read_text())
+        config = from_dict(EncoderConfig, described["encoder"], where=f"{folder / 'encoder.json'}: encoder")
+        size, mean, std = described["size"], described["mean"], described["std"]
+        init_seed, features = described["init_seed"], described["features"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'encoder.json'} is damaged: {type(error).__name__} {error}") from error
+    backbone = build_backbone(dataclasses.replace(config, pretrained=False), size, init_seed)
+    encoder = Encoder(backbone, size=size, mean=mean and tuple(mean), std=std and tuple(std))
+    if encoder.features != features:
+        raise CheckpointError(f"{folder}: {config.name} gives {encoder.features} features, encoder.json says {features}")
+    if not untrained:
+        file = folder / "encoder.safetensors"
+        try:
+            tensors = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        match_tensors(backbone, tensors, what=f"{file} is not a {config.name} as encoder.json describes it")
+        backbone.load_state_dict(tensors)
+    return encoder.eval()
+
+
+def find_encoder(path: Path) -> Path:
+    """The folder that holds ``encoder.json``, from a run directory, that folder, or a file in it."""
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a run directory or an encoder folder")
+    for folder in (path, path / "encoder", path.parent if path.is_file() else path):
+        if (folder / "encoder.json").is_file():
+            return folder
+    hint = "training has not finished there: run the same training command again" if (path / "config.yaml").exists() else (
+        "expected encoder.json and encoder.safetensors"
+    )
+    raise CheckpointError(f"{path} holds no encoder ({hint})")
+
+
+def match_tensors(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Raise CheckpointError unless ``tensors`` are exactly the names, shapes and types of the state of ``module``."""
+    wanted = module.state_dict()
+    differences = [f"missing {name}" for name in wanted if name not in tensors]
+    differences += [f"unexpected {name}" for name in tensors if name not in wanted]
+    differences += [
+        f"{name} is {_signature(tensors[name])}, expected {_signature(tensor)}"
+        for name, tensor in wanted.items()
+        if name in tensors and _signature(tensors[name]) != _signature(tensor)
+    ]
+    if differences:
+        named = "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" if len(differences) > 8 else "")
+        raise CheckpointError(f"{what}: {len(differences)} differences: {named}")
+
+
+def _signature(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+

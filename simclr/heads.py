@@ -1,0 +1,39 @@
+"""The projection head: features h (N, F) to embeddings z (N, D), where the contrastive loss lives."""
+
+from torch import nn
+
+from simclr.config import HeadConfig
+
+__all__ = ["projection_head"]
+
+
+def projection_head(features: int, config: HeadConfig) -> nn.Module:
+    """MLP of ``config.layers`` linear layers with BatchNorm and ReLU between them (SimCLR, Chen et al. 2020, sec. 4.2).
+
+    As in the paper's code the last layer is linear and its BatchNorm has no shift; a linear layer that a BatchNorm
+    follows has no bias, which the BatchNorm would cancel.
+
+    Args:
+        features: width F of the encoder's features.
+        config: number of layers, widths, BatchNorm or not. With 0 layers the head is the identity.
+
+    Returns:
+        A module (N, F) -> (N, ``config.out_dim``).
+    """
+    if config.layers == 0:
+        return nn.Identity()
+    hidden = config.hidden_dim or features
+    widths = [features] + [hidden] * (config.layers - 1) + [config.out_dim]
+    layers: list[nn.Module] = []
+    for depth, (n_in, n_out) in enumerate(zip(widths, widths[1:]), start=1):
+        last = depth == config.layers
+        layers.append(nn.Linear(n_in, n_out, bias=not config.batch_norm))
+        if config.batch_norm:
+            norm = nn.BatchNorm1d(n_out)
+            if last:
+                # Frozen at zero rather than absent, so that the module stays a plain BatchNorm1d.
+                norm.bias.requires_grad_(False)
+            layers.append(norm)
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)

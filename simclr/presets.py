@@ -1,0 +1,170 @@
+"""Tried configs by name. Each docstring gives the source, the expected score, the cost, and the command."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from augment import AugmentConfig
+from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
+from simclr.errors import ConfigError
+from simclr.objectives import NTXentConfig
+
+__all__ = ["PRESETS", "describe_presets", "preset"]
+
+
+def preset(name: str) -> TrainConfig:
+    """The config that ``name`` stands for.
+
+    Raises:
+        ConfigError: there is none of that name; the message suggests the closest and lists all.
+
+    >>> preset("cifar10").encoder.name
+    'resnet18'
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f", did you mean {close[0]}" if close else ""
+        raise ConfigError(f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml")
+    return PRESETS[name]()
+
+
+def digits() -> TrainConfig:
+    """scikit-learn's 1,797 digits, embedded: the first thing to run. No network, no GPU.
+
+    Source: SimCLR (Chen et al. 2020) scaled down; affine instead of flips, no colour operations on gray images.
+    Expected score and cost: see docs/benchmarks.md, "digits".
+    Command: accelerate launch scripts/pretrain.py
+    """
+    return TrainConfig(
+        name="digits",
+        data=DataConfig(source="digits", size=16),
+        augment=AugmentConfig(
+            size=16,
+            crop_scale=(0.5, 1.0),
+            horizontal_flip=0.0,
+            affine=0.8,
+            degrees=20.0,
+            translate=(0.1, 0.1),
+            scale=(0.8, 1.2),
+            shear=10.0,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.0,
+            hue=0.0,
+            gray=0.0,
+        ),
+        encoder=EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(16, 32, 64, 128)),
+        head=HeadConfig(layers=2, out_dim=64),
+        objective=NTXentConfig(temperature=0.2),
+        optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="none", weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=2),
+        train=LoopConfig(epochs=40, batch_size=256, log_every=5, checkpoint_every=25, knn_every=5),
+    )
+
+
+def cifar10() -> TrainConfig:
+    """CIFAR-10 as in the paper: ResNet-18 with the small-image stem, LARS, batch 512, temperature 0.5.
+
+    Source: Chen et al. 2020, appendix B.9, and google-research/simclr's README (ResNet-18, 1000 epochs, batch 512:
+    about 91 linear, reported there).
+    Expected score and cost: not measured by this project yet; docs/benchmarks.md says what is.
+    Command: accelerate launch scripts/pretrain.py cifar10
+    """
+    return TrainConfig(
+        name="cifar10",
+        data=DataConfig(source="cifar10", size=32),
+        augment=AugmentConfig(size=32),
+        encoder=EncoderConfig(name="resnet18", stem="small"),
+        head=HeadConfig(layers=2, out_dim=128),
+        objective=NTXentConfig(temperature=0.5),
+        optim=OptimConfig(name="lars", learning_rate=1.0, scaling="linear", weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=10),
+        train=LoopConfig(epochs=1000, batch_size=512, log_every=50, checkpoint_every=970, knn_every=20),
+    )
+
+
+def cifar10_cpu() -> TrainConfig:
+    """CIFAR-10 on a laptop: a ResNet of one block a stage, about 1M parameters, at the full 32x32 resolution.
+
+    Source: the recipe of `cifar10` with AdamW and a shorter schedule.
+    Expected score and cost: see docs/benchmarks.md, "CIFAR-10 on two CPU cores".
+    Command: accelerate launch scripts/pretrain.py cifar10-cpu
+    From an image folder (train/CLASS/*, test/CLASS/*): add --data.source folder --data.path DIR
+    """
+    config = cifar10()
+    return replace(
+        config,
+        name="cifar10-cpu",
+        encoder=EncoderConfig(name="resnet18", stem="small", layers=(1, 1, 1, 1), channels=(16, 32, 64, 256)),
+        optim=OptimConfig(name="adamw", learning_rate=1e-3, scaling="sqrt", weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=1),
+        train=LoopConfig(epochs=20, batch_size=256, log_every=50, checkpoint_every=195, knn_every=2),
+    )
+
+
+def cifar100() -> TrainConfig:
+    """CIFAR-100 with the recipe of `cifar10`.
+
+    Source: Chen et al. 2020, appendix B.9.
+    Expected score and cost: not measured by this project.
+    Command: accelerate launch scripts/pretrain.py cifar100
+    """
+    config = cifar10()
+    return replace(config, name="cifar100", data=replace(config.data, source="cifar100"))
+
+
+def stl10() -> TrainConfig:
+    """STL-10's 105,000 labelled and unlabelled images at 96 px.
+
+    Source: Chen et al. 2020 with the ImageNet augmentation at 96 px (blur on, full colour strength).
+    Expected score and cost: not measured by this project.
+    Command: accelerate launch scripts/pretrain.py stl10
+    """
+    config = cifar10()
+    return replace(
+        config,
+        name="stl10",
+        data=DataConfig(source="stl10", size=96),
+        augment=AugmentConfig(size=96, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5),
+        encoder=EncoderConfig(name="resnet18"),
+        train=replace(config.train, epochs=200, batch_size=256, checkpoint_every=500, knn_every=10),
+    )
+
+
+def folder() -> TrainConfig:
+    """Your own pictures: a ResNet-50 at 224 px with the paper's ImageNet augmentation. Give --data.path DIR.
+
+    Source: Chen et al. 2020, section 2.2 and appendix A, with temperature 0.1 and LARS.
+    Expected score and cost: depend on the pictures.
+    Command: accelerate launch scripts/pretrain.py folder --data.path DIR --name NAME
+    """
+    return TrainConfig(
+        name="folder",
+        data=DataConfig(source="folder", size=256, workers=8),
+        augment=AugmentConfig(
+            size=224, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5,
+            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        ),
+        encoder=EncoderConfig(name="resnet50"),
+        head=HeadConfig(layers=2, out_dim=128),
+        objective=NTXentConfig(temperature=0.1),
+        optim=OptimConfig(name="lars", learning_rate=0.3, scaling="linear", weight_decay=1e-6),
+        schedule=ScheduleConfig(warmup_epochs=10),
+        train=LoopConfig(epochs=100, batch_size=256, log_every=20, checkpoint_every=500, knn_every=5),
+    )
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar10-cpu": cifar10_cpu,
+    "cifar100": cifar100,
+    "stl10": stl10,
+    "folder": folder,
+}
+
+
+def describe_presets() -> str:
+    """A line for each preset, for a command's help."""
+    lines = (f"  {name}: {(build.__doc__ or '').splitlines()[0]}" for name, build in PRESETS.items())
+    return "Presets:\n" + "\n".join(lines)

@@ -1,0 +1,108 @@
+"""What a run says while it runs: ``metrics.jsonl``, a progress bar or plain lines, and trackers through accelerate."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from simclr.errors import CheckpointError
+
+__all__ = ["RunLog", "read_metrics"]
+
+_LINE_SECONDS = 10.0
+"""Without a terminal, a line at most this often."""
+
+
+class RunLog:
+    """Writes on the main process; on every other one all methods do nothing."""
+
+    def __init__(self, run_dir: Path, accelerator: Accelerator, *, total_steps: int, start_step: int) -> None:
+        self.accelerator, self.total_steps = accelerator, total_steps
+        self.path = run_dir / "metrics.jsonl"
+        self.main = accelerator.is_main_process
+        self.last: dict[str, Any] = {}
+        self._console = Console(stderr=True)
+        self._last_line = 0.0
+        self._bar: Progress | None = None
+        if not self.main:
+            return
+        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step]
+        # What a killed run logged after its last checkpoint is about to happen again.
+        _write(self.path, "".join(json.dumps(line) + "\n" for line in kept), "w")
+        for line in kept:
+            self.last |= line
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
+            self._task = self._bar.add_task("starting", total=total_steps, completed=start_step, figures="")
+            self._bar.start()
+
+    def step(self, step: int, epoch: int, figures: dict[str, float]) -> None:
+        """Log the figures of a step: to the file, the trackers and the screen."""
+        self._record({"kind": "step", "step": step, "epoch": epoch, **figures})
+        if not self.main:
+            return
+        shown = (
+            f"loss {figures['loss']:.3f}  lr {figures['learning_rate']:.4f}  "
+            f"{figures['images_per_second']:.0f} images/s  data wait {100 * figures['data_wait']:.0f} %"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=f"epoch {epoch}", figures=shown)
+        elif step >= self.total_steps or time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            left = _clock(figures["seconds_left"])
+            self.say(f"step {step}/{self.total_steps}  epoch {epoch}  {shown}  {left} left")
+
+    def epoch(self, step: int, epoch: int, figures: dict[str, float]) -> None:
+        """Log the figures taken at an epoch's end."""
+        self._record({"kind": "epoch", "step": step, "epoch": epoch, **figures})
+
+    def say(self, text: str) -> None:
+        """Print a line, above the progress bar where there is one."""
+        if self.main:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Take the progress bar down and let the trackers finish."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self.accelerator.end_training()
+
+    def _record(self, line: dict[str, Any]) -> None:
+        self.last |= line
+        if self.main:
+            _write(self.path, json.dumps(line) + "\n", "a")
+            numbers = {name: value for name, value in line.items() if name not in ("kind", "step")}
+            self.accelerator.log(numbers, step=line["step"])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def _write(path: Path, text: str, mode: str) -> None:
+    try:
+        with path.open(mode) as file:
+            file.write(text)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

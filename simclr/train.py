@@ -1,0 +1,282 @@
+"""Training, start to end, on one page: ``accelerate launch scripts/pretrain.py``.
+
+A step is a pure function of (config, weights, step): the order of the images, their views and every random number of
+the model come from seeds derived from the step. So there is no random state to save, a resumed run takes the same
+steps as an undisturbed one, and any number of processes sees the batch that one process would see.
+"""
+
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from augment import ViewGenerator
+from simclr.checkpoint import Checkpoint, save_checkpoint
+from simclr.config import LoopConfig, TrainConfig
+from simclr.config_io import to_dict
+from simclr.curves import draw_curves
+from simclr.data import Batches, EpochSampler, ImageSet, load_source, place
+from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
+from simclr.distributed import any_rank, derive_seed, gather_rows
+from simclr.errors import ConfigError
+from simclr.export import export_encoder, match_tensors
+from simclr.finite import FiniteGuard, NotFiniteError
+from simclr.model import build_model
+from simclr.objectives import build_objective
+from simclr.online import OnlineScore
+from simclr.optim import build_optimizer, parameter_groups, peak_learning_rate
+from simclr.preview import draw_views
+from simclr.run_dir import RunResult, claim, open_run
+from simclr.runlog import RunLog
+from simclr.schedule import learning_rate
+from simclr.signals import StopFlag
+from simclr.trackers import check_trackers, start_trackers
+
+__all__ = ["pretrain"]
+
+
+def pretrain(config: TrainConfig) -> RunResult:
+    """Pretrain an encoder as ``config`` says, or continue a run that was stopped.
+
+    Writes everything below ``config.run_dir``. The same call again continues from the newest whole checkpoint, in the
+    middle of an epoch too, and gives the weights of an undisturbed run; on a CPU to the bit.
+
+    Returns:
+        The run's folder, its last figures, and whether it came to its end.
+
+    Raises:
+        ConfigError: settings that cannot work here, or another run in the folder.
+        DataError: images that are missing, unreadable or too few.
+        CheckpointError: damaged checkpoints, or a disk that refuses them.
+        NotFiniteError: NaN or infinity in training; the message names the step and the images.
+    """
+    # Everything that can be refused is refused before anything is written.
+    check_trackers(config.train.trackers)
+    checkpoint, notes = open_run(config)
+    images = load_source(config.data, "train")
+    accelerator = _accelerator(config)
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    images = place(images, device, config.data.device_resident)
+    sampler = EpochSampler(images=len(images), batch_size=config.train.batch_size, seed=config.seed)
+    if config.train.batch_size % world:
+        raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes")
+    steps_per_epoch = sampler.steps_per_epoch
+    total_steps = config.train.epochs * steps_per_epoch
+    local = config.train.batch_size // world
+
+    # The model, what it minimises, and how.
+    views = ViewGenerator(config.augment).to(device)
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = build_model(config).to(device, memory_format=memory_format)
+    if world > 1 and device.type == "cuda" and config.train.sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    objective = build_objective(config.objective).to(device)
+    peak = peak_learning_rate(config.optim, config.train.batch_size)
+    optimizer = build_optimizer(parameter_groups(model, config.optim.weight_decay), config.optim, peak)
+    done = _restore(checkpoint, model, objective, optimizer, accelerator) if checkpoint else 0
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    runner = torch.compile(model) if config.train.compile else model
+    runner, optimizer = accelerator.prepare(runner, optimizer)
+
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        claim(config)
+    start_trackers(accelerator, config.train.trackers, to_dict(config))
+    log = RunLog(config.run_dir, accelerator, total_steps=total_steps, start_step=done)
+    for note in notes:
+        log.say(note)
+    log.say(_opening(config, images, model, accelerator, done, total_steps))
+    online = OnlineScore(images, config) if images.labels is not None and config.train.knn_every else None
+    guard = FiniteGuard(config.train.batch_size, device)
+    batches = Batches(
+        images, sampler, device, start=done, stop=total_steps, rank=rank, world=world, workers=config.data.workers
+    )
+    loss_sum, counted = torch.zeros((), device=device), 0
+    epoch_loss = torch.full((), checkpoint.progress["epoch_loss"] if checkpoint else 0.0, device=device)
+    began, waited = time.perf_counter(), 0.0
+
+    def save(step: int) -> None:
+        _refuse_not_finite(guard, images)
+        if accelerator.is_main_process:
+            tensors = _tensors(model, objective)
+            state = {"optimizer": optimizer.state_dict(), "scaler": accelerator.scaler and accelerator.scaler.state_dict()}
+            folder = config.run_dir / "checkpoints"
+            progress = {"processes": world, "epoch_loss": epoch_loss.item()}
+            save_checkpoint(folder, step, tensors, state, progress, keep=config.train.keep_checkpoints)
+        accelerator.wait_for_everyone()
+
+    model.train()
+    step, stopped = done, False
+    with StopFlag() as stop:
+        for step, batch in enumerate(batches, start=done):  # noqa: B020 - `step` keeps its last value
+            # Randomness of the model itself (dropout, stochastic depth): a function of the step, like all the rest.
+            torch.manual_seed(derive_seed(config.seed, "model", step, rank))
+            rate = _set_learning_rate(config, optimizer, step, steps_per_epoch, total_steps, peak)
+
+            # Views are drawn for the whole global batch and each rank takes its own, so that they do not depend on
+            # how many ranks there are.
+            drawn = views.sample(
+                config.train.batch_size, batch.images.shape[-2:], derive_seed(config.seed, "views", step), device
+            )
+            drawn = drawn.rows(slice(rank * local, (rank + 1) * local))
+            x = views.apply(batch.images, drawn)  # (V, B, 3, S, S)
+            if step == 0 and accelerator.is_main_process:
+                draw_views(config, batch.images, x, drawn, config.run_dir / "views.png")
+
+            h, z = runner(x.flatten(0, 1).contiguous(memory_format=memory_format))  # (V*B, F), (V*B, D)
+            z = gather_rows(z.unflatten(0, x.shape[:2]))  # (V, global B, D)
+            labels, indices = (gather_rows(t[None])[0] for t in (batch.labels, batch.indices))  # (global B,)
+            loss = objective(z, labels, indices)
+
+            accelerator.backward(loss)
+            accelerator.unscale_gradients()
+            norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm or float("inf"), foreach=True)
+            # fp16 meets infinite gradients as a matter of course: its scaler skips those steps and lowers the scale.
+            guard.watch(step, loss, z, norm if accelerator.scaler is None else loss, indices)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            loss_sum, counted, epoch_loss = loss_sum + loss.detach(), counted + 1, epoch_loss + loss.detach()
+            step += 1  # noqa: PLW2901 - from here on: steps done
+            epoch, position = divmod(step, steps_per_epoch)
+            last = step == total_steps
+            if step % config.train.log_every == 0 or last:
+                _refuse_not_finite(guard, images)
+                seconds = time.perf_counter() - began
+                figures = {
+                    "loss": loss_sum.item() / counted,
+                    "learning_rate": rate,
+                    "gradient_norm": norm.item(),
+                    "images_per_second": counted * config.train.batch_size / seconds,
+                    "data_wait": (batches.waited - waited) / seconds,
+                    "seconds_left": (total_steps - step) * seconds / counted,
+                    **{name: value.item() for name, value in objective.statistics.items()},
+                }
+                log.step(step, (step - 1) // steps_per_epoch + 1, figures)
+                loss_sum, counted = torch.zeros_like(loss_sum), 0
+                began, waited = time.perf_counter(), batches.waited
+            if position == 0:
+                diagnostics = contrastive_diagnostics(z.detach(), h.detach())
+                mean_loss = epoch_loss.item() / steps_per_epoch
+                if epoch > config.schedule.warmup_epochs:
+                    rows = len(z) * config.train.batch_size
+                    for warning in warnings_in_words(diagnostics, mean_loss, rows, config.objective.name):
+                        log.say(f"epoch {epoch}: {warning}")
+                if online and (epoch % config.train.knn_every == 0 or last):
+                    diagnostics["online_knn"] = online(model.backbone, device)
+                log.epoch(step, epoch, {"epoch_loss": mean_loss, **diagnostics})
+                epoch_loss = torch.zeros_like(epoch_loss)
+            # With one process the flag is free to read at every step; several must agree, which costs a wait.
+            stopped = any_rank(stop.raised is not None, device) if world == 1 or step % config.train.log_every == 0 else False
+            if stopped or last or step % config.train.checkpoint_every == 0:
+                save(step)
+            if stopped:
+                break
+
+    log.close()
+    finished = step == total_steps
+    if accelerator.is_main_process:
+        draw_curves(config.run_dir / "metrics.jsonl", config.run_dir / "curves.png")
+        if finished:
+            notes_on_training = {"run": config.name, "objective": config.objective.name, "epochs": config.train.epochs}
+            seed = derive_seed(config.seed, "init")
+            export_encoder(
+                model.backbone,
+                config.run_dir / "encoder",
+                config=config.encoder,
+                augment=config.augment,
+                seed=seed,
+                training=notes_on_training,
+            )
+    accelerator.wait_for_everyone()
+    return RunResult(run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    return Accelerator(
+        mixed_precision=_precision(config.train),
+        log_with=list(config.train.trackers) or None,
+        project_dir=config.run_dir,
+    )
+
+
+def _precision(loop: LoopConfig) -> str:
+    if loop.precision != "auto":
+        return {"fp32": "no"}.get(loop.precision, loop.precision)
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "no"
+
+
+def _set_learning_rate(
+    config: TrainConfig, optimizer: torch.optim.Optimizer, step: int, steps_per_epoch: int, total_steps: int, peak: float
+) -> float:
+    rate = learning_rate(
+        step,
+        total_steps=total_steps,
+        warmup_steps=round(config.schedule.warmup_epochs * steps_per_epoch),
+        peak=peak,
+        final=config.schedule.final,
+        decay=config.schedule.decay,
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    return rate
+
+
+def _tensors(model: nn.Module, objective: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint's ``model.safetensors`` holds."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {
+        f"objective.{name}": tensor for name, tensor in objective.state_dict().items()
+    }
+
+
+def _restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> int:
+    tensors = checkpoint.model()
+    both = nn.ModuleDict({"model": model, "objective": objective})
+    match_tensors(both, tensors, what=f"{checkpoint.path} does not fit this model")
+    both.load_state_dict(tensors)
+    state: dict[str, Any] = checkpoint.state()
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return int(checkpoint.progress["step"])
+
+
+def _refuse_not_finite(guard: FiniteGuard, images: ImageSet) -> None:
+    found = guard.check()
+    if found is None:
+        return
+    step, parts, rows = found
+    named = f" of {', '.join(images.describe(i) for i in rows[:4])}" + (" and others" if len(rows) > 4 else "") if rows else ""
+    raise NotFiniteError(
+        f"the {' and the '.join(parts)} became NaN or infinite at step {step}{named}. Checkpoints from before it are "
+        f"kept. Lower --optim.learning-rate, lengthen --schedule.warmup-epochs, set --optim.clip-norm 1, or try "
+        f"--train.precision fp32"
+    )
+
+
+def _opening(
+    config: TrainConfig, images: ImageSet, model: nn.Module, accelerator: Accelerator, done: int, total_steps: int
+) -> str:
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    where = f"{accelerator.num_processes} x {accelerator.device.type}"
+    if done >= total_steps:
+        return f"{config.run_dir} is finished: {done} steps"
+    start = f"continuing {config.run_dir} at step {done} of {total_steps}" if done else f"starting {config.run_dir}"
+    kept = "on the device" if images.pixels is not None else "decoded by workers"
+    return (
+        f"{start}: {len(images)} images of {images.name} ({kept}), {config.encoder.name} with its head {size:.2f}M "
+        f"parameters, {config.objective.name}, {total_steps} steps of {config.train.batch_size} images, {where}, "
+        f"{_precision(config.train).replace('no', 'fp32')}"
+    )
