@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from augment.extra import parse_operation
+
 __all__ = ["AugmentConfig"]
 
 
@@ -88,6 +90,10 @@ class AugmentConfig:
     solarize_threshold: float = 0.5
     """Solarize: the threshold, in [0, 1]."""
 
+    extra: tuple[str, ...] = ()
+    """Kornia augmentations to append, before the normalisation: class names of ``kornia.augmentation``, with arguments
+    where needed, such as ``("RandomErasing(p=0.5)", "RandomGaussianNoise")``."""
+
     mean: tuple[float, ...] | None = None
     """Subtracted from every channel at the end, in [0, 1] units; one value a channel, or one for all. None: SimCLR on
     CIFAR-10 does not normalise."""
@@ -117,6 +123,10 @@ class AugmentConfig:
         if not _is_numbers(shift) or len(shift) != 2 or not all(0 <= value <= 1 for value in shift):
             raise ValueError(f"translate is {shift!r}: expected two shares of the view, each in [0, 1]")
         self._check_normalisation()
+        if not isinstance(self.extra, tuple | list) or not all(isinstance(text, str) for text in self.extra):
+            raise ValueError(f"extra is {self.extra!r}: expected a tuple of names of Kornia augmentations")
+        for text in self.extra:
+            parse_operation(text)
 
     def _check_number(self, name: str, low: float, high: float, expected: str) -> None:
         value = getattr(self, name)

@@ -1,18 +1,21 @@
 """What was drawn for every view of every image: all the randomness of an augmented batch, as tensors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["BRIGHTNESS", "CONTRAST", "HUE", "JITTER_OPS", "SATURATION", "ViewParameters"]
+__all__ = ["BRIGHTNESS", "CONTRAST", "DRAWN", "HUE", "JITTER_OPS", "SATURATION", "ViewParameters"]
 
 JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
 """The operations of the colour jitter; ``ViewParameters.order`` holds indices into this tuple."""
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+DRAWN = ("crop", "flip", "affine", "jitter", "order", "gray", "blur", "solarize")
+"""The fields of ``ViewParameters`` that hold one value a view, in the order the operations act."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,12 @@ class ViewParameters:
     solarize: Tensor
     """(V, B) bool: values at or above the threshold inverted."""
 
+    extra: tuple[dict[str, Tensor], ...] = ()
+    """What was drawn for each of ``AugmentConfig.extra``: Kornia's own parameters, (V, B, ...)."""
+
+    extra_seed: int = 0
+    """Seeds whatever these operations draw while they are applied."""
+
     @property
     def views(self) -> int:
         """V, the number of views an image."""
@@ -89,12 +98,13 @@ class ViewParameters:
         return self._map(lambda tensor: tensor.flatten(0, 1)[None])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Field name -> tensor, for every field that is drawn."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "image_size"}
+        """Field name -> tensor, for the fields in ``DRAWN``."""
+        return {name: getattr(self, name) for name in DRAWN}
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "ViewParameters":
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
-        return replace(self, **changed)
+        extra = tuple({name: change(tensor) for name, tensor in drawn.items()} for drawn in self.extra)
+        return replace(self, extra=extra, **changed)
 
     def describe(self, view: int, image: int) -> list[str]:
         """The operations that acted on one view of one image, in the order they acted, with their values.

@@ -27,7 +27,7 @@ from torch import Tensor
 from augment.config import AugmentConfig
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 
-__all__ = ["apply_reference"]
+__all__ = ["apply_reference", "normalise", "warp"]
 
 
 def apply_reference(images: Tensor, parameters: ViewParameters, config: AugmentConfig) -> Tensor:
@@ -53,7 +53,7 @@ def apply_reference(images: Tensor, parameters: ViewParameters, config: AugmentC
     )
     views = _on_rows(views, flip, lambda some, _: some.flip(-1))
     moves = (affine != affine.new_tensor([0, 0, 0, 1, 0])).any(-1)
-    views = _on_rows(views, moves, lambda some, rows: _warp(some, affine[rows]))
+    views = _on_rows(views, moves, lambda some, rows: warp(some, affine[rows]))
     for position in range(4):
         for op, adjust in _JITTER.items():
             rows = (order[:, position] == op).nonzero().flatten()
@@ -62,10 +62,15 @@ def apply_reference(images: Tensor, parameters: ViewParameters, config: AugmentC
         views = _on_rows(views, gray, lambda some, _: rgb_to_grayscale(some).expand_as(some))
     views = _on_rows(views, blur > 0, lambda some, rows: _blur(some, blur[rows], config.blur_kernel_size))
     views = _on_rows(views, solarized, lambda some, _: solarize(some, config.solarize_threshold))
-    if config.mean is not None and config.std is not None:
-        mean, std = (views.new_tensor(values).expand(views.shape[1]) for values in (config.mean, config.std))
-        views = normalize(views, mean, std)
-    return views.unflatten(0, (parameters.views, parameters.batch))
+    return normalise(views.unflatten(0, (parameters.views, parameters.batch)), config)
+
+
+def normalise(views: Tensor, config: AugmentConfig) -> Tensor:
+    """Views (V, B, C, S, S) less the mean, divided by the standard deviation, if the configuration has any."""
+    if config.mean is None or config.std is None:
+        return views
+    mean, std = (views.new_tensor(values).expand(views.shape[2]) for values in (config.mean, config.std))
+    return normalize(views.flatten(0, 1), mean, std).view_as(views)
 
 
 def _on_rows(views: Tensor, chosen: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -88,7 +93,8 @@ def _crop_and_resize(image: Tensor, box: list[int], config: AugmentConfig) -> Te
     return resized[0].clamp(0, 1)  # the filter's weights add up to one only within rounding
 
 
-def _warp(views: Tensor, affine: Tensor) -> Tensor:
+def warp(views: Tensor, affine: Tensor) -> Tensor:
+    """Views (N, C, S, S) moved by ``affine`` (N, 5), as ``ViewParameters.affine`` describes."""
     angle, shift_x, shift_y, scale, shear = affine.to(views.dtype).unbind(-1)
     size = views.shape[-1]
     centre = views.new_full((len(views), 2), (size - 1) / 2)

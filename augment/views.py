@@ -1,17 +1,20 @@
 """A batch of images and a seed in, views out: what the training loop calls."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from augment.config import AugmentConfig
+from augment.extra import ExtraOperations
+from augment.fused import FusedAugmentation
 from augment.parameters import ViewParameters
-from augment.reference import apply_reference
+from augment.reference import apply_reference, normalise
 from augment.sampling import sample_parameters
 
-__all__ = ["ViewGenerator"]
+__all__ = ["Backend", "ViewGenerator"]
 
 Backend = Literal["fused", "reference"]
 
@@ -21,10 +24,14 @@ class ViewGenerator(nn.Module):
 
     Args:
         config: what is drawn, and from which ranges.
-        backend: "reference" applies Kornia's operations one after the other.
+        backend: "fused" makes few passes over memory; "reference" applies Kornia's operations one after the other,
+            slowly and readably. Given equal parameters they agree to 1e-5.
+        dtype: of the views. The arithmetic is float32 whatever it is.
+        compile: let the fused backend go through ``torch.compile``.
 
     Shapes:
-        images (B, C, H, W), uint8 or floating point in [0, 1], C = 1 or 3 -> views (V, B, C, S, S) float32.
+        images (B, C, H, W), uint8 or floating point in [0, 1], C = 1 or 3 -> views (V, B, C, S, S). From the fused
+        backend, ``views.flatten(0, 1)`` is in channels-last order.
 
     Example:
         >>> generator = ViewGenerator(AugmentConfig(size=32, views=2))
@@ -35,15 +42,28 @@ class ViewGenerator(nn.Module):
         True
     """
 
-    def __init__(self, config: AugmentConfig, backend: Backend = "reference") -> None:
+    def __init__(
+        self,
+        config: AugmentConfig,
+        backend: Backend = "fused",
+        *,
+        dtype: torch.dtype = torch.float32,
+        compile: bool = False,
+    ) -> None:
         super().__init__()
-        if backend not in ("reference",):
-            raise ValueError(f"backend is {backend!r}: expected 'reference'")
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend is {backend!r}: expected one of {', '.join(map(repr, get_args(Backend)))}")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype is {dtype}: expected a floating-point type")
         self.config = config
         self.backend = backend
+        self.dtype = dtype
+        self.extra = ExtraOperations(config.extra)
+        # With appended operations the fused part stays in [0, 1] and float32, and the rest is done behind them.
+        self.fused = FusedAugmentation(config, torch.float32 if config.extra else dtype, compile)
 
     def extra_repr(self) -> str:
-        return f"backend={self.backend!r}, config={self.config}"
+        return f"backend={self.backend!r}, dtype={self.dtype}, config={self.config}"
 
     def forward(self, images: Tensor, seed: int | None = None) -> Tensor:
         """Views (V, B, C, S, S) of images (B, C, H, W). The same seed gives the same views; ``None`` draws afresh."""
@@ -63,7 +83,12 @@ class ViewGenerator(nn.Module):
         Several processes that share a batch draw it whole under one seed and take their own images with ``rows``: the
         views then do not depend on how many processes there are.
         """
-        return sample_parameters(self.config, batch, image_size, seed, device)
+        parameters = sample_parameters(self.config, batch, image_size, seed, device)
+        if not self.config.extra:
+            return parameters
+        extra_seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        extra = self.extra.sample(self.config.views, batch, self.config.size, extra_seed, device)
+        return replace(parameters, extra=extra, extra_seed=extra_seed)
 
     def apply(self, images: Tensor | Callable[[nn.Module], None], parameters: ViewParameters | None = None) -> Any:
         """Apply drawn parameters to images (B, C, H, W): deterministic, (V, B, C, S, S).
@@ -81,9 +106,19 @@ class ViewGenerator(nn.Module):
             raise TypeError(f"images are {type(images).__name__}: expected a tensor (B, C, H, W)")
         _check_images(images, self.config)
         _check_parameters(images, parameters)
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        return apply_reference(images.float(), parameters, self.config)
+        if images.dtype != torch.uint8:
+            images = images.float()
+        if self.backend == "fused":
+            views = self.fused.views(images, parameters, normalise=not self.config.extra)
+        else:
+            images = images if images.is_floating_point() else images.float() / 255
+            with torch.autocast(images.device.type, enabled=False):
+                views = apply_reference(images, parameters, replace(self.config, mean=None, std=None))
+        if self.config.extra:
+            views = self.extra(views, parameters.extra, parameters.extra_seed)
+        if self.config.extra or self.backend == "reference":
+            views = normalise(views, self.config)
+        return views.to(self.dtype)
 
 
 def _check_images(images: Tensor, config: AugmentConfig) -> None:

@@ -15,6 +15,7 @@ Intervals are over classes, as in :mod:`linear_eval.verification`: what would an
 and number give?
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -63,7 +64,7 @@ class IdentificationResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; the ks become keys such as ``"5"``."""
-        return asdict(self) | {"rank_k": {str(k): share for k, share in self.rank_k.items()}}
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class OneShotResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
 
 
 def identification(

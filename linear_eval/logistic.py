@@ -9,10 +9,10 @@ strength is per sample, so it keeps its meaning when a choice made on a part of 
 (With two classes scikit-learn fits one weight vector, w = W_1 - W_0, and the same optimum needs ``C = 2 / (N * l)``.)
 
 Three things make it fast. All strengths share one read of the features: their weights are one (S * C, F) matrix. The
-inverse Hessian that L-BFGS starts from is ``(a * Sigma + l)^-1``, Sigma the features' second moment and a the mean
-curvature of the softmax, so a badly conditioned covariance costs nothing; at W = 0 this is the exact Newton step. And
-strengths that have converged leave the product. With fewer rows than columns the fit runs in the row space, where the
-solution lies anyway.
+inverse Hessian that L-BFGS starts from is ``(a_c * Sigma + l)^-1`` for class c, Sigma the features' second moment and
+a_c the mean of p_c (1 - p_c), so a badly conditioned covariance costs nothing; at W = 0 this is the exact Newton step.
+And strengths that have converged leave the product. With fewer rows than columns the fit runs in the row space, where
+the solution lies anyway.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,53 +22,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LogisticFit", "Rows", "fit_logistic"]
+from linear_eval.rows import Rows, row_space, second_moment
+
+__all__ = ["LogisticFit", "fit_logistic"]
 
 ARMIJO = 1e-4
 WOLFE = 0.9
 TRIALS = 25
 """Evaluations of one line search before its strength is given up as stalled at the rounding floor."""
-
-
-class Rows:
-    """The rows of a feature matrix, standardised as they are read.
-
-    ``x`` (N, F) float32 may live anywhere, memory-mapped files included. When the matrix fits into ``cache_bytes`` it is
-    standardised once and kept on the device; else each pass reads and standardises it again, chunk by chunk.
-    """
-
-    def __init__(
-        self,
-        x: Tensor,
-        *,
-        mean: Tensor | None = None,
-        scale: Tensor | None = None,
-        device: torch.device | None = None,
-        cache_bytes: int = 4 << 30,
-    ) -> None:
-        self.device = x.device if device is None else device
-        self.count, self.width = x.shape
-        self._x = x
-        self._mean = None if mean is None else mean.to(self.device, torch.float32)
-        self._scale = None if scale is None else scale.to(self.device, torch.float32)
-        if x.numel() * 4 <= cache_bytes:
-            self._x = self.read(0, self.count)
-            self._mean = self._scale = None
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """Rows start..stop, (n, F) float32 on the device."""
-        rows = self._x[start:stop].to(self.device, torch.float32)
-        if self._mean is not None:
-            rows = rows - self._mean
-        return rows if self._scale is None else rows / self._scale
-
-    def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
-        """All rows in order, in chunks whose product with a (columns, F) matrix stays in the cache."""
-        budget = (1 << 20) if self.device.type == "cpu" else (128 << 20)
-        size = min(max(budget // (4 * columns), 128), self.count)
-        for start in range(0, self.count, size):
-            stop = min(start + size, self.count)
-            yield slice(start, stop), self.read(start, stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +72,13 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 def _evaluate(
     rows: Rows, target: Tensor, sample_weight: Tensor | None, theta: Tensor, strength: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Objective (S,) float64, gradient (S, C, F + 1) and mean softmax curvature (S,) of every strength, in one pass."""
+    """Objective (S,) float64, gradient (S, C, F + 1) and mean p (1 - p) (S, C) of every strength, in one pass."""
     strengths, classes, width = theta.shape
     weight = theta[:, :, :-1].reshape(strengths * classes, width - 1)
     bias = theta[:, :, -1].reshape(strengths * classes, 1)
     gradient = torch.zeros(strengths * classes, width, device=theta.device)
     loss = torch.zeros(strengths, dtype=torch.float64, device=theta.device)
-    purity = torch.zeros(strengths, dtype=torch.float64, device=theta.device)
+    variance = torch.zeros(strengths, classes, dtype=torch.float64, device=theta.device)
     total = float(rows.count) if sample_weight is None else float(sample_weight.sum(dtype=torch.float64))
     for part, x in rows.chunks(strengths * classes):
         # Class-major, so that the softmax runs along contiguous samples.
@@ -133,35 +94,25 @@ def _evaluate(
         norm = others + e_label
         cross_entropy = torch.where(z_label == 0, others.log1p(), norm.log() - z_label)
         z /= norm
-        squares = z.square().sum(1, keepdim=True) + (e_label / norm).square()
+        z.scatter_(1, label, e_label / norm)
+        spread = z * (1 - z)
         z.scatter_(1, label, -others / norm)
         if sample_weight is not None:
             w = sample_weight[part]
             z *= w
             cross_entropy = cross_entropy * w
-            squares = squares * w
+            spread *= w
         loss += cross_entropy.sum((1, 2), dtype=torch.float64)
-        purity += squares.sum((1, 2), dtype=torch.float64)
+        variance += spread.sum(2)
         residual = z.view(strengths * classes, -1)
         gradient[:, :-1].addmm_(residual, x)
         gradient[:, -1] += residual.sum(1)
     gradient = (gradient / total).view(strengths, classes, width)
     gradient[:, :, :-1] += strength.view(-1, 1, 1).float() * theta[:, :, :-1]
     penalty = theta[:, :, :-1].double().square().sum((1, 2))
-    curvature = (1 - purity / total) / max(classes - 1, 1)
-    return loss / total + 0.5 * strength * penalty, gradient, curvature.clamp_min(1e-12)
-
-
-def _second_moment(rows: Rows, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (F,) and eigenvectors (F, F) of the features' second moment."""
-    moment = torch.zeros(rows.width, rows.width, dtype=torch.float64, device=rows.device)
-    total = 0.0
-    for part, x in rows.chunks(16):
-        w = None if sample_weight is None else sample_weight[part].view(-1, 1)
-        moment += x.t() @ (x if w is None else x * w)
-        total += len(x) if w is None else float(w.sum())
-    values, vectors = torch.linalg.eigh(moment / total)
-    return values.clamp_min(0).float(), vectors.float()
+    curvature = variance / total
+    curvature = curvature.clamp_min(1e-3 * curvature.amax(1, keepdim=True)).clamp_min(1e-12)
+    return loss / total + 0.5 * strength * penalty, gradient, curvature.float()
 
 
 class _Search:
@@ -200,15 +151,6 @@ class _Search:
             setattr(self, name, getattr(self, name)[index])
 
 
-def _row_space(rows: Rows) -> tuple[Rows, Tensor]:
-    """The rows in an orthonormal basis (F, r) of their own span, r <= N: an exact reduction when N < F."""
-    x = rows.read(0, rows.count).double()
-    values, vectors = torch.linalg.eigh(x @ x.t())
-    kept = values > values[-1].clamp_min(1e-30) * 1e-12
-    basis = x.t() @ (vectors[:, kept] / values[kept].sqrt())
-    return Rows((x @ basis).float()), basis.float()
-
-
 @torch.no_grad()
 def fit_logistic(
     rows: Rows,
@@ -231,8 +173,8 @@ def fit_logistic(
         strengths: (S,) float64, each > 0.
         sample_weight: (N,) float32 >= 0; a weight of 0 takes a row out of the fit.
         start: weight (S, C, F) and bias (S, C) to start from instead of zeros.
-        tolerance: stop when half the squared gradient in the preconditioner's metric, an estimate of the distance to the
-            minimum, is below this share of the objective.
+        tolerance: stop when half the squared gradient in the preconditioner's metric, an estimate of what the objective
+            could still fall, is below this share of it.
         max_evaluations: passes over the features at most; the strengths still running are returned as not converged.
         memory: pairs of steps and gradient changes that L-BFGS keeps.
         progress: called with (evaluation, strengths still running).
@@ -240,7 +182,7 @@ def fit_logistic(
     device = rows.device
     with _full_precision(device):
         if rows.count < rows.width and start is None:
-            reduced, basis = _row_space(rows)
+            reduced, basis = row_space(rows)
             fit = _minimise(
                 reduced, target, classes, strengths, sample_weight, None, tolerance, max_evaluations, memory, progress
             )
@@ -267,15 +209,18 @@ def _minimise(
     sample_weight = None if sample_weight is None else sample_weight.to(device, torch.float32)
     strength = strengths.to(device, torch.float64)
     count = len(strength)
-    moments, axes = _second_moment(rows, sample_weight)
+    moments, axes = second_moment(rows, sample_weight)
     theta = torch.zeros(count, classes, rows.width + 1, device=device)
     if start is not None:
         theta[:, :, :-1], theta[:, :, -1] = start[0].to(device), start[1].to(device)
 
     def precondition(q: Tensor) -> Tensor:
-        a = curvature.float().view(-1, 1, 1)
+        # A shift common to all classes changes no probability: the metric acts on differences between classes only.
+        q = q - q.mean(1, keepdim=True)
+        a = curvature.unsqueeze(2)
         turned = (q[:, :, :-1] @ axes) / (a * moments + strength.float().view(-1, 1, 1))
-        return torch.cat([turned @ axes.t(), q[:, :, -1:] / a], 2)
+        q = torch.cat([turned @ axes.t(), q[:, :, -1:] / a], 2)
+        return q - q.mean(1, keepdim=True)
 
     def direction() -> Tensor:
         """The two-loop recursion of L-BFGS (Nocedal 1980), all strengths side by side."""
@@ -306,9 +251,19 @@ def _minimise(
         if evaluation == max_evaluations:
             done = torch.ones_like(done)
         if done.any():
-            final_theta[live[done]], final_value[live[done]], converged[live[done]] = theta[done], value[done], near[done]
+            final_theta[live[done]], final_value[live[done]], converged[live[done]] = (
+                theta[done],
+                value[done],
+                near[done],
+            )
             kept = (~done).nonzero().flatten()
-            live, theta, value, gradient, curvature = live[kept], theta[kept], value[kept], gradient[kept], curvature[kept]
+            live, theta, value, gradient, curvature = (
+                live[kept],
+                theta[kept],
+                value[kept],
+                gradient[kept],
+                curvature[kept],
+            )
             step_direction, slope, strength = step_direction[kept], slope[kept], strength[kept]
             pairs = [(s[kept], y[kept], inverse[kept]) for s, y, inverse in pairs]
             search.keep(kept)
@@ -327,7 +282,8 @@ def _minimise(
         pairs.append((s, y, torch.where(product > 0, 1 / product.clamp_min(1e-300), 0.0)))
         del pairs[:-memory]
         theta, gradient = torch.where(block, trial, theta), torch.where(block, new_gradient, gradient)
-        value, curvature = torch.where(accepted, new_value, value), torch.where(accepted, new_curvature, curvature)
+        value = torch.where(accepted, new_value, value)
+        curvature = torch.where(accepted.view(-1, 1), new_curvature, curvature)
         step_direction = torch.where(block, direction(), step_direction)
         slope = torch.where(accepted, _inner(gradient, step_direction), slope)
     return LogisticFit(

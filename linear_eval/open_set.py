@@ -13,6 +13,7 @@ threshold of the validation classes), and as a recogniser of new classes from on
 20
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from linear_eval.calibration import fit_pair_calibration, fit_threshold, pair_calibration_error
-from linear_eval.features import Features
+from linear_eval.features import Features, check_features
 from linear_eval.identification import identification, one_shot
 from linear_eval.retrieval import nmi, retrieval
 from linear_eval.similarity import Distance
@@ -68,12 +69,15 @@ def class_disjoint_split(
 
     Raises:
         ConfigError: a share outside [0, 1) or a negative number.
-        DataError: fewer than two classes to test on, one to validate on (two are needed for a pair of different
+        DataError: no labels, or a label below 0 (which means none); fewer than two classes to test on, one to validate on (two are needed for a pair of different
             classes), or none left to train on.
     """
     labels = torch.as_tensor(y if isinstance(y, Tensor) else list(y))
-    if labels.is_floating_point() or labels.numel() == 0:
-        raise DataError(f"a split needs integer labels, got {tuple(labels.shape)} {labels.dtype}")
+    if labels.is_floating_point() or labels.numel() == 0 or int(labels.min()) < 0:
+        raise DataError(
+            f"a split needs integer labels from 0 up, got {tuple(labels.shape)} {labels.dtype}; images without a label "
+            "(-1) belong to no class: leave them out"
+        )
     classes = labels.to("cpu", torch.int64).unique()
     counts = [_class_count(share, len(classes), name) for share, name in ((test, "test"), (validation, "validation"))]
     left = len(classes) - sum(counts)
@@ -118,6 +122,9 @@ def open_set(
         DataError: classes of ``test`` that are also in ``trained_on`` or in ``validation``; too few classes or images
             to form a pair of one class and one of different classes; rows that are not finite.
     """
+    check_features(test, "test")
+    if validation is not None:
+        check_features(validation, "validation")
     _refuse_shared("trained_on", trained_on, test)
     _refuse_shared("validation", None if validation is None else validation.y.tolist(), test)
     x, y = test.x, test.y
@@ -127,7 +134,7 @@ def open_set(
         calibration = fit_pair_calibration(validation.x, validation.y, prior=0.5, distance=distance)
     verified = verification(x, y, distance=distance, threshold=fitted.value if fitted else None, fars=fars)
     classes = len(y.unique())
-    return {
+    result = {
         "protocol": PROTOCOL,
         "seed": seed,
         "distance": distance,
@@ -144,6 +151,7 @@ def open_set(
         ).as_dict(),
         "one_shot": {str(n): _one_shot(test, n, trials, distance, seed) for n in ways},
     }
+    return json.loads(json.dumps(result, allow_nan=False))
 
 
 def _one_shot(test: Features, ways: int, trials: int, distance: Distance, seed: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@
 - With N gallery rows and R relevant ones: memory is linear in N, time is N^2.
 """
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -69,7 +70,7 @@ class RetrievalResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; the Ks become keys such as ``"8"``."""
-        return asdict(self) | {"recall_at_k": {str(k): share for k, share in self.recall_at_k.items()}}
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
 
 
 def recall_at_k(
@@ -105,7 +106,7 @@ def map_at_r(
     gallery_y: Tensor | None = None,
     distance: Distance = "cosine",
 ) -> float:
-    """MAP@R (Musgrave et al. 2020, "A metric learning reality check", equation 12); arguments as :func:`recall_at_k`.
+    """MAP@R (Musgrave et al. 2020, "A metric learning reality check"); arguments as :func:`recall_at_k`.
 
     For one query, 1/R * sum over i = 1..R of P(i), where P(i) is the precision among the i nearest if the i-th is of
     the query's class, else 0. R is the number of relevant gallery rows. The mean over the queries.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linear_eval.similarity import Distance, Embeddings, block_scores, pair_scores
+from linear_eval.similarity import COSINE_GRID, Distance, Embeddings, block_scores, pair_scores
 from simclr.errors import DataError
 
 __all__ = ["EXACT_PAIRS", "RocCurve", "pair_curve"]
@@ -169,13 +169,15 @@ def checked_pairs(pairs: Tensor, rows: int) -> Tensor:
 
 
 def _all_pairs(embeddings: Embeddings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scores and sameness of the pairs i < j, a run of rows i at a time; a score of NaN marks j <= i."""
+    """Scores and sameness of the pairs i < j, a run of rows i at a time: first among these, then with all that follow."""
     rows, labels = embeddings.rows, embeddings.labels
     for start, stop in embeddings.row_chunks(len(rows)):
         scores = block_scores(rows[start:stop], rows[start:], embeddings.distance)
-        square = scores[:, : stop - start]
-        square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril_(), math.nan)
-        yield scores, labels[start:stop, None] == labels[None, start:]
+        same = labels[start:stop, None] == labels[None, start:]
+        width = stop - start
+        upper = torch.ones(width, width, dtype=torch.bool, device=rows.device).triu_(1)
+        yield scores[:, :width][upper], same[:, :width][upper]
+        yield scores[:, width:], same[:, width:]
 
 
 def _listed_pairs(embeddings: Embeddings, pairs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -186,9 +188,8 @@ def _listed_pairs(embeddings: Embeddings, pairs: Tensor) -> Iterator[tuple[Tenso
 
 
 def _exact_curve(chunks: list[tuple[Tensor, Tensor]]) -> RocCurve:
-    kept = [(scores[~scores.isnan()].cpu(), same[~scores.isnan()].cpu()) for scores, same in chunks]
-    scores = torch.cat([part for part, _ in kept]).numpy() if kept else np.empty(0)
-    same = torch.cat([part for _, part in kept]).numpy() if kept else np.empty(0, dtype=bool)
+    scores = np.concatenate([part.flatten().cpu().numpy() for part, _ in chunks] or [np.empty(0)])
+    same = np.concatenate([part.flatten().cpu().numpy() for _, part in chunks] or [np.empty(0, dtype=bool)])
     falling, which = np.unique(-scores, return_inverse=True)
     genuine = np.bincount(which[same], minlength=len(falling))
     impostor = np.bincount(which[~same], minlength=len(falling))
@@ -196,23 +197,22 @@ def _exact_curve(chunks: list[tuple[Tensor, Tensor]]) -> RocCurve:
 
 
 def _binned_curve(chunks: Iterator[tuple[Tensor, Tensor]], distance: Distance) -> RocCurve:
+    """Bins are numbered so that their scores fall; two counters a bin, impostor and genuine."""
     bins = COSINE_BINS if distance == "cosine" else (0x7F800000 >> EUCLIDEAN_SHIFT) + 1
-    counts = torch.zeros(2 * bins + 1, dtype=torch.int64)
+    counts = torch.zeros(2 * bins, dtype=torch.int64)
     for scores, same in chunks:
-        missing = scores.isnan()
-        if distance == "cosine":
-            code = scores.add_(1).mul_(bins // 2).nan_to_num_(0.0).to(torch.int64).clamp_max_(bins - 1)
-        else:
-            # rising distance is falling score: count the codes backwards, so that both distances rise with the score
-            code = bins - 1 - (scores.neg().float().abs_().view(torch.int32).to(torch.int64) >> EUCLIDEAN_SHIFT)
-        code = code.mul_(2).add_(same).masked_fill_(missing, 2 * bins)
-        counts += torch.bincount(code.flatten(), minlength=2 * bins + 1).cpu()
-    impostor, genuine = counts[:-1].view(bins, 2).flip(0).T.numpy()
+        if distance == "cosine":  # 1 -> bin 0, -1 -> the last bin
+            place = (1 - scores).mul_(bins // 2).to(torch.int32).clamp_max_(bins - 1)
+        else:  # the bits of a non-negative float32 sort like its value
+            place = scores.neg().float().abs_().view(torch.int32).bitwise_right_shift_(EUCLIDEAN_SHIFT)
+        counts += torch.bincount(place.mul_(2).add_(same).flatten(), minlength=2 * bins).cpu()
+    impostor, genuine = counts.view(bins, 2).T.numpy()
     used = np.flatnonzero(genuine + impostor)
-    # the least score that falls in a bin, so that "at least the threshold" is "in this bin or a better one"
+    # The least score of a bin, so that "at least the threshold" is "in this bin or a better one".
     if distance == "cosine":
-        scores_at = 1.0 - (used + 1) * (2.0 / bins)
+        least = 1.0 - (used + 1) * (2.0 / bins) + COSINE_GRID
+        least[used == bins - 1] = -1.0
     else:
         largest = ((used.astype(np.int64) + 1) << EUCLIDEAN_SHIFT) - 1
-        scores_at = -np.minimum(largest, 0x7F7FFFFF).astype(np.int32).view(np.float32).astype(np.float64)
-    return RocCurve.from_counts(scores_at, genuine[used], impostor[used], exact=False)
+        least = -np.minimum(largest, 0x7F7FFFFF).astype(np.int32).view(np.float32).astype(np.float64)
+    return RocCurve.from_counts(least, genuine[used], impostor[used], exact=False)

@@ -20,6 +20,7 @@ from simclr.errors import ConfigError, DataError
 
 __all__ = [
     "CHUNK_BYTES",
+    "COSINE_GRID",
     "Distance",
     "Embeddings",
     "block_scores",
@@ -37,6 +38,7 @@ CHUNK_BYTES = 2**26
 """Size of one float64 block of scores. A handful of temporaries of this size exist at once."""
 
 COSINE_GRID = 2.0**-31
+GRID_ORIGIN = 1.5 * 2.0**21  # around it neighbouring float64 are one step of the grid apart
 INDEX_BITS = 30
 
 
@@ -66,7 +68,7 @@ def prepare(x: Tensor, y: Tensor, distance: Distance = "cosine", name: str = "x"
     """Check embeddings ``x`` (N, F) floating and labels ``y`` (N,) integer, and bring them into comparable form.
 
     Raises:
-        DataError: an empty set, shapes that do not fit, labels that are not integers, or rows that are not finite.
+        DataError: an empty set, shapes that do not fit, labels that are not integers from 0 up, or rows that are not finite.
         ConfigError: an unknown distance.
     """
     if distance not in get_args(Distance):
@@ -80,6 +82,9 @@ def prepare(x: Tensor, y: Tensor, distance: Distance = "cosine", name: str = "x"
         )
     if len(x) != len(y):
         raise DataError(f"{name} has {len(x)} rows but {len(y)} labels; every row needs exactly one")
+    if (y < 0).any():
+        missing = int((y < 0).sum())
+        raise DataError(f"{missing} of {len(y)} labels of {name} are below 0, which means no label: leave these rows out")
     if x.numel() == 0:
         raise DataError(f"{name} is empty, shape {tuple(x.shape)}; there is nothing to score")
     bad = torch.nonzero(~torch.isfinite(x).all(dim=1)).flatten()
@@ -146,14 +151,16 @@ def pair_scores(embeddings: Embeddings, pairs: Tensor) -> Tensor:
 def rank_keys(scores: Tensor, distance: Distance) -> Tensor:
     """Integers (Q, N) that sort like ``scores`` (Q, N), and among equal scores put the lower column first.
 
-    All keys of a row differ, so the order of the largest is defined whatever algorithm selects them.
+    All keys of a row differ, so the order of the largest is defined whatever algorithm selects them. ``scores`` is
+    overwritten: a block of them is large, and is not needed twice.
 
     >>> scores = torch.tensor([[0.5, 0.9, 0.5, 0.9]], dtype=torch.float64)
     >>> rank_keys(scores, "cosine").topk(4).indices
     tensor([[1, 3, 0, 2]])
     """
     if distance == "cosine":
-        keys = (scores / COSINE_GRID).to(torch.int64)
+        keys = scores.add_(GRID_ORIGIN).view(torch.int64)  # around the origin a step of the grid is a step of the bits
+        keys -= torch.tensor(GRID_ORIGIN, dtype=torch.float64).view(torch.int64).item()
     else:  # the bits of a non-negative float32 sort like its value
         keys = -scores.neg().float().abs_().view(torch.int32).to(torch.int64)
     columns = torch.arange(scores.shape[1], device=scores.device)
@@ -166,7 +173,8 @@ def natural(score: float, distance: Distance) -> float:
 
 
 def _on_grid(cosines: Tensor) -> Tensor:
-    return cosines.div_(COSINE_GRID).round_().mul_(COSINE_GRID).clamp_(-1.0, 1.0)
+    # Rounds to the grid in two passes. What unit rows exceed 1 by is far below a step: nothing needs to be clamped.
+    return cosines.add_(GRID_ORIGIN).sub_(GRID_ORIGIN)
 
 
 def _minus_distance(squared: Tensor, lengths: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ The threshold's own uncertainty is not in it; ``false_accepts`` tells how many p
 rule of 30, expect the FAR to be off by more than 30 %).
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -123,7 +124,7 @@ class VerificationResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; the FARs become keys such as ``"0.001"``."""
-        return asdict(self) | {"tar_at_far": {f"{far:g}": tar for far, tar in self.tar_at_far.items()}}
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
 
 
 def verification(

@@ -1,22 +1,26 @@
-"""Pretrain an encoder, then score it: ``accelerate launch scripts/pretrain.py [PRESET | FILE.yaml] [--overrides]``."""
+"""Pretrain an encoder, then score it: ``accelerate launch scripts/pretrain.py [PRESET | FILE.yaml] [--overrides]``.
+
+The same command run again continues where it was stopped. Everything goes to runs/NAME.
+"""
 
 import sys
 
-from simclr.commands import run_command
 from linear_eval.evaluate import evaluate_run
 from simclr import pretrain
+from simclr.commands import run_command
 from simclr.config_io import parse_command
 from simclr.presets import describe_presets
 from simclr.signals import die_with_parent
 
 
 def main(arguments: list[str]) -> int:
-    config = parse_command(arguments, "pretrain.py", f"{__doc__}\n\n{describe_presets()}")
+    config = parse_command(arguments, "pretrain.py", f"{__doc__}\n{describe_presets()}")
     result = pretrain(config)
     if not result.finished:
+        print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
         return 130
-    if config.train.evaluate:
-        evaluate_run(result.run_dir, labels_optional=True)
+    if config.train.evaluate and result.scorable:
+        evaluate_run(result.run_dir)
     return 0
 
 

@@ -117,10 +117,10 @@ def pairwise_distance(x: Tensor, y: Tensor | None = None, kind: DistanceName = "
         return cast(Tensor, _Euclidean.apply(x, y, kind == "squared"))
 
 
-def row_chunks(rows: int, columns: int, device: torch.device) -> Iterator[slice]:
+def row_chunks(rows: int, columns: int, device: torch.device, at_least: int = 32) -> Iterator[slice]:
     """Slices over ``rows``: blocks of ``rows`` x ``columns`` that fit the cache of a CPU, and are large on a device."""
     budget = 1 << 17 if device.type == "cpu" else 1 << 26
-    step = max(1, budget // max(columns, 1))
+    step = max(at_least, budget // max(columns, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -131,7 +131,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _same_point(dimensions: int) -> float:
-    """Share of |x|^2 below which a squared distance is the rounding of its own float64 evaluation (about twice that)."""
+    """Share of |x|^2 below which a squared distance is the rounding of its own float64 evaluation (twice that)."""
     return float(torch.finfo(torch.float64).eps) * (16 + 4 * math.sqrt(dimensions))
 
 
@@ -170,24 +170,29 @@ class _Euclidean(torch.autograd.Function):
         if y is None:
             wide = _wide(x)
             out = torch.empty_like(x)
-            for rows in row_chunks(len(x), grad.shape[1], x.device):
+            for rows in row_chunks(len(x), len(x), x.device):
                 weight = _pull(grad[rows] + grad[:, rows].t(), None if distance is None else distance[rows])
-                out[rows] = (weight.sum(1, keepdim=True) * wide[rows] - weight @ wide).to(x.dtype)
+                out[rows] = weight.sum(1, keepdim=True) * wide[rows] - weight @ wide
             return out, None, None
         left, right = _wide(x), _wide(y)
         left_grad, right_grad = torch.empty_like(x), torch.zeros_like(right)
-        for rows in row_chunks(len(x), grad.shape[1], x.device):
-            weight = _pull(grad[rows], None if distance is None else distance[rows])
+        for rows in row_chunks(len(x), len(y), x.device):
+            weight = _pull(grad[rows].clone(), None if distance is None else distance[rows])
             left_grad[rows] = (weight.sum(1, keepdim=True) * left[rows] - weight @ right).to(x.dtype)
             right_grad += weight.sum(0).unsqueeze(1) * right - weight.t() @ left[rows]
         return left_grad, right_grad.to(y.dtype), None
 
 
 def _pull(grad: Tensor, distance: Tensor | None) -> Tensor:
-    """Weight of each difference in the gradient of its euclidean (or, without ``distance``, squared) distance."""
+    """Weight of each difference x - y in the gradient: 2 g of |x - y|^2, g / d of |x - y|, 0 where d = 0.
+
+    Overwrites ``grad``. Arithmetic instead of a mask: several times faster on a CPU.
+    """
     if distance is None:
-        return 2 * _wide(grad)
-    return _wide((grad / distance).masked_fill_(distance == 0, 0))
+        return _wide(grad.mul_(2))
+    positive = distance.sign()
+    grad.mul_(positive).div_(positive.neg_().add_(1).add_(distance))
+    return _wide(grad)
 
 
 class _Cosine(torch.autograd.Function):
@@ -229,7 +234,7 @@ class _Manhattan(torch.autograd.Function):
         other = x if y is None else y
         left, right = torch.empty_like(x), torch.zeros_like(other)
         # torch's own backward allocates N x M x D on a GPU.
-        for rows in row_chunks(len(x), other.numel(), x.device):
+        for rows in row_chunks(len(x), other.numel(), x.device, at_least=1):
             pull = torch.sign(x[rows, None] - other) * grad[rows, :, None]  # (rows, M, D)
             left[rows] = pull.sum(1)
             right -= pull.sum(0)

@@ -28,6 +28,9 @@ class RunResult:
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last figures of ``metrics.jsonl``: loss, diagnostics, online kNN."""
 
+    scorable: bool = False
+    """Whether this process should score the encoder: it is the main one, the run is finished, and there are labels."""
+
     @property
     def encoder(self) -> Path:
         """The exported encoder's folder, to be given to ``simclr.load_encoder``."""

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
@@ -66,12 +67,14 @@ class RunLog:
         if self.main:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def close(self) -> None:
-        """Take the progress bar down and let the trackers finish."""
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Take the progress bar down, whatever happened."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        self.accelerator.end_training()
 
     def _record(self, line: dict[str, Any]) -> None:
         self.last |= line

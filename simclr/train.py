@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from augment import ViewGenerator
@@ -109,7 +110,7 @@ def pretrain(config: TrainConfig) -> RunResult:
 
     model.train()
     step, stopped = done, False
-    with StopFlag() as stop:
+    with StopFlag() as stop, log:
         for step, batch in enumerate(batches, start=done):  # noqa: B020 - `step` keeps its last value
             # Randomness of the model itself (dropout, stochastic depth): a function of the step, like all the rest.
             torch.manual_seed(derive_seed(config.seed, "model", step, rank))
@@ -175,7 +176,6 @@ def pretrain(config: TrainConfig) -> RunResult:
             if stopped:
                 break
 
-    log.close()
     finished = step == total_steps
     if accelerator.is_main_process:
         draw_curves(config.run_dir / "metrics.jsonl", config.run_dir / "curves.png")
@@ -191,10 +191,14 @@ def pretrain(config: TrainConfig) -> RunResult:
                 training=notes_on_training,
             )
     accelerator.wait_for_everyone()
-    return RunResult(run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last)
+    accelerator.end_training()
+    scorable = finished and accelerator.is_main_process and images.labels is not None
+    return RunResult(run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, scorable=scorable)
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
+    # accelerate keeps one state a process, which would refuse a second run of another precision.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(
         mixed_precision=_precision(config.train),
         log_with=list(config.train.trackers) or None,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from augment import AugmentConfig, ViewGenerator
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "fused"]
 EVERYTHING = AugmentConfig(size=24, affine=0.3, blur=0.5, solarize=0.3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
 
 

@@ -85,7 +85,7 @@ def test_equals_lightly(loss, temperature):
 
 @FORMS
 def test_low_temperature_with_distant_positives_does_not_saturate(loss):
-    """Positives at a right angle, a negative on top of each anchor: the loss is close to (1 - 0) / temperature = 100."""
+    """Positives at a right angle, a negative on each anchor: the loss is close to (1 - 0) / temperature = 100."""
     x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     views = torch.stack([torch.stack([x, x]), torch.stack([y, y])])
     value, gradient = value_and_gradient(loss, views, 0.01)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
@@ -83,8 +84,6 @@ def test_separate_gallery_equal_to_brute_force(distance):
 def test_equal_to_pytorch_metric_learning():
     x, y = blobs(300, 16, 12, 4, spread=2.0)
     x = torch.nn.functional.normalize(x)
-    from pytorch_metric_learning.distances import LpDistance
-
     calculator = AccuracyCalculator(
         include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
         k="max_bin_count",
@@ -96,9 +95,9 @@ def test_equal_to_pytorch_metric_learning():
     assert map_at_r(x, y) == pytest.approx(theirs["mean_average_precision_at_r"], abs=1e-6)
 
 
-def test_value_of_the_reality_check_paper():
-    # Musgrave et al. 2020, the worked example of figure 3: one query, R = 10 relevant, four retrievals.
-    def embed(right):  # a gallery whose neighbours of the query come in the given order
+def test_map_at_r_by_hand():
+    # one query with R = 10 relevant rows; 1 + 2/10 of 10 for the first and the tenth right, and so on
+    def map_of(right):  # a gallery whose neighbours of the query come in the given order
         angle = torch.linspace(0.01, 1.5, len(right) + 1)[1:]
         gallery = torch.stack([angle.cos(), angle.sin()], 1)
         return map_at_r(
@@ -109,10 +108,10 @@ def test_value_of_the_reality_check_paper():
         )
 
     rest = [0] * 90 + [1] * 9
-    assert embed([1, *[0] * 9, *rest]) == pytest.approx(0.1)
-    assert embed([1, 0, 0, 0, 0, 0, 0, 0, 0, 1, *rest[:90], *[1] * 8]) == pytest.approx(0.12)
-    assert embed([1] * 2 + [0] * 8 + [0] * 90 + [1] * 8) == pytest.approx(0.2)
-    assert embed([1] * 10 + [0] * 90) == pytest.approx(1.0)
+    assert map_of([1, *[0] * 9, *rest]) == pytest.approx(0.1)
+    assert map_of([1, 0, 0, 0, 0, 0, 0, 0, 0, 1, *rest[:90], *[1] * 8]) == pytest.approx(0.12)
+    assert map_of([1] * 2 + [0] * 8 + [0] * 90 + [1] * 8) == pytest.approx(0.2)
+    assert map_of([1] * 10 + [0] * 90) == pytest.approx(1.0)
 
 
 def test_an_exact_duplicate_counts_and_the_query_itself_does_not():
@@ -197,7 +196,7 @@ def test_pair_scores_are_the_entries_of_the_block(distance):
     pairs = torch.cartesian_prod(torch.arange(50), torch.arange(50))
     assert torch.equal(pair_scores(embeddings, pairs).view(50, 50), block)
     assert torch.equal(block[7], block[9])
-    keys = rank_keys(block, distance)
+    keys = rank_keys(block.clone(), distance)
     assert torch.equal(keys.argsort(dim=1, descending=True), block.argsort(dim=1, descending=True, stable=True))
 
 
@@ -221,6 +220,7 @@ def test_nmi_of_a_collapsed_encoder_is_zero():
         (torch.randn(5, 4), torch.arange(5), "none of the 5 queries"),
         (torch.randn(5, 4), torch.zeros(4, dtype=torch.int64), "5 rows but 4 labels"),
         (torch.randn(5, 4), torch.zeros(5), "must be integers"),
+        (torch.randn(5, 4), torch.tensor([0, 0, -1, 1, -1]), "2 of 5 labels of x are below 0"),
         (torch.randn(5), torch.zeros(5, dtype=torch.int64), "matrix"),
         (torch.ones(5, 4, dtype=torch.int64), torch.zeros(5, dtype=torch.int64), "floating-point"),
         (torch.tensor([[1.0], [math.nan], [1.0], [math.inf]]), torch.zeros(4, dtype=torch.int64), "not finite: 1, 3"),

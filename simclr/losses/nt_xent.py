@@ -25,8 +25,8 @@ __all__ = ["NTXentLoss", "TextbookMatrices", "nt_xent", "nt_xent_reference", "te
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of `x` (N, D) scaled to length 1; a zero row stays zero and receives a zero gradient.
 
-    `F.normalize` divides by max(length, 1e-12), so that a zero row receives 1e12 times the gradient, and the length of a
-    row of 1e20 overflows in float32 and normalises to zero. Dividing by the largest entry first avoids both.
+    `F.normalize` divides by max(length, 1e-12), so that a zero row receives 1e12 times the gradient, and the length of
+    a row of 1e20 overflows in float32, which makes it zero. Dividing by the largest entry first avoids both.
 
     >>> unit_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
     tensor([[0.6000, 0.8000],
@@ -121,9 +121,10 @@ def nt_xent_reference(views: Tensor, temperature: float = 0.5) -> Tensor:
 def nt_xent(views: Tensor, temperature: float = 0.5) -> Tensor:
     """NT-Xent of `views` (V, B, D), V >= 2: a scalar, float32 (float64 for float64 views) whatever the autocast type.
 
-    The rows are normalised here. A zero row has similarity 0 to all others and a zero gradient; a row that is not finite
-    makes the loss NaN. One image alone has no negatives: with V = 2 the loss is exactly 0 and its gradient too.
+    The rows are normalised here. A zero row has similarity 0 to all others and a zero gradient; a row that is not
+    finite makes the loss NaN. One image alone has no negatives: with V = 2 the loss is exactly 0 and its gradient too.
     On several processes, gather the views with gradient first: the negatives are the rows that this call sees.
+    Memory grows with V * B, not with its square.
 
     Raises:
         TypeError: `views` is not floating point.

@@ -4,9 +4,10 @@ With s_ik = z_i . z_k / temperature for unit rows and E_ik = exp(s_ik), 0 where 
 
     L_i = sum_k E_ik,    out_i = log L_i,    dz_k = 1/temperature sum_j E_kj (g_k / L_k + g_j / L_j) z_j
 
-for an incoming gradient g. E is symmetric, so that only the tiles on and above its diagonal are visited. The sums of the
-forward pass are needed before any tile of the backward pass, so each tile is either kept until then (up to
-`KEPT_BYTES` in total: nothing is computed twice at moderate N) or computed again (beyond that, memory grows with N * D).
+for an incoming gradient g. E is symmetric, so that only the tiles on and above its diagonal are visited. The backward
+pass needs all sums of the forward pass before its first tile, so each tile is either kept until then (up to
+`KEPT_BYTES` in total, so that nothing is computed twice at moderate N) or computed again (beyond that, memory grows
+with N * D).
 
 The exponentials carry no shift by a row's maximum, which is what lets one tile serve its rows and its columns alike.
 |s| <= 1/temperature keeps them inside the range of the type: float32 down to temperature 1/50, float64 down to 1/600.
@@ -172,7 +173,8 @@ class NegativeLogSumExp(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, num_views: int, temperature: float, room: int) -> Tensor:
         work = z.double() if 1 / temperature > LARGEST_EXPONENT[z.dtype] else z.contiguous()
         ctx.num_views, ctx.temperature, ctx.kept = num_views, temperature, {}
-        if runs_on_triton(work):
+        ctx.on_triton = runs_on_triton(work)
+        if ctx.on_triton:
             from simclr.losses.nt_xent_triton import exp_sums
 
             total = exp_sums(work, num_views, temperature)
@@ -190,7 +192,7 @@ class NegativeLogSumExp(torch.autograd.Function):
             return torch.autograd.grad(out, z, gradient, create_graph=True)[0], None, None, None
         work = z.to(total.dtype).contiguous()
         weight = torch.where(total == 0, 0.0, gradient / total)  # one image alone has an empty sum
-        if runs_on_triton(work):
+        if ctx.on_triton:
             from simclr.losses.nt_xent_triton import weighted_gradient
 
             dz = weighted_gradient(work, weight, ctx.num_views, ctx.temperature)
@@ -213,8 +215,8 @@ def dense_negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> T
 def negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
     """log sum_k exp(z_i . z_k / temperature) over the rows k of other images, (N,), for unit rows `z` (N, D).
 
-    Row v * B + b of z is view v of image b, N = V * B, float32 or float64. With one image alone the sum is empty and the
-    result -inf.
+    Row v * B + b of z is view v of image b, N = V * B, float32 or float64. With one image alone the sum is empty and
+    the result -inf.
 
     >>> negative_logsumexp(torch.eye(3).repeat(2, 1), num_views=2, temperature=0.5)  # log 4
     tensor([1.3863, 1.3863, 1.3863, 1.3863, 1.3863, 1.3863])

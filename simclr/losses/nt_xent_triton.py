@@ -1,11 +1,11 @@
 """The two sums of `nt_xent_tiled` as Triton kernels, for CUDA: the N x N similarities never leave the chip.
 
 A program owns a block of rows and walks over all columns, once for L and once for the gradient. That is 3 N^2 D
-multiply-adds where tiles on one side of the diagonal need 2, but no two programs write to one row: there are no atomics,
-and the same input gives the same bits. Everything is accumulated in float32, without TF32.
+multiply-adds where tiles on one side of the diagonal need 2, but no two programs write to one row: there are no
+atomics, and the same input gives the same bits. Everything is accumulated in float32, without TF32.
 
-Needs Triton, which comes with the CUDA builds of torch on Linux. Without a GPU the arithmetic runs, slowly, on CPU tensors
-under Triton's interpreter: set TRITON_INTERPRET=1 before importing this module.
+Needs Triton, which comes with the CUDA builds of torch on Linux. Without a GPU the arithmetic runs, slowly, on CPU
+tensors under Triton's interpreter: set TRITON_INTERPRET=1 before importing this module.
 """
 
 import math

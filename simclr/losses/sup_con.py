@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr.losses.nt_xent import unit_rows
+from simclr.losses.nt_xent_tiled import float32_products
 
 __all__ = ["SupConLoss", "sup_con"]
 
@@ -32,8 +33,8 @@ def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
         raise TypeError(f"views has dtype {views.dtype}; SupCon expects floating point embeddings (V, B, D)")
     if views.dim() != 3 or 0 in views.shape:
         raise ValueError(
-            f"views has shape {tuple(views.shape)}; SupCon expects (V, B, D): views, images, dimensions, each at least 1. "
-            "For one embedding an image, give z[None]"
+            f"views has shape {tuple(views.shape)}; SupCon expects (V, B, D): views, images, dimensions, "
+            "each at least 1. For one embedding an image, give z[None]"
         )
     if labels.dtype != torch.int64:
         raise TypeError(f"labels has dtype {labels.dtype}; SupCon expects int64")
@@ -51,7 +52,8 @@ def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
         return (z * 0.0).sum()  # the logsumexp over no other row would be -inf
     with torch.autocast(z.device.type, enabled=False):
         z = unit_rows(z)
-        logits = (z @ z.T) / temperature  # (N, N)
+        with float32_products():
+            logits = (z @ z.T) / temperature  # (N, N)
         positive = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
         count = positive.sum(dim=1)  # |P(i)|
         mean_positive = (positive.to(z.dtype) * logits).sum(dim=1) / count.clamp(min=1)

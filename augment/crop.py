@@ -1,0 +1,113 @@
+"""Crop, resize and flip many images at once, each with its own box.
+
+Three forms of one meaning: half-pixel centres, bilinear weights cut off at the border of the crop, the filter widened
+by the scale where a crop shrinks and antialiasing is on. They differ in what they are fast at.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["crop_by_interpolation", "crop_by_matrices", "crop_by_taps", "crop_on_cpu"]
+
+# Multiply-adds of a crop below which two small matrix products beat a call of torch's own kernel for it.
+_SMALL = 5_000_000
+
+
+def crop_on_cpu(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
+    """Crops of ``images[rows]`` (N, C, H, W) in the form that suits their size: (N, C, S, S) floating point."""
+    channels, height, width = images.shape[1:]
+    if 2 * channels * height * size * (width + size) < _SMALL:
+        return crop_by_matrices(images[rows], boxes, size, flip, antialias)
+    views = torch.empty(len(rows), channels, size, size, dtype=images.dtype if images.is_floating_point() else None)
+    for view, row, box, mirrored in zip(views, rows.tolist(), boxes.tolist(), flip.tolist(), strict=True):
+        view.copy_(crop_by_interpolation(images[row], box, size, mirrored, antialias))
+    return views
+
+
+def crop_by_interpolation(image: Tensor, box: list[int], size: int, flip: bool, antialias: bool) -> Tensor:
+    """One crop of one image (C, H, W) with torch's own kernel: (C, S, S). The fastest for large views on a CPU."""
+    top, left, height, width = box
+    crop = _unit(image[None, :, top : top + height, left : left + width])
+    view = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=antialias)[0]
+    return view.flip(-1) if flip else view
+
+
+def crop_by_matrices(images: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
+    """Crops of images (N, C, H, W) as two batched matrix products: (N, C, S, S). The fastest for small views."""
+    images = _unit(images)
+    count, channels, height, width = images.shape
+    dtype = images.dtype
+    down = _weights(boxes[:, 0], boxes[:, 2], height, size, antialias, dtype)  # (N, S, H)
+    across = _weights(boxes[:, 1], boxes[:, 3], width, size, antialias, dtype)  # (N, S, W)
+    across = torch.where(flip[:, None, None], across.flip(1), across).mT
+    half = torch.bmm(images.reshape(count, channels * height, width), across).view(count, channels, height, size)
+    return torch.matmul(down[:, None], half)
+
+
+def crop_by_taps(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
+    """Crops of ``images[rows]`` by gathering, for every output pixel, the few input pixels it depends on: (N, C, S, S).
+
+    Nothing but gathers and sums: no precision switch of matrix products touches it, and it compiles into few kernels.
+    """
+    channels, height, width = images.shape[1:]
+    dtype = images.dtype if images.is_floating_point() else torch.float32
+    ys, down = _taps(boxes[:, 0], boxes[:, 2], height, size, antialias, dtype)  # (K, N, S)
+    xs, across = _taps(boxes[:, 1], boxes[:, 3], width, size, antialias, dtype)
+    flipped = flip[:, None]
+    xs = torch.where(flipped, xs.flip(-1), xs)
+    across = torch.where(flipped, across.flip(-1), across)
+    if not images.is_floating_point():
+        down = down / 255
+    plane = torch.arange(channels, device=images.device)[:, None]
+    source = rows[:, None, None]
+    half = torch.zeros((), dtype=dtype, device=images.device)
+    for y, weight in zip(ys, down, strict=True):  # rows of pixels: (N, C, S, W)
+        half = half + images[source, plane, y[:, None]] * weight[:, None, :, None]
+    shape = (len(rows), channels, size, size)
+    views = torch.zeros((), dtype=dtype, device=images.device)
+    for x, weight in zip(xs, across, strict=True):  # pixels of these rows: (N, C, S, S)
+        views = views + half.gather(-1, x[:, None, None].expand(shape)) * weight[:, None, None]
+    return views
+
+
+def _unit(images: Tensor) -> Tensor:
+    """Floating point in [0, 1]."""
+    return images if images.is_floating_point() else images.float().mul_(1 / 255)
+
+
+def _positions(extent: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Where the centres of the output pixels lie, in pixels from the start of the crop (N, S), and the scale (N, 1)."""
+    scale = (extent.to(dtype) / size)[:, None]
+    outputs = torch.arange(size, device=extent.device, dtype=dtype)
+    return scale * (outputs + 0.5) - 0.5, scale
+
+
+def _weights(start: Tensor, extent: Tensor, pixels: int, size: int, antialias: bool, dtype: torch.dtype) -> Tensor:
+    """(N, S, pixels): how much each input pixel counts in each output pixel."""
+    centres, scale = _positions(extent, size, dtype)
+    inputs = torch.arange(pixels, device=start.device) - start[:, None]  # (N, pixels), from the start of the crop
+    weights = (inputs[:, None] - centres[:, :, None]).abs_()
+    if antialias:
+        weights.div_(scale.clamp(min=1)[:, None])
+    weights = weights.neg_().add_(1).clamp_(min=0)
+    weights.mul_(((inputs >= 0) & (inputs < extent[:, None]))[:, None])
+    return weights.div_(weights.sum(-1, keepdim=True))
+
+
+def _taps(
+    start: Tensor, extent: Tensor, pixels: int, size: int, antialias: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(K, N, S) each: the input pixels that count in an output pixel, and how much."""
+    centres, scale = _positions(extent, size, dtype)
+    width = scale.clamp(min=1) if antialias else torch.ones_like(scale)
+    # The inside of a triangle of half-width w holds at most ceil(2 w) pixel centres; no crop is wider than the image.
+    count = math.ceil(2 * max(1.0, pixels / size)) if antialias else 2
+    offsets = torch.arange(count, device=start.device)[:, None, None]
+    inputs = torch.ceil(centres - width).long() + offsets  # (K, N, S)
+    weights = (1 - (inputs - centres).abs() / width).clamp(min=0)
+    last = extent[:, None] - 1
+    weights = weights * ((inputs >= 0) & (inputs <= last))
+    return torch.minimum(inputs.clamp(min=0), last) + start[:, None], weights / weights.sum(0)

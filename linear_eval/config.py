@@ -1,0 +1,91 @@
+"""The knobs of an evaluation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from linear_eval.few_labels import FEW_LABEL_STRENGTH
+from linear_eval.probe import STRENGTHS
+from simclr.errors import ConfigError
+
+__all__ = ["AUTOCAST", "EvalConfig"]
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""``EvalConfig.precision`` -> the type that autocast is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How an encoder is scored."""
+
+    probe: Literal["lbfgs", "sgd"] = "lbfgs"
+    """Linear protocol: "lbfgs" fits on features taken once, "sgd" is the paper's, with crops and flips every epoch."""
+
+    strengths: tuple[float, ...] = STRENGTHS
+    """L2 strengths that the lbfgs probe tries."""
+
+    validation: float = 0.1
+    """Share of every training class held out to choose the strength."""
+
+    knn_k: int = 20
+    """Neighbours that vote."""
+
+    knn_temperature: float = 0.1
+    """Of their votes, exp(cosine / temperature)."""
+
+    labels_per_class: tuple[int, ...] = (1, 5, 10)
+    """Few-label settings: labelled images a class."""
+
+    label_fractions: tuple[float, ...] = (0.01, 0.1)
+    """Few-label settings: labelled share of every class."""
+
+    trials: int = 10
+    """Draws of every few-label setting; 0 leaves these scores out."""
+
+    few_label_strength: float = FEW_LABEL_STRENGTH
+    """L2 strength of the few-label fits: a constant, there is nothing to choose it on."""
+
+    seed: int = 0
+    """Of the held-out part, the draws, the crops and the bootstrap."""
+
+    batch_size: int = 256
+    """Images an encoder call."""
+
+    workers: int = 0
+    """Processes that read images of a set that does not fit into memory."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type the encoder runs in. Features and classifiers are float32 in any case."""
+
+    resamples: int = 10_000
+    """Bootstrap resamples of every interval."""
+
+    pixel_size: int = 32
+    """Raw pixels: images larger than this are averaged down to it."""
+
+    sgd_epochs: int = 100
+    """sgd probe: epochs."""
+
+    sgd_batch_size: int = 512
+    """sgd probe: images a step."""
+
+    sgd_learning_rate: float = 0.1
+    """sgd probe: learning rate at batch 256, scaled linearly with the batch."""
+
+    sgd_flip: float = 0.5
+    """sgd probe: probability of mirroring; 0 where a mirror image means something else."""
+
+    def __post_init__(self) -> None:
+        for name in ("knn_k", "batch_size", "resamples", "pixel_size", "sgd_epochs", "sgd_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("knn_temperature", "few_label_strength", "sgd_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: expected a number > 0")
+        if self.trials < 0 or self.workers < 0:
+            raise ConfigError(f"trials is {self.trials} and workers is {self.workers}: neither may be negative")
+        if self.probe not in ("lbfgs", "sgd"):
+            raise ConfigError(f"probe is {self.probe!r}: expected 'lbfgs' or 'sgd'")
+        if self.precision not in AUTOCAST:
+            raise ConfigError(f"precision is {self.precision!r}: expected one of {', '.join(AUTOCAST)}")

@@ -1,0 +1,128 @@
+"""Few labels: what a linear classifier reaches when only some of the training images are labelled.
+
+Each draw labels k images of every class, or a share of every class, and fits the probe's logistic regression on them.
+Nothing can be held out of one image a class, so nothing is chosen: the strength is the constant ``FEW_LABEL_STRENGTH``
+for every encoder, data set and number of labels. Features are standardised by the statistics of *all* training images:
+those need no labels, and ten images say little about a standard deviation.
+
+The draws depend on the labels and the seed only, and are nested (the one-label set is part of the five-label set of the
+same draw), so the scores of two encoders are paired: compare them draw by draw.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from linear_eval.features import Features, check_features
+from linear_eval.logistic import fit_logistic
+from linear_eval.probe import LinearClassifier
+from linear_eval.rows import Rows, column_statistics
+from simclr.errors import ConfigError, DataError
+
+__all__ = ["FEW_LABEL_STRENGTH", "draw_rows", "few_labels"]
+
+FEW_LABEL_STRENGTH = 1e-2
+"""L2 strength of every few-label fit."""
+
+
+def draw_rows(y: Tensor, trial: int, seed: int, *, per_class: int | None = None, share: float | None = None) -> Tensor:
+    """Rows (int64) of one draw: of every class the first of a permutation that only labels, seed and trial decide.
+
+    A class gives ``per_class`` rows, or ``share`` of its rows and at least one; all it has if it has fewer.
+    """
+    rows = []
+    for label in y.unique().tolist():
+        own = (y == label).nonzero().flatten()
+        order = np.random.default_rng([seed, trial, label]).permutation(len(own))
+        if per_class is not None:
+            count = per_class
+        else:
+            assert share is not None
+            count = max(1, round(share * len(own)))
+        rows.append(own[torch.from_numpy(order[:count])])
+    return torch.cat(rows)
+
+
+def few_labels(
+    train: Features,
+    test: Features,
+    per_class: Sequence[int] = (1, 5, 10),
+    trials: int = 10,
+    seed: int = 0,
+    *,
+    fractions: Sequence[float] = (0.01, 0.1),
+    strength: float = FEW_LABEL_STRENGTH,
+    device: torch.device | str | None = None,
+) -> dict[int | float, dict[str, Any]]:
+    """Accuracy on ``test`` with few labels, mean and standard deviation over draws.
+
+    Args:
+        train: labelled features; each draw hides all labels but a few.
+        test: labelled features.
+        per_class: labels a class.
+        trials: draws.
+        seed: of the draws.
+        fractions: shares of every class that are labelled, in (0, 1]; at least one image of each.
+        strength: of the L2 penalty, see ``linear_eval.logistic``.
+        device: where to fit; by default CUDA where there is one.
+
+    Returns:
+        For each k of ``per_class`` (int key) and each share of ``fractions`` (float key): ``mean``, ``std`` (of the
+        draws, with the divisor trials - 1; 0 for one draw), ``accuracies`` of all draws and the number of labelled
+        ``images``.
+
+    Raises:
+        ConfigError: a number of labels, share, strength or number of draws that makes no sense.
+        DataError: as ``linear_probe``.
+    """
+    if trials < 1 or any(k < 1 for k in per_class) or any(not 0 < share <= 1 for share in fractions) or strength <= 0:
+        raise ConfigError(
+            f"per_class={tuple(per_class)}, fractions={tuple(fractions)}, trials={trials}, strength={strength}: "
+            "expected labels a class >= 1, shares in (0, 1], at least one draw and a strength > 0"
+        )
+    check_features(train, "training")
+    check_features(test, "test")
+    if train.x.shape[1] != test.x.shape[1]:
+        raise DataError(
+            f"training features have {train.x.shape[1]} columns and test features {test.x.shape[1]}: "
+            "take both from the same encoder"
+        )
+    classes, target = train.y.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
+    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    mean, scale = column_statistics(train.x)
+    test_rows = Rows(test.x, mean=mean, scale=scale, device=place)
+    results: dict[int | float, dict[str, Any]] = {}
+    settings: list[tuple[int | float, dict[str, Any]]] = [(k, {"per_class": k}) for k in per_class]
+    settings += [(float(share), {"share": share}) for share in fractions]
+    for key, setting in settings:
+        accuracies = []
+        images = 0
+        for trial in range(trials):
+            rows = draw_rows(train.y, trial, seed, **setting)
+            fit = fit_logistic(
+                Rows(train.x[rows], mean=mean, scale=scale, device=place),
+                target[rows],
+                len(classes),
+                torch.tensor([strength], dtype=torch.float64),
+                tolerance=1e-6,
+            )
+            classifier = LinearClassifier(
+                fit.weight[0], fit.bias[0], torch.zeros(1, device=place), torch.ones(1, device=place), classes.to(place)
+            )
+            right = sum(
+                int((classifier.predict(x).cpu() == test.y[part]).sum()) for part, x in test_rows.chunks(len(classes))
+            )
+            accuracies.append(right / len(test))
+            images = len(rows)
+        results[key] = {
+            "mean": float(np.mean(accuracies)),
+            "std": float(np.std(accuracies, ddof=1)) if trials > 1 else 0.0,
+            "accuracies": accuracies,
+            "images": images,
+        }
+    return results

@@ -1,0 +1,109 @@
+"""Any set of images as batches on the device: what the encoder is fed when it is evaluated."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from simclr.errors import DataError
+
+__all__ = ["SizedImages", "all_labels", "image_batches"]
+
+
+@runtime_checkable
+class SizedImages(Protocol):
+    """N images, each ``(image, label)`` or just the image.
+
+    An image is uint8 (C, H, W), floating point in [0, 1] (C, H, W), or a PIL image. A label is an int; -1 or ``None``
+    where there is none. A set that has the attribute ``pixels``, uint8 (N, C, H, W), is read from that tensor, and one
+    that has ``labels``, int64 (N,) or ``None``, gives its labels without an image being decoded.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def _image_and_label(dataset: SizedImages, index: int) -> tuple[Tensor, int]:
+    item = dataset[index]
+    image, label = item[:2] if isinstance(item, tuple | list) else (item, None)
+    if not isinstance(image, Tensor):
+        if not hasattr(image, "convert"):
+            raise DataError(f"image {index} is a {type(image).__name__}: expected a tensor (C, H, W) or a PIL image")
+        image = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    if image.ndim != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
+        raise DataError(
+            f"image {index} is {image.dtype} of shape {tuple(image.shape)}: expected uint8 or float, (C, H, W)"
+        )
+    return image, -1 if label is None else int(label)
+
+
+class _Chosen(Dataset[tuple[Tensor, int, int]]):
+    """The chosen images in order, for a DataLoader's workers."""
+
+    def __init__(self, dataset: SizedImages, indices: Tensor) -> None:
+        self.dataset = dataset
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
+        index = int(self.indices[position])
+        return *_image_and_label(self.dataset, index), index
+
+
+def _stack(items: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor]:
+    images = [image for image, _, _ in items]
+    for image, _, index in items:
+        if image.shape != images[0].shape or image.dtype != images[0].dtype:
+            raise DataError(
+                f"image {index} is {image.dtype} {tuple(image.shape)} and image {items[0][2]} is {images[0].dtype} "
+                f"{tuple(images[0].shape)}: one size and type is needed; resize when the set is read"
+            )
+    return torch.stack(images), torch.tensor([label for _, label, _ in items], dtype=torch.int64)
+
+
+def image_batches(
+    dataset: SizedImages, indices: Tensor, batch_size: int, device: torch.device, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (B, C, H, W) on the device and labels (B,) int64 on the CPU, in the order of ``indices`` (M,).
+
+    Every index is read exactly once; the last batch holds what is left.
+    """
+    pixels = getattr(dataset, "pixels", None)
+    if isinstance(pixels, Tensor):
+        labels = all_labels(dataset)
+        assert labels is not None
+        for part in indices.split(batch_size):
+            yield pixels[part.to(pixels.device)].to(device), labels[part]
+        return
+    loader = DataLoader(
+        _Chosen(dataset, indices),
+        batch_size=batch_size,
+        collate_fn=_stack,
+        num_workers=workers,
+        # A fork of a process that has started threads can hang, and Python warns of it.
+        multiprocessing_context="forkserver" if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels
+
+
+def all_labels(dataset: SizedImages) -> Tensor | None:
+    """Labels (N,) int64 on the CPU when the set knows them without reading images, all -1 if it has none."""
+    if not hasattr(dataset, "labels"):
+        return torch.full((len(dataset),), -1) if isinstance(getattr(dataset, "pixels", None), Tensor) else None
+    labels = dataset.labels
+    if labels is None:
+        return torch.full((len(dataset),), -1)
+    labels = torch.as_tensor(labels).cpu().to(torch.int64)
+    if labels.shape != (len(dataset),):
+        raise DataError(
+            f"the set has {len(dataset)} images but labels of shape {tuple(labels.shape)}: expected one each"
+        )
+    return labels

@@ -1,0 +1,76 @@
+"""What a list of right and wrong answers says: accuracy with its interval, per class, confusion.
+
+>>> import numpy as np
+>>> bootstrap_interval(np.array([1] * 90 + [0] * 10), seed=0)
+(0.84, 0.95)
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+__all__ = ["bootstrap_interval", "confusion_matrix", "paired_difference", "per_class_accuracy"]
+
+
+def _interval(means: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    correct: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of an accuracy, over test images (N,) that were right (1) or wrong (0).
+
+    The mean of N draws with replacement from zeros and ones is a binomial draw: that is how it is drawn. Where all
+    answers agree every resample does too, which says nothing: there the exact interval of Clopper and Pearson (1934)
+    is given instead.
+    """
+    answers = np.asarray(correct, dtype=bool)
+    count, right = len(answers), int(answers.sum())
+    if right in (0, count):
+        reach = ((1 - confidence) / 2) ** (1 / count)
+        return (reach, 1.0) if right else (0.0, 1 - reach)
+    draws = np.random.default_rng(seed).binomial(count, right / count, size=resamples)
+    return _interval(draws / count, confidence)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """How much more often ``a`` is right than ``b`` on the same N images, with a paired bootstrap interval.
+
+    Images are drawn with replacement, each with both of its answers, so what the two have in common cancels. Only the
+    difference -1, 0 or 1 of an image matters: a resample is one multinomial draw.
+
+    Returns:
+        difference (share of the images), interval, and a_only / b_only: images that only one of them got right.
+    """
+    left, right = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if left.shape != right.shape:
+        raise ValueError(f"answers of shape {left.shape} and {right.shape}: expected the same images for both")
+    count = len(left)
+    a_only, b_only = int((left & ~right).sum()), int((right & ~left).sum())
+    shares = np.array([a_only, b_only, count - a_only - b_only]) / count
+    draws = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
+    return {
+        "difference": (a_only - b_only) / count,
+        "interval": _interval((draws[:, 0] - draws[:, 1]) / count, confidence),
+        "a_only": a_only,
+        "b_only": b_only,
+    }
+
+
+def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Tensor) -> Tensor:
+    """Counts (C, C) int64: row the true class, column the predicted one, both in the order of ``classes``, sorted."""
+    cells = torch.searchsorted(classes, truth) * len(classes) + torch.searchsorted(classes, predicted)
+    return cells.bincount(minlength=len(classes) ** 2).view(len(classes), len(classes))
+
+
+def per_class_accuracy(confusion: Tensor) -> tuple[float, ...]:
+    """Share of each true class that was recognised; NaN for a class without a test image."""
+    return tuple((confusion.diagonal() / confusion.sum(1)).double().tolist())

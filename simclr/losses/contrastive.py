@@ -1,0 +1,94 @@
+"""Contrastive loss: pairs of one class pulled together, pairs of two classes pushed beyond a margin.
+
+Hadsell, Chopra, LeCun 2006, "Dimensionality Reduction by Learning an Invariant Mapping", eq. 4. The paper's label Y of a
+pair is 0 where the images are the same and 1 where they differ; other code has it the other way. Here nothing is
+labelled a pair: images of equal labels are the same.
+
+    >>> loss = ContrastiveLoss(margin=1.0, normalize=False)
+    >>> loss(torch.tensor([[0.0], [0.5], [0.7]]), torch.tensor([0, 0, 1]))  # (0.25 + 0.3^2 + 0.8^2) / 2 / 3
+    tensor(0.1633)
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
+
+__all__ = ["ContrastiveConfig", "ContrastiveLoss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(LabelLossConfig):
+    """Contrastive loss on pairs (Hadsell et al. 2006)."""
+
+    name: ClassVar[str] = "contrastive"
+
+    margin: float = 1.0
+    """Distance beyond which images of different classes no longer repel each other."""
+    positive_margin: float = 0.0
+    """Distance below which images of one class no longer attract each other."""
+    distance: DistanceName = "euclidean"
+    """euclidean, squared, manhattan or cosine."""
+    normalize: bool = True
+    """Bring embeddings to length 1 first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build(0, 0, 0)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "ContrastiveLoss":
+        """The module; none of the numbers matters to it."""
+        return ContrastiveLoss(self.margin, self.positive_margin, self.distance, normalize=self.normalize)
+
+
+class ContrastiveLoss(LabelLoss):
+    """Contrastive loss of L2-normalised embeddings, the mean over all pairs i < j of the batch.
+
+    Same class: 1/2 max(0, d - ``positive_margin``)^2 (the paper's 1/2 d^2 with the default of 0). Different classes:
+    1/2 max(0, ``margin`` - d)^2, with an exactly zero gradient beyond the margin. ``normalize=False`` compares
+    embeddings as they are, as the paper does.
+
+    `statistics`: active (share of pairs with a loss), positive_distance, negative_distance, positive_pairs,
+    negative_pairs.
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        positive_margin: float = 0.0,
+        distance: DistanceName = "euclidean",
+        *,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        require(margin > 0, "margin", margin, "positive")
+        require(0 <= positive_margin < margin, "positive_margin", positive_margin, f"in [0, margin = {margin})")
+        check_distance(distance)
+        self.margin, self.positive_margin, self.distance, self.normalize = margin, positive_margin, distance, normalize
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over pairs; the matrix holds each of them twice, and a diagonal of exact zeros."""
+        d = pairwise_distance(l2_normalize(z) if self.normalize else z, kind=self.distance)
+        same = labels.unsqueeze(1) == labels
+        hinge = torch.where(same, d - self.positive_margin, self.margin - d).clamp(min=0)
+        same.fill_diagonal_(False)
+        different = labels.unsqueeze(1) != labels
+        pairs = len(z) * (len(z) - 1)
+        loss = hinge.square().sum() / (2 * max(pairs, 1))
+        statistics = {
+            "active": (hinge.detach() > 0).sum() / pairs if pairs else loss.new_tensor(torch.nan),
+            "positive_distance": mean_where(d, same),
+            "negative_distance": mean_where(d, different),
+            "positive_pairs": same.sum() // 2,
+            "negative_pairs": different.sum() // 2,
+        }
+        return loss, statistics
+
+    def extra_repr(self) -> str:
+        return f"margin={self.margin}, positive_margin={self.positive_margin}, distance={self.distance}"

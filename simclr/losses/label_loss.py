@@ -1,0 +1,124 @@
+"""What every loss on labelled embeddings shares: its call, its config, its statistics and its manners.
+
+A new loss is a subclass of `LabelLoss` with one method:
+
+    >>> class SpreadLoss(LabelLoss):
+    ...     def compute(self, z, labels, indices, generator):
+    ...         return z.square().mean(), {"largest": z.abs().max()}
+    >>> loss = SpreadLoss()
+    >>> loss(torch.tensor([[1.0, -2.0]]), torch.tensor([0]))
+    tensor(2.5000)
+    >>> loss.statistics["largest"]
+    tensor(2.)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from simclr.distances import full_precision, zero_with_graph
+from simclr.errors import ConfigError
+from simclr.mining_tuples import check_labels
+
+__all__ = ["LabelLoss", "LabelLossConfig", "mean_where", "require"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelLossConfig(ABC):
+    """Base of the configs: what the loop must know of any objective on labels."""
+
+    name: ClassVar[str]
+    views: ClassVar[int] = 1
+    needs_labels: ClassVar[bool] = True
+
+    lr_multiplier: float = 1.0
+    """Learning rate of the objective's own parameters (class weights, betas, thresholds), as a multiple of the encoder's.
+    They get no weight decay. Without effect where the objective has none."""
+
+    def __post_init__(self) -> None:
+        require(self.lr_multiplier > 0, "lr_multiplier", self.lr_multiplier, "a positive number")
+
+    @abstractmethod
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "LabelLoss":
+        """The module for ``num_classes`` labels 0..C-1, embeddings (N, ``dim``), and ``num_samples`` training images."""
+
+
+class LabelLoss(nn.Module, ABC):
+    """A loss of embeddings and labels: ``loss(z (N, D), labels (N,) int64, indices=None)`` -> scalar.
+
+    What holds for each of them:
+
+    - z may be float32, float64, bfloat16 or float16; all is computed in float32 (float64 stays), autocast or not.
+    - A batch without anything to compare gives an exact 0 that carries a graph.
+    - A row of z that is not finite gives NaN, never a finite loss.
+    - Nothing waits for the GPU. ``statistics`` holds 0-dim tensors on the device, of the latest call.
+    - On several processes, call it with the gathered z and labels on every rank, and a generator seeded alike.
+    """
+
+    statistics: dict[str, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics = {}
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor,
+        indices: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of ``z`` (N, D) with ``labels`` (N,) int64.
+
+        ``indices`` (N,) int64 are the images' numbers in the data set, for losses with a parameter a sample.
+        ``generator``, on z's device, makes the draws of losses that draw repeatable.
+
+        Raises `TypeError` for labels that are not int64 and `ValueError` for shapes that do not fit.
+        """
+        if z.ndim != 2 or not z.is_floating_point():
+            raise ValueError(f"z is {z.dtype} of shape {tuple(z.shape)}, expected floating-point embeddings (N, D)")
+        self.check_labels(labels, len(z))
+        with torch.autocast(z.device.type, enabled=False):
+            z = full_precision(z)
+            loss, statistics = self.compute(z, labels, indices, generator)
+            self.statistics = {name: value.detach() for name, value in statistics.items()}
+            return loss + zero_with_graph(z)
+
+    @abstractmethod
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and statistics of checked, full-precision ``z``, outside autocast."""
+
+    def check_labels(self, labels: Tensor, rows: int) -> None:
+        """Raise unless ``labels`` suit this loss: int64 (rows,), for all but regression."""
+        check_labels(labels, rows)
+
+    def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
+        """Plain words for a collapse that the figures of a step (or their means over an epoch) show, or None."""
+        positive, negative = statistics.get("positive_distance"), statistics.get("negative_distance")
+        if positive is None or negative is None or positive != positive or negative != negative:
+            return None
+        if abs(negative - positive) <= 0.01 * max(negative, positive):
+            return (
+                f"images of one class are as far apart ({positive:.3g}) as images of different classes "
+                f"({negative:.3g}): the embedding says nothing about the labels. Lower the learning rate, or ease the "
+                "mining or the margin."
+            )
+        return None
+
+
+def mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` over ``mask``; NaN where the mask is empty (a statistic without a value)."""
+    return values.detach().masked_fill(~mask, 0).sum() / mask.sum()
+
+
+def require(holds: bool, field: str, given: object, expected: str) -> None:
+    """Raise `ConfigError` that names the setting, its value and what was expected, unless ``holds``."""
+    if not holds:
+        raise ConfigError(f"{field} is {given!r}; it must be {expected}")

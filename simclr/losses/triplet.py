@@ -1,0 +1,151 @@
+"""Triplet loss: a positive nearer than a negative by a margin.
+
+    >>> z = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]])
+    >>> loss = TripletLoss(margin=0.2, mining="hard")
+    >>> loss(z, torch.tensor([0, 0, 1, 1]))
+    tensor(1.1447)
+    >>> int(loss.statistics["hard"])
+    3
+
+Schroff, Kalenichenko, Philbin 2015, "FaceNet: A Unified Embedding for Face Recognition and Clustering", eq. 3
+(arXiv 1503.03832): sum over triplets of max(0, d_ap - d_an + margin). The paper's d is the squared distance of
+normalised embeddings (``distance="squared"``); Hermans et al. 2017 (arXiv 1703.07737) found the plain one better.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
+from simclr.losses.mined import Mining, check_mining, mine, triplet_statistics
+from simclr.mining_all import batch_all
+from simclr.mining_hard import Fallback
+
+__all__ = ["Reduction", "TripletConfig", "TripletLoss"]
+
+Reduction = Literal["active", "all"]
+"""Mean over the terms above zero, or over all. The mean of the active ones does not fall while training succeeds: easy
+triplets leave it. Watch ``active`` in the statistics instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletConfig(LabelLossConfig):
+    """Triplet loss (Schroff et al. 2015)."""
+
+    name: ClassVar[str] = "triplet"
+
+    margin: float = 0.2
+    """By how much a negative must be farther than a positive."""
+    mining: Mining = "semi-hard"
+    """Which triplets of a batch count: all, hard, semi-hard, distance-weighted or random."""
+    distance: DistanceName = "euclidean"
+    """euclidean, squared (the paper's), manhattan or cosine."""
+    reduction: Reduction = "active"
+    """Mean over the triplets with a loss (active) or over all that were mined."""
+    fallback: Fallback = "easiest"
+    """For a positive pair without a semi-hard negative: its easiest negative, its hardest, or skip the pair."""
+    normalize: bool = True
+    """Bring embeddings to length 1 first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build(0, 0, 0)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "TripletLoss":
+        """The module; none of the numbers matters to it."""
+        return TripletLoss(
+            self.margin, self.mining, self.distance, self.reduction, fallback=self.fallback, normalize=self.normalize
+        )
+
+
+class TripletLoss(LabelLoss):
+    """Triplet loss of L2-normalised embeddings: mean of max(0, d_ap - d_an + ``margin``) over mined triplets.
+
+    ``mining``: "all" (every triplet), "hard" (one an anchor), "semi-hard", "distance-weighted", "random" (one a positive
+    pair each); see `simclr.mining`. ``reduction``: mean over "active" triplets, those with a loss, or over "all".
+    ``fallback``: what a positive pair without a semi-hard negative takes. ``cutoff`` and ``nonzero_below`` belong to
+    distance-weighted draws. ``normalize=False`` compares embeddings as they are.
+
+    `statistics`: triplets, active (share), easy, semi_hard, hard (counts of the mined triplets), anchors_dropped,
+    order_violations (share with d_an <= d_ap), positive_distance, negative_distance (means over the mined triplets; over
+    all pairs for "all").
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.2,
+        mining: Mining = "semi-hard",
+        distance: DistanceName = "euclidean",
+        reduction: Reduction = "active",
+        *,
+        fallback: Fallback = "easiest",
+        normalize: bool = True,
+        cutoff: float = 0.5,
+        nonzero_below: float = 1.4,
+    ) -> None:
+        super().__init__()
+        require(margin >= 0, "margin", margin, "0 or more")
+        check_mining(mining)
+        check_distance(distance)
+        require(reduction in get_args(Reduction), "reduction", reduction, "active or all")
+        require(fallback in get_args(Fallback), "fallback", fallback, "easiest, hardest or skip")
+        self.margin, self.mining, self.distance, self.reduction = margin, mining, distance, reduction
+        self.fallback, self.normalize, self.cutoff, self.nonzero_below = fallback, normalize, cutoff, nonzero_below
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean hinge, and the statistics of the mined triplets."""
+        z = l2_normalize(z) if self.normalize else z
+        if self.mining == "all":
+            return self._all(z, labels)
+        mined = mine(
+            z,
+            labels,
+            self.mining,
+            distance=self.distance,
+            margin=self.margin,
+            fallback=self.fallback,
+            cutoff=self.cutoff,
+            nonzero_below=self.nonzero_below,
+            generator=generator,
+        )
+        statistics = triplet_statistics(mined, self.margin)
+        hinge = (mined.positive - mined.negative + self.margin).clamp(min=0).masked_fill(~mined.triplets.valid, 0)
+        active = (hinge.detach() > 0).sum()
+        statistics["active"] = active / statistics["triplets"]
+        return hinge.sum() / self._divisor(active, statistics["triplets"]), statistics
+
+    def _all(self, z: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        every = batch_all(pairwise_distance(z, kind=self.distance), labels, self.margin)
+        statistics = {
+            "triplets": every.triplets,
+            "hard": every.hard,
+            "semi_hard": (every.active - every.hard).clamp(min=0),
+            "easy": every.triplets - torch.maximum(every.active, every.hard),
+            "anchors_dropped": every.anchors_dropped,
+            "order_violations": every.hard / every.triplets,
+            "positive_distance": every.positive_distance.to(z.dtype),
+            "negative_distance": every.negative_distance.to(z.dtype),
+            "active": every.active / every.triplets,
+        }
+        return (every.loss / self._divisor(every.active, every.triplets)).to(z.dtype), statistics
+
+    def _divisor(self, active: Tensor, count: Tensor) -> Tensor:
+        return (active if self.reduction == "active" else count).clamp(min=1)
+
+    def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
+        """As the base, and the loss stuck at the margin: every distance equal."""
+        if self.margin > 0 and abs(loss - self.margin) <= 0.01 * self.margin and statistics.get("active", 0) > 0.9:
+            return (
+                f"the triplet loss sits at its margin ({loss:.4g} of {self.margin}): all embeddings have collapsed to one "
+                "point. Start again with a lower learning rate or mining semi-hard instead of hard."
+            )
+        return super().warning(loss, statistics)
+
+    def extra_repr(self) -> str:
+        return f"margin={self.margin}, mining={self.mining}, distance={self.distance}, reduction={self.reduction}"

@@ -1,0 +1,106 @@
+"""Random negatives, and negatives drawn evenly over distance."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from simclr.distances import row_chunks
+from simclr.errors import ConfigError
+from simclr.mining_tuples import Triplets, negative_mask, positive_table
+
+__all__ = ["distance_weighted", "distance_weights", "random_negatives"]
+
+
+def distance_weights(distances: Tensor, dimensions: int, cutoff: float = 0.5, nonzero_below: float = 1.4) -> Tensor:
+    """Logarithm of the inverse density of distance between uniform points on the unit sphere in ``dimensions``.
+
+    log w = -(D - 2) log d - (D - 3)/2 log(1 - d^2/4), with d clamped below at ``cutoff``, and -inf (weight 0) where
+    d >= ``nonzero_below``. Wu et al. 2017, "Sampling Matters in Deep Embedding Learning", section 3.2. Any shape.
+
+        >>> distance_weights(torch.tensor([0.1, 0.5, 1.0, 1.4]), dimensions=3)
+        tensor([0.6931, 0.6931, -0.0000,   -inf])
+
+    Raises `ConfigError` unless 0 < ``cutoff`` < ``nonzero_below`` < 2 and ``dimensions`` >= 2.
+    """
+    if not (0 < cutoff < nonzero_below < 2 and dimensions >= 2):
+        raise ConfigError(
+            f"distance weights need 0 < cutoff < nonzero_below < 2 and at least 2 dimensions, "
+            f"got cutoff {cutoff}, nonzero_below {nonzero_below}, {dimensions} dimensions"
+        )
+    squared = distances.clamp(cutoff, nonzero_below).square_()
+    log_weight = squared.log().mul_((2 - dimensions) / 2)
+    log_weight.add_(squared.mul_(-0.25).log1p_(), alpha=(3 - dimensions) / 2)
+    return log_weight.masked_fill_(distances >= nonzero_below, -torch.inf)
+
+
+def distance_weighted(
+    distances: Tensor,
+    labels: Tensor,
+    dimensions: int,
+    *,
+    cutoff: float = 0.5,
+    nonzero_below: float = 1.4,
+    generator: torch.Generator | None = None,
+    anchors: Tensor | None = None,
+) -> Triplets:
+    """One negative for every positive pair, drawn so that its distance is uniform over [``cutoff``, ``nonzero_below``).
+
+    ``distances`` (A, N) are euclidean distances of unit vectors in ``dimensions``, of the samples ``anchors`` (A,), by
+    default all N in order; ``labels`` (N,) int64. An anchor whose negatives all have weight 0 draws evenly from them;
+    one without a negative has no valid triplet. ``generator``, on the device of ``distances``, makes draws repeatable.
+
+    The largest log-weight of each *row* is subtracted before exp. With the largest of the whole matrix, at D = 512, one
+    close pair takes every other anchor's weights to zero.
+    """
+
+    def weights(block: Tensor, negative: Tensor) -> Tensor:
+        log_weight = distance_weights(block, dimensions, cutoff, nonzero_below).masked_fill_(~negative, -torch.inf)
+        highest = log_weight.amax(1, keepdim=True)
+        none = highest == -torch.inf
+        weight = log_weight.sub_(highest.masked_fill(none, 0)).exp_()
+        return weight.add_(negative & none)  # every negative alike where no weight is left
+
+    return _draw(distances, labels, weights, generator, anchors)
+
+
+def random_negatives(
+    distances: Tensor,
+    labels: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    anchors: Tensor | None = None,
+) -> Triplets:
+    """One negative for every positive pair, each of the anchor's negatives equally likely. As `distance_weighted`."""
+    return _draw(distances, labels, lambda block, negative: negative.to(block.dtype), generator, anchors)
+
+
+def _draw(
+    distances: Tensor,
+    labels: Tensor,
+    weights: Callable[[Tensor, Tensor], Tensor],
+    generator: torch.Generator | None,
+    anchors: Tensor | None,
+) -> Triplets:
+    """One negative for every positive pair by inverting the cumulative sum of ``weights(distances, negative mask)``.
+
+    ``torch.multinomial`` would check its input on the host, which waits for the GPU.
+    """
+    table = positive_table(labels, anchors)
+    negative = torch.zeros_like(table.samples)
+    valid = torch.zeros_like(table.valid)
+    size, width = table.samples.shape
+    if width == 0:
+        return Triplets(table.samples, negative, valid)
+    uniform = torch.rand(size, width, dtype=distances.dtype, device=distances.device, generator=generator)
+    for rows in row_chunks(size, len(labels), distances.device):
+        weight = weights(distances[rows], negative_mask(labels, rows, anchors))
+        cumulative = weight.cumsum(1)
+        total = cumulative[:, -1:]
+        # Below the total, and past every sum that equals it: no draw lands on a weight of 0.
+        target = torch.minimum(uniform[rows] * total, torch.nextafter(total, torch.zeros_like(total)))
+        choice = torch.searchsorted(cumulative, target, right=True).clamp_(max=len(labels) - 1)
+        # A parallel cumulative sum may step down by its rounding; the draw that falls there takes the heaviest.
+        negative[rows] = choice.where(weight.gather(1, choice) > 0, weight.argmax(1, keepdim=True))
+        valid[rows] = total > 0
+    return Triplets(table.samples, negative, valid & table.valid)

@@ -1,0 +1,105 @@
+"""Configs from words and files: strict types, unknown keys refused, everything written reads back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import simclr
+from augment import AugmentConfig
+from simclr.config import EncoderConfig, TrainConfig
+from simclr.config_io import differences, from_dict, load_config, parse_command, save_config
+from simclr.errors import ConfigError
+from simclr.presets import PRESETS
+
+
+def parse(*words: str) -> TrainConfig:
+    return parse_command(words, "test", "a test")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_written_reads_back_equal(name: str, tmp_path: Path) -> None:
+    config = simclr.preset(name)
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_yaml_numbers_and_presets(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: cifar10\noptim: {learning_rate: 1e-3}\naugment: {crop_scale: [0.2, 1]}\n")
+    config = load_config(file)
+    assert config.optim.learning_rate == 0.001  # YAML 1.1 reads 1e-3 as text
+    assert config.augment.crop_scale == (0.2, 1.0)
+    assert config.encoder == simclr.preset("cifar10").encoder
+    assert config.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optim: {learning_rat: 1}", "unknown key 'learning_rat'; did you mean learning_rate?"),
+        ("train: {epochs: 1.5}", "train: epochs is 1.5; expected int"),
+        ("train: {epochs: true}", "epochs is True; expected int"),
+        ("train: {compile: 1}", "compile is 1; expected bool"),
+        ("train: {precision: fp8}", "expected one of auto, fp32, bf16, fp16"),
+        ("augment: {crop_scale: [0.2]}", "crop_scale has 1 values; expected 2"),
+        ("augment: {size: 1}", "size is 1"),
+        ("seed: one", "seed is 'one'; expected int"),
+        ("preset: cifar", "unknown preset 'cifar', did you mean cifar10"),
+        ("[1, 2]", "must hold keys and values"),
+        ("a: b: c", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_command_line_overrides() -> None:
+    config = parse("cifar10", "--encoder.name", "resnet50", "--train.batch-size=1024", "--objective.temperature", "0.1")
+    assert config.encoder == replace(simclr.preset("cifar10").encoder, name="resnet50")
+    assert config.train.batch_size == 1024
+    assert config.objective.temperature == 0.1
+    assert parse("--augment.crop-scale", "0.3", "0.9").augment.crop_scale == (0.3, 0.9)
+    assert not parse("--train.no-evaluate").train.evaluate
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digts"], "did you mean digits"),
+        (["nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--train.epoch", "3"], "unknown flag --train.epoch; did you mean --train.epochs?"),
+        (["--epochs", "3"], "did you mean --train.epochs?"),
+        (["--train.epochs", "many"], "--train.epochs"),
+        (["--train.epochs"], "--train.epochs"),
+        (["digits", "cifar10"], "cifar10"),
+        (["--augment.hue", "0.9"], "hue is 0.9"),
+        (["--schedule.warmup-epochs", "400"], "longer than the run"),
+        (["--objective.temperature", "0"], "temperature"),
+    ],
+)
+def test_a_wrong_word_is_refused_in_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(*words)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_differences_name_what_matters() -> None:
+    old = simclr.preset("digits")
+    new = replace(old, seed=3, augment=AugmentConfig(size=32), train=replace(old.train, log_every=7))
+    found = differences(old, new)
+    assert "seed: 0 -> 3" in found
+    assert "augment.size: 16 -> 32" in found
+    assert not any("log_every" in line for line in found)  # the log does not change the weights
+
+
+def test_from_dict_keeps_defaults_and_refuses_unknown_keys() -> None:
+    assert from_dict(EncoderConfig, {"name": "resnet50", "channels": [1, 2]}).channels == (1, 2)
+    with pytest.raises(ConfigError, match="stemm.*did you mean stem"):
+        from_dict(EncoderConfig, {"stemm": "small"})

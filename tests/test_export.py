@@ -1,0 +1,123 @@
+"""The encoder's files: what is written loads whole, and anything else is refused by name."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import simclr
+from augment import AugmentConfig
+from simclr.config import EncoderConfig
+from simclr.encoder import build_backbone
+from simclr.errors import CheckpointError
+from simclr.export import Encoder, export_encoder
+
+SMALL = EncoderConfig(name="resnet18", channels=(4, 4, 8, 8), layers=(1, 1, 1, 1))
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Path, Encoder]:
+    backbone = build_backbone(SMALL, 32, seed=3)
+    with torch.no_grad():
+        for tensor in backbone.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor) * 0.1)
+    augment = AugmentConfig(size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
+    folder = export_encoder(backbone, tmp_path / "run" / "encoder", config=SMALL, augment=augment, seed=3, training={})
+    return folder, Encoder(backbone, size=32, mean=augment.mean, std=augment.std).eval()
+
+
+@pytest.mark.parametrize("way", ["run", "folder", "json", "safetensors"])
+def test_it_loads_from_any_of_its_paths(way: str, exported: tuple[Path, Encoder]) -> None:
+    folder, encoder = exported
+    paths = {"run": folder.parent, "folder": folder, "json": folder / "encoder.json"}
+    loaded = simclr.load_encoder(paths.get(way, folder / "encoder.safetensors"))
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), encoder(images))
+    assert not loaded.training
+    assert loaded.features == 8
+
+
+def test_input_forms_agree_and_normalisation_is_applied(exported: tuple[Path, Encoder]) -> None:
+    folder, _ = exported
+    encoder = simclr.load_encoder(folder)
+    images = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        features = encoder(images)
+        assert torch.allclose(features, encoder(images.float() / 255))
+        colour = images.expand(-1, 3, -1, -1)
+        mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.2])
+        by_hand = (colour.double() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        assert torch.allclose(features, encoder.backbone(by_hand.float()), atol=1e-5)
+        assert encoder(torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8)).shape == (2, 8)
+
+
+def test_untrained_is_the_start_of_the_run(exported: tuple[Path, Encoder]) -> None:
+    folder, _ = exported
+    untrained = simclr.load_encoder(folder, untrained=True)
+    for ours, start in zip(untrained.backbone.parameters(), build_backbone(SMALL, 32, seed=3).parameters()):
+        assert torch.equal(ours, start)
+
+
+def test_another_backbone_is_refused_with_the_differences(exported: tuple[Path, Encoder]) -> None:
+    folder, _ = exported
+    described = json.loads((folder / "encoder.json").read_text())
+    described["encoder"] |= {"channels": [4, 4, 8, 16]}
+    described["features"] = 16
+    (folder / "encoder.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=r"layer4\.0\.conv1\.weight is float32 \(8, 8, 3, 3\), expected .*16, 8"):
+        simclr.load_encoder(folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "dtype"])
+def test_tensors_that_do_not_match_are_named(change: str, exported: tuple[Path, Encoder]) -> None:
+    folder, _ = exported
+    tensors = load_file(folder / "encoder.safetensors")
+    if change == "missing":
+        del tensors["bn1.weight"]
+    elif change == "extra":
+        tensors["fc.weight"] = torch.zeros(2)
+    else:
+        tensors["conv1.weight"] = tensors["conv1.weight"].half()
+    save_file(tensors, folder / "encoder.safetensors")
+    said = {"missing": "missing bn1.weight", "extra": "unexpected fc.weight", "dtype": "conv1.weight is float16"}
+    with pytest.raises(CheckpointError, match=said[change]):
+        simclr.load_encoder(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut weights", "cut json", "no weights", "nowhere", "empty folder", "unfinished"])
+def test_damage_is_one_line(damage: str, exported: tuple[Path, Encoder], tmp_path: Path) -> None:
+    folder, _ = exported
+    weights, described = folder / "encoder.safetensors", folder / "encoder.json"
+    if damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "cut json":
+        described.write_text(described.read_text()[:40])
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "nowhere":
+        folder = tmp_path / "nowhere"
+    else:
+        folder = tmp_path / "other"
+        folder.mkdir()
+        if damage == "unfinished":
+            (folder / "config.yaml").write_text("")
+    with pytest.raises(CheckpointError) as error:
+        simclr.load_encoder(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_pretrained_is_never_downloaded_again(exported: tuple[Path, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = exported
+    described = json.loads((folder / "encoder.json").read_text())
+    described["encoder"]["pretrained"] = True
+    (folder / "encoder.json").write_text(json.dumps(described))
+    seen = []
+    monkeypatch.setattr("simclr.export.build_backbone", lambda c, *a: seen.append(c) or build_backbone(c, *a))
+    simclr.load_encoder(folder)
+    assert seen == [replace(SMALL, pretrained=False)]

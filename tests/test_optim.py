@@ -1,0 +1,95 @@
+"""LARS against a float64 loop of its published rule; parameter groups; the scaling of the learning rate."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from simclr.config import OptimConfig
+from simclr.optim import LARS, build_optimizer, parameter_groups, peak_learning_rate
+
+
+def lars_by_hand(
+    weights: list[torch.Tensor], gradients: list[list[torch.Tensor]], rates: list[float], decays: list[float], adapt: list[bool]
+) -> list[torch.Tensor]:
+    """You et al. 2017, alg. 1 with the learning rate inside the momentum, one tensor at a time in float64."""
+    weights = [w.double().clone() for w in weights]
+    velocity = [torch.zeros_like(w) for w in weights]
+    for step, rate in enumerate(rates):
+        for i, w in enumerate(weights):
+            u = gradients[step][i].double() + decays[i] * w
+            scale = 1.0
+            if adapt[i] and w.norm() > 0 and u.norm() > 0:
+                scale = 0.001 * float(w.norm() / u.norm())
+            velocity[i] = 0.9 * velocity[i] + rate * scale * u
+            weights[i] = w - velocity[i]
+    return weights
+
+
+def test_lars_equals_the_rule() -> None:
+    torch.manual_seed(0)
+    shapes = [(4, 3, 3, 3), (5, 7), (4,), (6, 2)]
+    start = [torch.randn(s) for s in shapes]
+    start[3].zero_()  # a norm of zero switches the adaptation off
+    model = nn.ParameterList([nn.Parameter(w.clone()) for w in start])
+    optimizer = LARS(parameter_groups(model, weight_decay=0.01), lr=0.0)
+    rates = [0.5, 1.0, 0.25, 3.0]
+    gradients = [[torch.randn(s) for s in shapes] for _ in rates]
+    for rate, gradient in zip(rates, gradients):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for p, g in zip(model, gradient):
+            p.grad = g.clone()
+        optimizer.step()
+    expected = lars_by_hand(start, gradients, rates, [0.01, 0.01, 0.0, 0.01], [True, True, False, True])
+    for p, w in zip(model, expected):
+        torch.testing.assert_close(p.detach().double(), w, rtol=1e-5, atol=1e-6)
+
+
+def test_lars_leaves_parameters_without_gradient_and_saves_its_state() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = LARS(parameter_groups(model, 0.0), lr=0.1)
+    optimizer.step()
+    model.weight.grad, model.bias.grad = torch.ones(2, 3), torch.ones(2)
+    optimizer.step()
+    twin = nn.Linear(3, 2)
+    twin.load_state_dict(model.state_dict())
+    restored = LARS(parameter_groups(twin, 0.0), lr=0.1)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for m, o in ((model, optimizer), (twin, restored)):
+        m.weight.grad, m.bias.grad = torch.full((2, 3), 2.0), torch.ones(2)
+        o.step()
+    assert torch.equal(model.weight, twin.weight)
+
+
+def test_decay_spares_biases_and_normalisation() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    decayed, plain = parameter_groups(model, 0.3)
+    assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[3].weight)}
+    assert decayed["weight_decay"] == 0.3
+    assert plain["weight_decay"] == 0.0
+    assert not plain["adapt"]
+    assert len(plain["params"]) == 4
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_every_optimizer_lowers_a_quadratic(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 5)
+    config = OptimConfig(name=name, learning_rate=0.05, trust=0.1, weight_decay=0.0)
+    optimizer = build_optimizer(parameter_groups(model, 0.0), config, config.learning_rate)
+    first = None
+    for _ in range(60):
+        loss = (model.weight - 1).square().sum() + model.bias.square().sum()
+        first = first or loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5 * first
+
+
+def test_learning_rate_scaling() -> None:
+    assert peak_learning_rate(OptimConfig(learning_rate=0.3, scaling="linear"), 1024) == pytest.approx(1.2)
+    assert peak_learning_rate(OptimConfig(learning_rate=0.3, scaling="sqrt"), 1024) == pytest.approx(0.6)
+    assert peak_learning_rate(OptimConfig(learning_rate=0.3, scaling="none"), 1024) == pytest.approx(0.3)

@@ -1,0 +1,198 @@
+"""The loop, run for real at a tiny size: what it writes, that it learns, that it resumes to the bit, what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import simclr
+from simclr.config import TrainConfig
+from simclr.errors import ConfigError, DataError, PipelineError
+from simclr.runlog import read_metrics
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "encoder" / "encoder.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_all_it_promises(tiny_run: TrainConfig) -> None:
+    result = simclr.pretrain(tiny_run)
+    assert result.finished
+    assert result.steps == 10
+    names = {path.name for path in result.run_dir.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "curves.png", "views.png", "checkpoints", "encoder"}
+    lines = read_metrics(result.run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 11))
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert len(epochs) == 2
+    for name in ("contrastive_top1", "alignment", "uniformity", "effective_rank", "feature_spread"):
+        assert name in epochs[0]
+    assert "online_knn" in epochs[1]
+    steps = [line["loss"] for line in lines if line["kind"] == "step"]
+    assert epochs[1]["epoch_loss"] == pytest.approx(sum(steps[5:]) / 5, rel=1e-5)
+    assert sorted(path.name for path in (result.run_dir / "checkpoints").iterdir()) == ["step-00000009", "step-00000010"]
+    encoder = simclr.load_encoder(result.run_dir)
+    assert encoder(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 16)
+
+
+def test_the_loss_falls_and_the_rate_follows_the_schedule(tiny_run: TrainConfig) -> None:
+    result = simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, epochs=8)))
+    steps = [line for line in read_metrics(result.run_dir / "metrics.jsonl") if line["kind"] == "step"]
+    assert sum(line["loss"] for line in steps[-5:]) < sum(line["loss"] for line in steps[:5]) - 1
+    rates = [line["learning_rate"] for line in steps]
+    assert max(rates) == pytest.approx(tiny_run.optim.learning_rate)
+    assert rates.index(max(rates)) == 4  # a warm-up of one epoch of five steps
+
+
+def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tiny_run: TrainConfig) -> None:
+    runs = [
+        weights(simclr.pretrain(replace(tiny_run, name=name, seed=seed)).run_dir)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 8])
+def test_a_stopped_run_continues_to_the_same_bits(
+    stop_at: int, tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by its flag after ``stop_at`` steps (5 is an epoch's end), with dropped paths and resident data."""
+    config = replace(tiny_run, encoder=replace(tiny_run.encoder, drop_path=0.2))
+    undisturbed = weights(simclr.pretrain(replace(config, name="undisturbed")).run_dir)
+
+    class Flag:
+        polled = 0
+
+        def __enter__(self) -> "Flag":
+            return self
+
+        def __exit__(self, *args: object) -> None:
+            pass
+
+        @property
+        def raised(self) -> bool | None:
+            Flag.polled += 1
+            return True if Flag.polled == stop_at else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr("simclr.train.StopFlag", Flag)
+        stopped = simclr.pretrain(replace(config, name="stopped"))
+    assert not stopped.finished
+    assert stopped.steps == stop_at
+    assert not (stopped.run_dir / "encoder").exists()
+    resumed = simclr.pretrain(replace(config, name="stopped"))
+    assert resumed.finished
+    assert same(weights(resumed.run_dir), undisturbed)
+    lines = read_metrics(resumed.run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 11))
+    reference = read_metrics(tiny_run.out / "undisturbed" / "metrics.jsonl")
+    for kind, name in (("step", "loss"), ("epoch", "epoch_loss"), ("epoch", "online_knn")):
+        found, expected = ([line[name] for line in ls if line["kind"] == kind and name in line] for ls in (lines, reference))
+        assert found == expected
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_run: TrainConfig) -> None:
+    first = simclr.pretrain(tiny_run)
+    before = weights(first.run_dir)
+    again = simclr.pretrain(tiny_run)
+    assert again.finished
+    assert again.metrics["loss"] == first.metrics["loss"]
+    assert same(weights(again.run_dir), before)
+
+
+def test_another_config_in_the_same_folder_is_refused(tiny_run: TrainConfig) -> None:
+    simclr.pretrain(tiny_run)
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.run_dir.rglob("*")}
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1; augment\.size: 16 -> 24.*--name"):
+        simclr.pretrain(replace(tiny_run, seed=1, augment=replace(tiny_run.augment, size=24)))
+    assert before == {path: path.stat().st_mtime_ns for path in tiny_run.run_dir.rglob("*")}
+    simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, log_every=3)))  # does not touch the weights
+
+
+def test_a_folder_that_is_no_run_is_not_written_over(tiny_run: TrainConfig) -> None:
+    tiny_run.run_dir.mkdir(parents=True)
+    (tiny_run.run_dir / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="is no run of this program"):
+        simclr.pretrain(tiny_run)
+    assert [path.name for path in tiny_run.run_dir.iterdir()] == ["thesis.tex"]
+
+
+def test_fewer_images_than_a_batch_writes_nothing(tiny_run: TrainConfig) -> None:
+    with pytest.raises(DataError, match="640 images, fewer than one batch of 2048"):
+        simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, batch_size=2048)))
+    assert not tiny_run.run_dir.exists()
+
+
+def test_a_poisoned_weight_ends_the_run_with_the_step_and_no_new_checkpoint(
+    tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    class Poisoned(nn.Module):
+        statistics: dict[str, torch.Tensor] = {}  # noqa: RUF012 - as the real objective has it
+
+        def forward(self, z: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            return z.square().sum() * (float("nan") if len(calls) == 5 else 1e-6)
+
+    monkeypatch.setattr("simclr.train.build_objective", lambda config: Poisoned())
+    with pytest.raises(PipelineError, match=r"the loss and the gradient became NaN or infinite at step 4"):
+        simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, log_every=3)))
+    assert [path.name for path in (tiny_run.run_dir / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_an_infinite_image_is_named(tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = simclr.model.ContrastiveModel.forward
+
+    def spoilt(self: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h, z = forward(self, images)
+        return h, z + torch.zeros_like(z).index_fill(0, torch.tensor([3]), float("nan"))
+
+    monkeypatch.setattr("simclr.model.ContrastiveModel.forward", spoilt)
+    number = simclr.data.EpochSampler(images=640, batch_size=128, seed=0).indices(0)[3].item()
+    with pytest.raises(PipelineError, match=f"the embedding and the loss .*at step 0 of image {number} of digits"):
+        simclr.pretrain(tiny_run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"channels_last": False},
+        {"trackers": ("tensorboard",)},
+    ],
+    ids=str,
+)
+def test_variants_of_the_loop_run(change: dict[str, Any], tiny_run: TrainConfig) -> None:
+    if "trackers" in change:
+        pytest.importorskip("tensorboard")
+    config = replace(tiny_run, train=replace(tiny_run.train, epochs=1, **change))
+    config = replace(config, optim=replace(config.optim, name="lars", clip_norm=1.0, learning_rate=0.3))
+    assert simclr.pretrain(config).finished
+
+
+def test_unlabelled_images_from_a_folder_with_workers(tiny_run: TrainConfig, image_folder: Path) -> None:
+    data = replace(
+        tiny_run.data, source="folder", path=image_folder, limit=None, labels="none", device_resident="no", workers=2
+    )
+    loop = replace(tiny_run.train, batch_size=8)
+    result = simclr.pretrain(replace(tiny_run, data=data, train=loop))
+    assert result.finished
+    assert "online_knn" not in result.metrics
+
+
+def test_unknown_and_missing_trackers_are_refused_before_anything_is_written(tiny_run: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="'tensorbord'; accelerate knows .*tensorboard"):
+        simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, trackers=("tensorbord",))))
+    with pytest.raises(simclr.MissingExtraError, match=r"the tracker aim is not installed: pip install aim"):
+        simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, trackers=("aim",))))
+    assert not tiny_run.run_dir.exists()
