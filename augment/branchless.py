@@ -10,19 +10,20 @@ from torch import Tensor
 from augment.blur import gaussian_blur
 from augment.colour import luma, shift_hue, solarize
 from augment.config import AugmentConfig
+from augment.crop import crop_by_taps
 from augment.parameters import CONTRAST, HUE, SATURATION
 from augment.reference import warp
 
-__all__ = ["augment_crops"]
+__all__ = ["augment_rows"]
 
 
-def augment_crops(views: Tensor, drawn: dict[str, Tensor], config: AugmentConfig) -> Tensor:
-    """Everything behind the crop, on views (N, C, S, S) in [0, 1], with ``drawn``: name -> tensor (N, ...).
+def augment_rows(images: Tensor, rows: Tensor, drawn: dict[str, Tensor], config: AugmentConfig) -> Tensor:
+    """Views (N, C, S, S) in [0, 1] of ``images[rows]``, with the parameters ``drawn``: name -> tensor (N, ...).
 
     The parameters must have been drawn with this configuration: what it switches off is not looked at.
     """
-    colour = views.shape[1] == 3
-    views = views.clamp(0, 1)
+    colour = images.shape[1] == 3
+    views = crop_by_taps(images, rows, drawn["crop"], config.size, drawn["flip"], config.antialias).clamp(0, 1)
     if config.affine > 0:
         moved = warp(views, drawn["affine"])
         still = (drawn["affine"] == _identity(drawn["affine"])).all(-1)

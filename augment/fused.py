@@ -13,10 +13,9 @@ import torch
 from kornia.augmentation import AugmentationBase2D
 from torch import Tensor
 
-from augment.branchless import augment_crops
+from augment.branchless import augment_rows
 from augment.config import AugmentConfig
-from augment.crop import crop_by_taps, crop_on_cpu
-from augment.grouped import augment_groups
+from augment.grouped import LARGE_VIEW, augment_groups
 from augment.parameters import DRAWN, ViewParameters
 from augment.sampling import sample_parameters
 
@@ -37,8 +36,8 @@ class FusedAugmentation(AugmentationBase2D):
     Args:
         config: what is drawn, and from which ranges.
         dtype: of the views; the arithmetic is float32 whatever it is.
-        compile: run the branchless form through ``torch.compile``. The first batch of a shape takes its time; without a
-            working compiler a warning says so and the eager form goes on.
+        compile: run the branchless form through ``torch.compile``, on a CPU only for small views, where it pays. The
+            first batch takes its time; without a working compiler a warning says so and the eager form goes on.
 
     Example:
         >>> from kornia.augmentation import AugmentationSequential, RandomErasing
@@ -51,11 +50,7 @@ class FusedAugmentation(AugmentationBase2D):
         super().__init__(p=1.0)
         self.config = config
         self.view_dtype = dtype
-        self.compile_rows = compile
-        self._crop: Callable[..., Tensor] = crop_by_taps
-        self._finish: Callable[..., Tensor] = augment_crops
-        if compile:
-            self._crop, self._finish = torch.compile(crop_by_taps), torch.compile(augment_crops)
+        self._compiled: Callable[..., Tensor] | None = torch.compile(augment_rows) if compile else None
 
     def views(self, images: Tensor, parameters: ViewParameters, normalise: bool = True) -> Tensor:
         """All views of images (B, C, H, W), uint8 or floating point in [0, 1]: (V, B, C, S, S), channels last.
@@ -72,7 +67,7 @@ class FusedAugmentation(AugmentationBase2D):
             views = views.to(self.view_dtype).permute(0, 2, 3, 1)
             if isinstance(rows, slice):
                 pixels[rows] = views
-            elif views[0].numel() < 2**15:
+            elif views[0].numel() < LARGE_VIEW:
                 pixels.index_copy_(0, rows, views.contiguous())
             else:  # the copy of a large view is worth a call of its own, and then needs no second one
                 for row, view in zip(rows.tolist(), views, strict=True):
@@ -80,7 +75,7 @@ class FusedAugmentation(AugmentationBase2D):
 
         # Matrix products must not be lowered to half precision by a training step's autocast.
         with torch.autocast(images.device.type, enabled=False):
-            if images.device.type == "cpu" and not self.compile_rows:
+            if images.device.type == "cpu" and (self._compiled is None or channels * size**2 >= LARGE_VIEW):
                 augment_groups(images, parameters, self.config, write)
             else:
                 self._branchless(images, parameters, write)
@@ -95,26 +90,19 @@ class FusedAugmentation(AugmentationBase2D):
         for start in range(0, len(sources), chunk):
             rows = slice(start, min(start + chunk, len(sources)))
             part = {name: tensor[rows] for name, tensor in drawn.items()}
-            write(rows, self._run(images, sources[rows], part))
+            write(rows, self._run(images, sources[rows], part, self.config))
 
-    def _run(self, images: Tensor, sources: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        box = (images, sources, drawn["crop"], self.config.size, drawn["flip"], self.config.antialias)
-        crops = crop_on_cpu(*box) if images.device.type == "cpu" else self._try("_crop", crop_by_taps, *box)
-        return self._try("_finish", augment_crops, crops, drawn, self.config)
-
-    def _try(self, name: str, eager: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """Run a compiled form; where it fails, the eager one from here on."""
-        compiled = getattr(self, name)
-        if compiled is eager:
-            return eager(*arguments)
+    def _run(self, *arguments: Any) -> Tensor:
+        if self._compiled is None:
+            return augment_rows(*arguments)
         try:
-            result: Tensor = compiled(*arguments)
+            return self._compiled(*arguments)
         except Exception as error:  # a compiler fails in more ways than it has exceptions
-            result = eager(*arguments)  # a fault of the input shows here, by its own name
+            views = augment_rows(*arguments)  # a fault of the input shows here, by its own name
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"torch.compile failed, the augmentation goes on without it: {reason}", stacklevel=2)
-            setattr(self, name, eager)
-        return result
+            self._compiled = None
+            return views
 
     def _moments(self, channels: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Mean and standard deviation (1, C, 1, 1), filled on the device: a copy from the host would wait for it."""

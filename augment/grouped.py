@@ -17,12 +17,12 @@ from augment.crop import crop_on_cpu
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 from augment.reference import warp
 
-__all__ = ["augment_groups"]
+__all__ = ["LARGE_VIEW", "augment_groups"]
 
 # Floats a thread works on at a time: 512 KiB, half of what the second-level cache of a current core holds.
 _CHUNK = 2**17
-# Floats of a view above which blurring one after the other costs less than gathering those to blur.
-_LARGE_VIEW = 2**15
+LARGE_VIEW = 2**15
+"""Floats of a view from which on working on one after the other costs less than gathering several."""
 
 _ADJUST: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     BRIGHTNESS: adjust_brightness,
@@ -106,7 +106,7 @@ def _blur(views: Tensor, sigma: Tensor, values: list[float], radius: int) -> Non
         # Beyond 5.5 sigma a tap weighs less than 3e-7 of the central one: below the rounding of the sum.
         return min(radius, math.ceil(5.5 * largest))
 
-    if views[0].numel() >= _LARGE_VIEW:
+    if views[0].numel() >= LARGE_VIEW:
         for row, value in enumerate(values):
             if value:
                 views[row] = gaussian_blur(views[row : row + 1], sigma[row : row + 1], reach(value))[0]

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from linear_eval.few_labels import FEW_LABEL_STRENGTH
+from linear_eval.few_labels import FEW_LABEL_C
 from linear_eval.probe import STRENGTHS
 from simclr.errors import ConfigError
 
@@ -43,8 +43,8 @@ class EvalConfig:
     trials: int = 10
     """Draws of every few-label setting; 0 leaves these scores out."""
 
-    few_label_strength: float = FEW_LABEL_STRENGTH
-    """L2 strength of the few-label fits: a constant, there is nothing to choose it on."""
+    few_label_c: float = FEW_LABEL_C
+    """scikit-learn's C of the few-label fits: a constant, there is nothing to choose it on."""
 
     seed: int = 0
     """Of the held-out part, the draws, the crops and the bootstrap."""
@@ -80,7 +80,7 @@ class EvalConfig:
         for name in ("knn_k", "batch_size", "resamples", "pixel_size", "sgd_epochs", "sgd_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected at least 1")
-        for name in ("knn_temperature", "few_label_strength", "sgd_learning_rate"):
+        for name in ("knn_temperature", "few_label_c", "sgd_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected a number > 0")
         if self.trials < 0 or self.workers < 0:

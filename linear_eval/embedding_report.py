@@ -14,7 +14,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from sklearn.manifold import TSNE
 from torch import Tensor
 
@@ -79,7 +78,7 @@ def plot_pairs(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike
     _need_results(results)
     figure, panels = _figure(len(results), width=7.0, height=2.8 if len(results) > 1 else 4.2)
     cosine = {result["distance"] for result in results.values()} == {"cosine"}
-    ends = [edge for result in results.values() for edge in (result["histogram"]["edges"][0::100])]
+    ends = [edge for result in results.values() for edge in result["histogram"]["edges"]]
     for axes, (name, result) in zip(panels, results.items(), strict=True):
         histogram = result["histogram"]
         edges = np.asarray(histogram["edges"])
@@ -124,6 +123,7 @@ def plot_map(
         spots, explained = pca_map(x)
         axes.set_xlabel(f"first component ({100 * explained[0]:.1f} % of the variance)")
         axes.set_ylabel(f"second component ({100 * explained[1]:.1f} %)")
+        axes.set_aspect("equal", adjustable="datalim")
     else:
         spots = tsne_map(x, seed=seed)
         axes.set_xticks([])
@@ -133,9 +133,7 @@ def plot_map(
     few = len(classes) <= len(CLASSES)
     position = np.searchsorted(classes, y)
     colors = np.asarray(CLASSES)[position] if few else position / max(1, len(classes) - 1)
-    axes.scatter(
-        *(spots[:, 0], spots[:, 1]), c=colors, cmap=None if few else "turbo", s=14, linewidths=0, alpha=0.85
-    )
+    axes.scatter(*(spots[:, 0], spots[:, 1]), c=colors, cmap=None if few else "turbo", s=14, linewidths=0, alpha=0.85)
     axes.grid(False)
     rows = f"{len(y):,}" if len(y) == len(features.y) else f"{len(y):,} of {len(features.y):,}"
     axes.set_title(f"{MAP_NAMES[method]} of the embeddings: {rows} images, {len(classes):,} classes")
@@ -160,7 +158,7 @@ def pca_map(x: Tensor) -> tuple[np.ndarray, tuple[float, float]]:
     top = top * top.gather(0, top.abs().argmax(0, keepdim=True)).sign()
     spots = torch.zeros(len(x), 2, dtype=torch.float64)
     spots[:, : top.shape[1]] = centred @ top
-    share = (variances.flip(0)[:2] / variances.sum().clamp_min(1e-300)).clamp_min(0).tolist() + [0.0]
+    share = [*(variances.flip(0)[:2] / variances.sum().clamp_min(1e-300)).clamp_min(0).tolist(), 0.0]
     return spots.numpy(), (share[0], share[1])
 
 

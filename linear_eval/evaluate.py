@@ -40,7 +40,9 @@ def evaluate_run(path: Path, data: DataConfig | None = None, config: EvalConfig 
     own = data_of_run(folder)
     if data is None:
         if own is None:
-            raise DataError(f"{folder} does not say what it was trained on; give the images: --data.source, --data.path")
+            raise DataError(
+                f"{folder} does not say what it was trained on; give the images: --data.source, --data.path"
+            )
         data = own
     if config is None:
         config = default_protocol(folder)
@@ -83,6 +85,5 @@ def _labelled(data: DataConfig, split: Any) -> ImageSet:
             f"{images.name} has no labels, and a score needs them: put the images of each class into a folder of its own, "
             f"or evaluate on another set, e.g. --data.source folder --data.path DIR"
         )
-
 
     return place(images, torch.device("cpu"), data.device_resident)

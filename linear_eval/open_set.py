@@ -69,8 +69,8 @@ def class_disjoint_split(
 
     Raises:
         ConfigError: a share outside [0, 1) or a negative number.
-        DataError: no labels, or a label below 0 (which means none); fewer than two classes to test on, one to validate on (two are needed for a pair of different
-            classes), or none left to train on.
+        DataError: no labels, or a label below 0 (which means none); fewer than two classes to test on, or one to
+            validate on (a pair of different classes takes two), or none left to train on.
     """
     labels = torch.as_tensor(y if isinstance(y, Tensor) else list(y))
     if labels.is_floating_point() or labels.numel() == 0 or int(labels.min()) < 0:
@@ -83,8 +83,8 @@ def class_disjoint_split(
     left = len(classes) - sum(counts)
     if counts[0] < 2 or counts[1] == 1 or left < 1:
         raise DataError(
-            f"{len(classes)} classes cannot be divided into {left} to train, {counts[1]} to validate and {counts[0]} to "
-            "test; testing needs at least 2, validation 0 or at least 2, training at least 1"
+            f"{len(classes)} classes cannot be divided into {left} to train, {counts[1]} to validate, {counts[0]} to "
+            "test: testing needs at least 2, validation 0 or at least 2, training at least 1"
         )
     order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
     groups = [tuple(sorted(group.tolist())) for group in classes[order].split([*counts, left])]

@@ -175,7 +175,7 @@ def _few(train: Features, test: Features, config: EvalConfig, place: torch.devic
         config.trials,
         config.seed,
         fractions=config.label_fractions,
-        strength=config.few_label_strength,
+        c=config.few_label_c,
         device=place,
     )
     return {few_label_name(key): score for key, score in scores.items()}
@@ -235,8 +235,8 @@ def _in_words(config: EvalConfig, counts: dict[str, int]) -> dict[str, str]:
     if config.trials:
         words["few labels"] = (
             f"{config.trials} draws of labelled images, the same for every row (seed {config.seed}); features "
-            f"standardised by all training images, logistic regression at the fixed strength "
-            f"{config.few_label_strength:g}; mean and standard deviation over draws"
+            f"standardised by all training images, L2-regularised logistic regression at the fixed C = "
+            f"{config.few_label_c:g}; mean and standard deviation over draws"
         )
     return words
 

@@ -133,11 +133,13 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
         axes.bar(x, scores[:, 0], 0.92 * width, color=COLOURS.get(name, "#7a5195"), label=name, zorder=2)
         axes.errorbar(x, scores[:, 0], spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2.5, zorder=3)
         for position, (mean, _, high) in zip(x, scores, strict=True):
-            axes.text(position, min(high, 100) + 1.2, f"{mean:.0f}", ha="center", va="bottom", fontsize=8, color=INK)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+            place = {"ha": "center", "va": "bottom", "fontsize": 8, "color": INK, "zorder": 2.5, "bbox": box}
+            axes.text(position, min(high, 100) + 1.4, f"{mean:.0f}", **place)
     confusion = np.array(rows["encoder"]["linear"]["confusion"])
     guess = 100 * confusion.sum(1).max() / confusion.sum()
     axes.axhline(guess, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
-    axes.text(len(measures) - 0.5, guess + 0.8, "commonest class", ha="right", va="bottom", fontsize=8, color=INK)
+    axes.text(len(measures) - 0.42, guess, "commonest\nclass", ha="left", va="center", fontsize=8, color=INK)
     axes.set_xticks(range(len(measures)), list(measures.values()))
     axes.set_xlim(-0.55, len(measures) - 0.45)
     axes.set_ylim(0, 108)

@@ -169,7 +169,7 @@ def checked_pairs(pairs: Tensor, rows: int) -> Tensor:
 
 
 def _all_pairs(embeddings: Embeddings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scores and sameness of the pairs i < j, a run of rows i at a time: first among these, then with all that follow."""
+    """Scores and sameness of the pairs i < j, a run of rows i at a time: among these, then with all that follow."""
     rows, labels = embeddings.rows, embeddings.labels
     for start, stop in embeddings.row_chunks(len(rows)):
         scores = block_scores(rows[start:stop], rows[start:], embeddings.distance)

@@ -68,7 +68,8 @@ def prepare(x: Tensor, y: Tensor, distance: Distance = "cosine", name: str = "x"
     """Check embeddings ``x`` (N, F) floating and labels ``y`` (N,) integer, and bring them into comparable form.
 
     Raises:
-        DataError: an empty set, shapes that do not fit, labels that are not integers from 0 up, or rows that are not finite.
+        DataError: an empty set, shapes that do not fit, labels that are not integers from 0 up, or rows with NaN or
+            infinity.
         ConfigError: an unknown distance.
     """
     if distance not in get_args(Distance):
@@ -84,7 +85,9 @@ def prepare(x: Tensor, y: Tensor, distance: Distance = "cosine", name: str = "x"
         raise DataError(f"{name} has {len(x)} rows but {len(y)} labels; every row needs exactly one")
     if (y < 0).any():
         missing = int((y < 0).sum())
-        raise DataError(f"{missing} of {len(y)} labels of {name} are below 0, which means no label: leave these rows out")
+        raise DataError(
+            f"{missing} of {len(y)} labels of {name} are below 0, which means no label: leave these rows out"
+        )
     if x.numel() == 0:
         raise DataError(f"{name} is empty, shape {tuple(x.shape)}; there is nothing to score")
     bad = torch.nonzero(~torch.isfinite(x).all(dim=1)).flatten()
@@ -136,7 +139,7 @@ def block_scores(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
     scores = a @ b.T  # (A, B)
     if distance == "cosine":
         return _on_grid(scores)
-    lengths = a.square().sum(1)[:, None] + b.square().sum(1)[None, :]
+    lengths = _squared_norms(a)[:, None] + _squared_norms(b)[None, :]  # (A, B)
     return _minus_distance(scores.mul_(-2).add_(lengths), lengths)
 
 
@@ -145,7 +148,7 @@ def pair_scores(embeddings: Embeddings, pairs: Tensor) -> Tensor:
     a, b = embeddings.rows[pairs[:, 0]], embeddings.rows[pairs[:, 1]]  # (P, F) each
     if embeddings.distance == "cosine":
         return _on_grid((a * b).sum(1))
-    return _minus_distance((a - b).square().sum(1), a.square().sum(1) + b.square().sum(1))
+    return _minus_distance(_squared_norms(a - b), _squared_norms(a) + _squared_norms(b))
 
 
 def rank_keys(scores: Tensor, distance: Distance) -> Tensor:
@@ -170,6 +173,10 @@ def rank_keys(scores: Tensor, distance: Distance) -> Tensor:
 def natural(score: float, distance: Distance) -> float:
     """A score in the unit a person expects: the cosine itself, or the euclidean distance. Its own inverse."""
     return score if distance == "cosine" else 0.0 - score
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    return torch.einsum("nf,nf->n", rows, rows)  # without a second (N, F)
 
 
 def _on_grid(cosines: Tensor) -> Tensor:

@@ -67,7 +67,9 @@ def save_checkpoint(
         for leftover in folder.glob(".partial-*"):
             shutil.rmtree(leftover)
         partial.mkdir()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}, partial / "model.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}, partial / "model.safetensors"
+        )
         torch.save(state, partial / "state.pt")
         write_json(partial / "progress.json", {**progress, "step": step})
         names = ("model.safetensors", "state.pt", "progress.json")

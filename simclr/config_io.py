@@ -109,12 +109,14 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
     return parse_flags(TrainConfig, words, command, about, default=start)
 
 
-def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T | None = None) -> T:
+def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T) -> T:
     """Flags over ``default`` as a config of type ``cls``, by tyro; an error of the user's is one ConfigError."""
     subcommands = [word for word in words if re.fullmatch(r"[\w.]+:[\w-]+", word)]
     flags = [word for word in words if word not in subcommands]
     for name, options in _unions(cls).items():
-        if not any(word.startswith(f"{name}:") for word in subcommands) and any(f.startswith(f"--{name}.") for f in flags):
+        if not any(word.startswith(f"{name}:") for word in subcommands) and any(
+            f.startswith(f"--{name}.") for f in flags
+        ):
             # Flags of the default objective need no objective:NAME in front of them.
             subcommands.append(f"{name}:{type(getattr(default, name)).name}")
         for word in subcommands:
@@ -154,7 +156,7 @@ def _flag_names(cls: type, subcommands: Sequence[str], prefix: str = "") -> list
     for field_name, hint in _fields(cls).items():
         path = f"{prefix}{field_name}".replace("_", "-")
         members = [hint, *get_args(hint)]
-        configs = [member for member in members if dataclasses.is_dataclass(member) and isinstance(member, type)]
+        configs: list[Any] = [m for m in members if dataclasses.is_dataclass(m) and isinstance(m, type)]
         if len(configs) > 1:
             chosen = [word.split(":")[1] for word in subcommands if word.startswith(f"{field_name}:")]
             configs = [config for config in configs if config.name in chosen] or configs
@@ -233,7 +235,7 @@ def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
 def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> Any:
     if value is None and type(None) in members:
         return None
-    configs = [member for member in members if dataclasses.is_dataclass(member)]
+    configs: list[Any] = [member for member in members if dataclasses.is_dataclass(member)]
     if len(configs) > 1:
         name = value.get("name", getattr(default, "name", None)) if isinstance(value, dict) else value
         chosen = next((member for member in configs if member.name == name), None)
@@ -262,9 +264,9 @@ def _tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     return tuple(_value(member, item, f"{where}[{i}]", None) for i, (member, item) in enumerate(zip(members, value)))
 
 
-def _fields(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar and name in cls.__dataclass_fields__}
+def _fields(cls: Any) -> dict[str, Any]:
+    hints, names = typing.get_type_hints(cls), {field.name for field in dataclasses.fields(cls)}
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar and name in names}
 
 
 def _unions(cls: type) -> dict[str, list[Any]]:
@@ -289,5 +291,3 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-

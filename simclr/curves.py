@@ -28,7 +28,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     for key, kind, title in _PANELS:
         points = [(line["step"], line[key]) for line in lines if line["kind"] == kind and key in line]
         if points:
-            panels.append((title, *zip(*points)))
+            panels.append((title, [step for step, _ in points], [value for _, value in points]))
     if not panels:
         return
     # Figure alone: pyplot would keep global state and look for a screen.
@@ -43,4 +43,3 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     FigureCanvasAgg(figure).print_png(picture)
-

@@ -60,8 +60,8 @@ def effective_rank(features: Tensor) -> Tensor:
     return torch.exp(-(shares * shares.log()).sum())
 
 
-def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objective: str) -> list[str]:
-    """Plain sentences for figures that mean trouble; empty when all is well.
+def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objective: str) -> dict[str, str]:
+    """Plain sentences for figures that mean trouble, by its kind; empty when all is well.
 
     Args:
         figures: of ``contrastive_diagnostics``.
@@ -69,15 +69,15 @@ def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objecti
         rows: rows N that the loss compares, V * B over all processes.
         objective: its name; the value of ``nt-xent`` at collapse is ln(N - 1).
     """
-    said = []
+    said = {}
     chance = math.log(max(2, rows) - 1)
     if objective == "nt-xent" and abs(loss - chance) < 0.02 * chance:
-        said.append(
-            f"the loss {loss:.3f} sits at ln(2N - 1) = {chance:.3f}, which is guessing: every view looks alike to the "
-            f"head. Lower the learning rate or lengthen the warm-up, and look at views.png"
+        said["guessing"] = (
+            f"the loss {loss:.3f} sits at ln(2N - 1) = {chance:.3f}, which is guessing: the head tells no image from "
+            f"another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
         )
     if figures["effective_rank"] < 2 or figures["feature_spread"] < 0.05:
-        said.append(
+        said["collapse"] = (
             f"the features are collapsing (effective rank {figures['effective_rank']:.1f}, spread "
             f"{figures['feature_spread']:.3f}): all images get nearly one feature. Lower the learning rate"
         )

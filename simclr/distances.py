@@ -205,6 +205,8 @@ class _Cosine(torch.autograd.Function):
         for rows in row_chunks(len(x), len(other), x.device):
             block = (x[rows] @ other.t()).neg_().add_(1)
             out[rows] = block.masked_fill_(block <= _same_point(x.shape[1]), 0)
+        if y is None:
+            out.fill_diagonal_(0)  # a zero vector too is at distance 0 from itself
         ctx.save_for_backward(x, y)
         return out
 

@@ -82,7 +82,9 @@ def _create(config: EncoderConfig, size: int) -> nn.Module:
 def _stem(config: EncoderConfig, size: int, backbone: nn.Module) -> str:
     is_resnet = hasattr(backbone, "conv1") and hasattr(backbone, "maxpool")
     if config.stem == "small" and not is_resnet:
-        raise ConfigError(f"encoder.stem=small is for ResNets; {config.name} has no conv1 and maxpool; use --encoder.stem auto")
+        raise ConfigError(
+            f"encoder.stem=small is for ResNets; {config.name} has no conv1 and maxpool; use --encoder.stem auto"
+        )
     if config.stem == "auto":
         # Published weights are kept whole: a fresh stem would feed them features they have never seen.
         return "small" if is_resnet and size <= SMALL_IMAGE and not config.pretrained else "imagenet"

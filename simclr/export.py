@@ -115,7 +115,9 @@ def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
     backbone = build_backbone(dataclasses.replace(config, pretrained=False), size, init_seed)
     encoder = Encoder(backbone, size=size, mean=mean and tuple(mean), std=std and tuple(std))
     if encoder.features != features:
-        raise CheckpointError(f"{folder}: {config.name} gives {encoder.features} features, encoder.json says {features}")
+        raise CheckpointError(
+            f"{folder}: {config.name} gives {encoder.features} features, encoder.json says {features}"
+        )
     if not untrained:
         file = folder / "encoder.safetensors"
         try:
@@ -134,8 +136,10 @@ def find_encoder(path: Path) -> Path:
     for folder in (path, path / "encoder", path.parent if path.is_file() else path):
         if (folder / "encoder.json").is_file():
             return folder
-    hint = "training has not finished there: run the same training command again" if (path / "config.yaml").exists() else (
-        "expected encoder.json and encoder.safetensors"
+    hint = (
+        "training has not finished there: run the same training command again"
+        if (path / "config.yaml").exists()
+        else ("expected encoder.json and encoder.safetensors")
     )
     raise CheckpointError(f"{path} holds no encoder ({hint})")
 
@@ -157,4 +161,3 @@ def match_tensors(module: nn.Module, tensors: dict[str, Tensor], what: str) -> N
 
 def _signature(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-

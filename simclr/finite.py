@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from simclr.data import ImageSet
 from simclr.errors import PipelineError
 
 __all__ = ["FiniteGuard", "NotFiniteError"]
@@ -48,3 +49,22 @@ class FiniteGuard:
             return None
         names = ("embedding", "loss", "gradient")
         return step, [n for n, bad in zip(names, self.parts.tolist()) if bad], [i for i in self.rows.tolist() if i >= 0]
+
+    def refuse(self, images: ImageSet) -> None:
+        """Raise if there was a bad step. Waits for the device.
+
+        Raises:
+            NotFiniteError: names the step, what was not finite, and the images.
+        """
+        found = self.check()
+        if found is None:
+            return
+        step, parts, rows = found
+        named = ""
+        if rows:
+            named = f" of {', '.join(images.describe(i) for i in rows[:4])}" + (" and others" if len(rows) > 4 else "")
+        raise NotFiniteError(
+            f"the {' and the '.join(parts)} became NaN or infinite at step {step}{named}. Checkpoints from before it are "
+            f"kept. Lower --optim.learning-rate, lengthen --schedule.warmup-epochs, set --optim.clip-norm 1, or try "
+            f"--train.precision fp32"
+        )

@@ -1,5 +1,7 @@
 """The projection head: features h (N, F) to embeddings z (N, D), where the contrastive loss lives."""
 
+import itertools
+
 from torch import nn
 
 from simclr.config import HeadConfig
@@ -25,7 +27,7 @@ def projection_head(features: int, config: HeadConfig) -> nn.Module:
     hidden = config.hidden_dim or features
     widths = [features] + [hidden] * (config.layers - 1) + [config.out_dim]
     layers: list[nn.Module] = []
-    for depth, (n_in, n_out) in enumerate(zip(widths, widths[1:]), start=1):
+    for depth, (n_in, n_out) in enumerate(itertools.pairwise(widths), start=1):
         last = depth == config.layers
         layers.append(nn.Linear(n_in, n_out, bias=not config.batch_norm))
         if config.batch_norm:

@@ -24,7 +24,9 @@ def preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f", did you mean {close[0]}" if close else ""
-        raise ConfigError(f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml")
+        raise ConfigError(
+            f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml"
+        )
     return PRESETS[name]()
 
 
@@ -142,8 +144,14 @@ def folder() -> TrainConfig:
         name="folder",
         data=DataConfig(source="folder", size=256, workers=8),
         augment=AugmentConfig(
-            size=224, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5,
-            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+            size=224,
+            brightness=0.8,
+            contrast=0.8,
+            saturation=0.8,
+            hue=0.2,
+            blur=0.5,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
         ),
         encoder=EncoderConfig(name="resnet50"),
         head=HeadConfig(layers=2, out_dim=128),

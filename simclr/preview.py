@@ -21,7 +21,7 @@ def write_preview(config: TrainConfig, images: int = 8) -> Path:
     chosen = torch.randperm(len(source), generator=generator)[:images].tolist()
     pixels = torch.stack([source[i][0] for i in chosen])  # (B, 3, H, W)
     views = ViewGenerator(config.augment)
-    drawn = views.sample(len(pixels), pixels.shape[-2:], derive_seed(config.seed, "preview"), "cpu")
+    drawn = views.sample(len(pixels), (source.size, source.size), derive_seed(config.seed, "preview"), "cpu")
     return draw_views(config, pixels, views.apply(pixels, drawn), drawn, Path(f"{config.name}-preview.png"))
 
 

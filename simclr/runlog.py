@@ -28,6 +28,7 @@ class RunLog:
         self.last: dict[str, Any] = {}
         self._console = Console(stderr=True)
         self._last_line = 0.0
+        self._warned: set[str] = set()
         self._bar: Progress | None = None
         if not self.main:
             return
@@ -66,6 +67,13 @@ class RunLog:
         """Print a line, above the progress bar where there is one."""
         if self.main:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def warn(self, epoch: int, warnings: dict[str, str]) -> None:
+        """Say each kind of warning when it first appears, and again only after an epoch without it."""
+        for kind, text in warnings.items():
+            if kind not in self._warned:
+                self.say(f"epoch {epoch}: {text}")
+        self._warned = set(warnings)
 
     def __enter__(self) -> "RunLog":
         return self

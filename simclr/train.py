@@ -6,24 +6,22 @@ steps as an undisturbed one, and any number of processes sees the batch that one
 """
 
 import time
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import nn
 
 from augment import ViewGenerator
-from simclr.checkpoint import Checkpoint, save_checkpoint
-from simclr.config import LoopConfig, TrainConfig
+from simclr.checkpoint import save_checkpoint
+from simclr.config import TrainConfig
 from simclr.config_io import to_dict
 from simclr.curves import draw_curves
-from simclr.data import Batches, EpochSampler, ImageSet, load_source, place
+from simclr.data import Batches, EpochSampler, load_source, place
 from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.errors import ConfigError
-from simclr.export import export_encoder, match_tensors
-from simclr.finite import FiniteGuard, NotFiniteError
+from simclr.export import export_encoder
+from simclr.finite import FiniteGuard
+from simclr.launch import make_accelerator, opening_line
 from simclr.model import build_model
 from simclr.objectives import build_objective
 from simclr.online import OnlineScore
@@ -33,6 +31,7 @@ from simclr.run_dir import RunResult, claim, open_run
 from simclr.runlog import RunLog
 from simclr.schedule import learning_rate
 from simclr.signals import StopFlag
+from simclr.state import gather_state, restore_state
 from simclr.trackers import check_trackers, start_trackers
 
 __all__ = ["pretrain"]
@@ -57,7 +56,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     check_trackers(config.train.trackers)
     checkpoint, notes = open_run(config)
     images = load_source(config.data, "train")
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     images = place(images, device, config.data.device_resident)
     sampler = EpochSampler(images=len(images), batch_size=config.train.batch_size, seed=config.seed)
@@ -70,13 +69,13 @@ def pretrain(config: TrainConfig) -> RunResult:
     # The model, what it minimises, and how.
     views = ViewGenerator(config.augment).to(device)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = build_model(config).to(device, memory_format=memory_format)
+    model = build_model(config).to(device).to(memory_format=memory_format)
     if world > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     objective = build_objective(config.objective).to(device)
     peak = peak_learning_rate(config.optim, config.train.batch_size)
     optimizer = build_optimizer(parameter_groups(model, config.optim.weight_decay), config.optim, peak)
-    done = _restore(checkpoint, model, objective, optimizer, accelerator) if checkpoint else 0
+    done = restore_state(checkpoint, model, objective, optimizer, accelerator) if checkpoint else 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     runner = torch.compile(model) if config.train.compile else model
     runner, optimizer = accelerator.prepare(runner, optimizer)
@@ -88,7 +87,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     log = RunLog(config.run_dir, accelerator, total_steps=total_steps, start_step=done)
     for note in notes:
         log.say(note)
-    log.say(_opening(config, images, model, accelerator, done, total_steps))
+    log.say(opening_line(config, images, model, accelerator, done, total_steps))
     online = OnlineScore(images, config) if images.labels is not None and config.train.knn_every else None
     guard = FiniteGuard(config.train.batch_size, device)
     batches = Batches(
@@ -99,10 +98,9 @@ def pretrain(config: TrainConfig) -> RunResult:
     began, waited = time.perf_counter(), 0.0
 
     def save(step: int) -> None:
-        _refuse_not_finite(guard, images)
+        guard.refuse(images)
         if accelerator.is_main_process:
-            tensors = _tensors(model, objective)
-            state = {"optimizer": optimizer.state_dict(), "scaler": accelerator.scaler and accelerator.scaler.state_dict()}
+            tensors, state = gather_state(model, objective, optimizer, accelerator)
             folder = config.run_dir / "checkpoints"
             progress = {"processes": world, "epoch_loss": epoch_loss.item()}
             save_checkpoint(folder, step, tensors, state, progress, keep=config.train.keep_checkpoints)
@@ -111,7 +109,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     model.train()
     step, stopped = done, False
     with StopFlag() as stop, log:
-        for step, batch in enumerate(batches, start=done):  # noqa: B020 - `step` keeps its last value
+        for step, batch in enumerate(batches, start=done):
             # Randomness of the model itself (dropout, stochastic depth): a function of the step, like all the rest.
             torch.manual_seed(derive_seed(config.seed, "model", step, rank))
             rate = _set_learning_rate(config, optimizer, step, steps_per_epoch, total_steps, peak)
@@ -119,7 +117,7 @@ def pretrain(config: TrainConfig) -> RunResult:
             # Views are drawn for the whole global batch and each rank takes its own, so that they do not depend on
             # how many ranks there are.
             drawn = views.sample(
-                config.train.batch_size, batch.images.shape[-2:], derive_seed(config.seed, "views", step), device
+                config.train.batch_size, (images.size, images.size), derive_seed(config.seed, "views", step), device
             )
             drawn = drawn.rows(slice(rank * local, (rank + 1) * local))
             x = views.apply(batch.images, drawn)  # (V, B, 3, S, S)
@@ -140,11 +138,11 @@ def pretrain(config: TrainConfig) -> RunResult:
             optimizer.zero_grad()
 
             loss_sum, counted, epoch_loss = loss_sum + loss.detach(), counted + 1, epoch_loss + loss.detach()
-            step += 1  # noqa: PLW2901 - from here on: steps done
+            step += 1
             epoch, position = divmod(step, steps_per_epoch)
             last = step == total_steps
             if step % config.train.log_every == 0 or last:
-                _refuse_not_finite(guard, images)
+                guard.refuse(images)
                 seconds = time.perf_counter() - began
                 figures = {
                     "loss": loss_sum.item() / counted,
@@ -161,16 +159,18 @@ def pretrain(config: TrainConfig) -> RunResult:
             if position == 0:
                 diagnostics = contrastive_diagnostics(z.detach(), h.detach())
                 mean_loss = epoch_loss.item() / steps_per_epoch
-                if epoch > config.schedule.warmup_epochs:
+                # A loss at chance is normal at the start; later it means that nothing is learned.
+                if epoch > max(config.schedule.warmup_epochs, 0.1 * config.train.epochs):
                     rows = len(z) * config.train.batch_size
-                    for warning in warnings_in_words(diagnostics, mean_loss, rows, config.objective.name):
-                        log.say(f"epoch {epoch}: {warning}")
+                    log.warn(epoch, warnings_in_words(diagnostics, mean_loss, rows, config.objective.name))
                 if online and (epoch % config.train.knn_every == 0 or last):
                     diagnostics["online_knn"] = online(model.backbone, device)
                 log.epoch(step, epoch, {"epoch_loss": mean_loss, **diagnostics})
                 epoch_loss = torch.zeros_like(epoch_loss)
             # With one process the flag is free to read at every step; several must agree, which costs a wait.
-            stopped = any_rank(stop.raised is not None, device) if world == 1 or step % config.train.log_every == 0 else False
+            stopped = (
+                any_rank(stop.raised is not None, device) if world == 1 or step % config.train.log_every == 0 else False
+            )
             if stopped or last or step % config.train.checkpoint_every == 0:
                 save(step)
             if stopped:
@@ -196,28 +196,13 @@ def pretrain(config: TrainConfig) -> RunResult:
     return RunResult(run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, scorable=scorable)
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    # accelerate keeps one state a process, which would refuse a second run of another precision.
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(
-        mixed_precision=_precision(config.train),
-        log_with=list(config.train.trackers) or None,
-        project_dir=config.run_dir,
-    )
-
-
-def _precision(loop: LoopConfig) -> str:
-    if loop.precision != "auto":
-        return {"fp32": "no"}.get(loop.precision, loop.precision)
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "no"
-
-
 def _set_learning_rate(
-    config: TrainConfig, optimizer: torch.optim.Optimizer, step: int, steps_per_epoch: int, total_steps: int, peak: float
+    config: TrainConfig,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    steps_per_epoch: int,
+    total_steps: int,
+    peak: float,
 ) -> float:
     rate = learning_rate(
         step,
@@ -230,57 +215,3 @@ def _set_learning_rate(
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     return rate
-
-
-def _tensors(model: nn.Module, objective: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint's ``model.safetensors`` holds."""
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {
-        f"objective.{name}": tensor for name, tensor in objective.state_dict().items()
-    }
-
-
-def _restore(
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-) -> int:
-    tensors = checkpoint.model()
-    both = nn.ModuleDict({"model": model, "objective": objective})
-    match_tensors(both, tensors, what=f"{checkpoint.path} does not fit this model")
-    both.load_state_dict(tensors)
-    state: dict[str, Any] = checkpoint.state()
-    optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler is not None and state["scaler"] is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    return int(checkpoint.progress["step"])
-
-
-def _refuse_not_finite(guard: FiniteGuard, images: ImageSet) -> None:
-    found = guard.check()
-    if found is None:
-        return
-    step, parts, rows = found
-    named = f" of {', '.join(images.describe(i) for i in rows[:4])}" + (" and others" if len(rows) > 4 else "") if rows else ""
-    raise NotFiniteError(
-        f"the {' and the '.join(parts)} became NaN or infinite at step {step}{named}. Checkpoints from before it are "
-        f"kept. Lower --optim.learning-rate, lengthen --schedule.warmup-epochs, set --optim.clip-norm 1, or try "
-        f"--train.precision fp32"
-    )
-
-
-def _opening(
-    config: TrainConfig, images: ImageSet, model: nn.Module, accelerator: Accelerator, done: int, total_steps: int
-) -> str:
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    where = f"{accelerator.num_processes} x {accelerator.device.type}"
-    if done >= total_steps:
-        return f"{config.run_dir} is finished: {done} steps"
-    start = f"continuing {config.run_dir} at step {done} of {total_steps}" if done else f"starting {config.run_dir}"
-    kept = "on the device" if images.pixels is not None else "decoded by workers"
-    return (
-        f"{start}: {len(images)} images of {images.name} ({kept}), {config.encoder.name} with its head {size:.2f}M "
-        f"parameters, {config.objective.name}, {total_steps} steps of {config.train.batch_size} images, {where}, "
-        f"{_precision(config.train).replace('no', 'fp32')}"
-    )

@@ -33,10 +33,8 @@ def scored(x: torch.Tensor, y: torch.Tensor, distance: str = "cosine") -> tuple[
     """Similarity (or distance) and sameness of all pairs, in plain float64."""
     pairs = torch.combinations(torch.arange(len(x)), 2)
     a, b = x.double()[pairs[:, 0]], x.double()[pairs[:, 1]]
-    if distance == "euclidean":
-        values = (a - b).norm(dim=1)
-    else:
-        values = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    values = cosine if distance == "cosine" else (a - b).norm(dim=1)
     return values.numpy(), (y[pairs[:, 0]] == y[pairs[:, 1]]).numpy()
 
 

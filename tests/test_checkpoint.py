@@ -67,7 +67,7 @@ def test_an_interrupted_write_leaves_the_earlier_one(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("torch.save", no_space)
-        with pytest.raises(CheckpointError, match="No space left on device.*earlier ones are untouched"):
+        with pytest.raises(CheckpointError, match=r"No space left on device.*earlier ones are untouched"):
             save(tmp_path, 2)
     assert newest_checkpoint(tmp_path)[0].progress["step"] == 1
     save(tmp_path, 2)  # the leftovers of the failed write are in nobody's way

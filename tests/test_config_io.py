@@ -101,5 +101,5 @@ def test_differences_name_what_matters() -> None:
 
 def test_from_dict_keeps_defaults_and_refuses_unknown_keys() -> None:
     assert from_dict(EncoderConfig, {"name": "resnet50", "channels": [1, 2]}).channels == (1, 2)
-    with pytest.raises(ConfigError, match="stemm.*did you mean stem"):
+    with pytest.raises(ConfigError, match=r"stemm.*did you mean stem"):
         from_dict(EncoderConfig, {"stemm": "small"})

@@ -96,6 +96,8 @@ def test_a_run_on_two_processes_ends_where_one_does(tiny_run: TrainConfig) -> No
 
 
 def test_seeds_are_spread_and_repeatable() -> None:
-    seeds = {derive_seed(0, "views", step) for step in range(1000)} | {derive_seed(s, "views", 0) for s in range(1, 1000)}
+    seeds = {derive_seed(0, "views", step) for step in range(1000)} | {
+        derive_seed(s, "views", 0) for s in range(1, 1000)
+    }
     assert len(seeds) == 1999
     assert derive_seed(1, "2") != derive_seed("1", 2) != derive_seed(12)

@@ -11,7 +11,11 @@ from simclr.optim import LARS, build_optimizer, parameter_groups, peak_learning_
 
 
 def lars_by_hand(
-    weights: list[torch.Tensor], gradients: list[list[torch.Tensor]], rates: list[float], decays: list[float], adapt: list[bool]
+    weights: list[torch.Tensor],
+    gradients: list[list[torch.Tensor]],
+    rates: list[float],
+    decays: list[float],
+    adapt: list[bool],
 ) -> list[torch.Tensor]:
     """You et al. 2017, alg. 1 with the learning rate inside the momentum, one tensor at a time in float64."""
     weights = [w.double().clone() for w in weights]

@@ -1,6 +1,7 @@
 """Retrieval against float64 loops, pytorch-metric-learning and scikit-learn, and on the inputs that break others."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
-import linear_eval.retrieval
 import linear_eval.similarity
 from linear_eval.retrieval import map_at_r, nmi, r_precision, recall_at_k, retrieval
 from linear_eval.similarity import block_scores, pair_scores, prepare, rank_keys
@@ -31,7 +31,7 @@ def brute_force(x, y, ks, gallery_x=None, gallery_y=None, distance="cosine"):
     queries = x.double().numpy()
     gallery = queries if itself else gallery_x.double().numpy()
     labels, gallery_labels = y.tolist(), (y if itself else gallery_y).tolist()
-    hits, r_precisions, average_precisions, excluded = {k: 0 for k in ks}, [], [], 0
+    hits, r_precisions, average_precisions, excluded = dict.fromkeys(ks, 0), [], [], 0
     for i, query in enumerate(queries):
         if distance == "cosine":
             lengths = np.linalg.norm(gallery, axis=1) * np.linalg.norm(query)
@@ -131,7 +131,7 @@ def test_ties_do_not_depend_on_the_chunk_size(monkeypatch):
     expected = retrieval(x, y)
     for size in (8, 2**13, 2**16):
         monkeypatch.setattr(linear_eval.similarity, "CHUNK_BYTES", size)
-        monkeypatch.setattr(linear_eval.retrieval, "CHUNK_BYTES", size)
+        monkeypatch.setattr(sys.modules[retrieval.__module__], "CHUNK_BYTES", size)
         assert retrieval(x, y) == expected
 
 

@@ -38,7 +38,10 @@ def test_a_run_leaves_all_it_promises(tiny_run: TrainConfig) -> None:
     assert "online_knn" in epochs[1]
     steps = [line["loss"] for line in lines if line["kind"] == "step"]
     assert epochs[1]["epoch_loss"] == pytest.approx(sum(steps[5:]) / 5, rel=1e-5)
-    assert sorted(path.name for path in (result.run_dir / "checkpoints").iterdir()) == ["step-00000009", "step-00000010"]
+    assert sorted(path.name for path in (result.run_dir / "checkpoints").iterdir()) == [
+        "step-00000009",
+        "step-00000010",
+    ]
     encoder = simclr.load_encoder(result.run_dir)
     assert encoder(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 16)
 
@@ -96,7 +99,9 @@ def test_a_stopped_run_continues_to_the_same_bits(
     assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 11))
     reference = read_metrics(tiny_run.out / "undisturbed" / "metrics.jsonl")
     for kind, name in (("step", "loss"), ("epoch", "epoch_loss"), ("epoch", "online_knn")):
-        found, expected = ([line[name] for line in ls if line["kind"] == kind and name in line] for ls in (lines, reference))
+        found, expected = (
+            [line[name] for line in ls if line["kind"] == kind and name in line] for ls in (lines, reference)
+        )
         assert found == expected
 
 
@@ -191,7 +196,7 @@ def test_unlabelled_images_from_a_folder_with_workers(tiny_run: TrainConfig, ima
 
 
 def test_unknown_and_missing_trackers_are_refused_before_anything_is_written(tiny_run: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="'tensorbord'; accelerate knows .*tensorboard"):
+    with pytest.raises(ConfigError, match=r"'tensorbord'; accelerate knows .*tensorboard"):
         simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, trackers=("tensorbord",))))
     with pytest.raises(simclr.MissingExtraError, match=r"the tracker aim is not installed: pip install aim"):
         simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, trackers=("aim",))))

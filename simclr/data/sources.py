@@ -126,7 +126,9 @@ def _files_below(root: Path, config: DataConfig) -> ImageSet:
             if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
         ]
     if unreadable:
-        raise DataError(f"the folder {unreadable[0].filename} cannot be read ({unreadable[0].strerror}); check its rights")
+        raise DataError(
+            f"the folder {unreadable[0].filename} cannot be read ({unreadable[0].strerror}); check its rights"
+        )
     if not paths:
         endings = " ".join(sorted(EXTENSIONS))
         raise DataError(f"no image below {root}; files with these endings are images: {endings}")

@@ -1,7 +1,7 @@
 """Contrastive loss: pairs of one class pulled together, pairs of two classes pushed beyond a margin.
 
-Hadsell, Chopra, LeCun 2006, "Dimensionality Reduction by Learning an Invariant Mapping", eq. 4. The paper's label Y of a
-pair is 0 where the images are the same and 1 where they differ; other code has it the other way. Here nothing is
+Hadsell, Chopra, LeCun 2006, "Dimensionality Reduction by Learning an Invariant Mapping", eq. 4. The paper's label Y of
+a pair is 0 where the images are the same and 1 where they differ; other code has it the other way. Here nothing is
 labelled a pair: images of equal labels are the same.
 
     >>> loss = ContrastiveLoss(margin=1.0, normalize=False)
@@ -76,7 +76,7 @@ class ContrastiveLoss(LabelLoss):
         """Mean over pairs; the matrix holds each of them twice, and a diagonal of exact zeros."""
         d = pairwise_distance(l2_normalize(z) if self.normalize else z, kind=self.distance)
         same = labels.unsqueeze(1) == labels
-        hinge = torch.where(same, d - self.positive_margin, self.margin - d).clamp(min=0)
+        hinge = torch.where(same, d - self.positive_margin, self.margin - d).relu()
         same.fill_diagonal_(False)
         different = labels.unsqueeze(1) != labels
         pairs = len(z) * (len(z) - 1)

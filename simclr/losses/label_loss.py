@@ -24,7 +24,7 @@ from simclr.distances import full_precision, zero_with_graph
 from simclr.errors import ConfigError
 from simclr.mining_tuples import check_labels
 
-__all__ = ["LabelLoss", "LabelLossConfig", "mean_where", "require"]
+__all__ = ["LabelLoss", "LabelLossConfig", "check_classes", "mean_where", "require"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +36,15 @@ class LabelLossConfig(ABC):
     needs_labels: ClassVar[bool] = True
 
     lr_multiplier: float = 1.0
-    """Learning rate of the objective's own parameters (class weights, betas, thresholds), as a multiple of the encoder's.
-    They get no weight decay. Without effect where the objective has none."""
+    """Learning rate of the objective's own parameters (class weights, betas, thresholds) over the encoder's. They get
+    no weight decay. Without effect where the objective has none."""
 
     def __post_init__(self) -> None:
         require(self.lr_multiplier > 0, "lr_multiplier", self.lr_multiplier, "a positive number")
 
     @abstractmethod
     def build(self, num_classes: int, dim: int, num_samples: int) -> "LabelLoss":
-        """The module for ``num_classes`` labels 0..C-1, embeddings (N, ``dim``), and ``num_samples`` training images."""
+        """The module for labels 0..``num_classes``-1, embeddings (N, ``dim``) and ``num_samples`` training images."""
 
 
 class LabelLoss(nn.Module, ABC):
@@ -122,3 +122,13 @@ def require(holds: bool, field: str, given: object, expected: str) -> None:
     """Raise `ConfigError` that names the setting, its value and what was expected, unless ``holds``."""
     if not holds:
         raise ConfigError(f"{field} is {given!r}; it must be {expected}")
+
+
+def check_classes(labels: Tensor, num_classes: int) -> None:
+    """Raise `ValueError` unless every label is in 0..num_classes-1; on a GPU, where looking would wait, say nothing."""
+    if labels.device.type == "cpu" and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels run from {low} to {high}, expected 0 to {num_classes - 1} for {num_classes} classes"
+            )

@@ -9,11 +9,12 @@ from torch import Tensor
 from simclr.distances import DistanceName, l2_normalize, paired_distance, pairwise_distance
 from simclr.errors import ConfigError
 from simclr.losses.label_loss import mean_where
+from simclr.mining_all import AllTriplets
 from simclr.mining_hard import Fallback, hard, semi_hard
 from simclr.mining_tuples import Triplets
 from simclr.mining_weighted import distance_weighted, random_negatives
 
-__all__ = ["MinedDistances", "Mining", "check_mining", "mine", "triplet_statistics"]
+__all__ = ["MinedDistances", "Mining", "batch_all_statistics", "check_mining", "mine", "triplet_statistics"]
 
 Mining = Literal["all", "hard", "semi-hard", "distance-weighted", "random"]
 """The strategies of `simclr.mining`, by the name a config gives them."""
@@ -77,8 +78,8 @@ def mine(
 def triplet_statistics(mined: MinedDistances, margin: float) -> dict[str, Tensor]:
     """Counts and means over the mined triplets; a mean over none is NaN.
 
-    ``hard``: d_an <= d_ap. ``semi_hard``: d_ap < d_an < d_ap + margin. ``easy``: the rest. ``order_violations``: share of
-    hard ones, whose order is wrong.
+    ``hard``: d_an <= d_ap. ``semi_hard``: d_ap < d_an < d_ap + margin. ``easy``: the rest. ``order_violations``: share
+    of hard ones, whose order is wrong.
     """
     valid = mined.triplets.valid
     positive, negative = mined.positive.detach(), mined.negative.detach()
@@ -94,4 +95,18 @@ def triplet_statistics(mined: MinedDistances, margin: float) -> dict[str, Tensor
         "order_violations": wrong / count,
         "positive_distance": mean_where(positive, valid),
         "negative_distance": mean_where(negative, valid),
+    }
+
+
+def batch_all_statistics(every: AllTriplets) -> dict[str, Tensor]:
+    """The same over every triplet of a batch; the mean distances are over all pairs."""
+    return {
+        "triplets": every.triplets,
+        "hard": every.hard,
+        "semi_hard": (every.active - every.hard).clamp(min=0),
+        "easy": every.triplets - torch.maximum(every.active, every.hard),
+        "anchors_dropped": every.anchors_dropped,
+        "order_violations": every.hard / every.triplets,
+        "positive_distance": every.positive_distance.float(),
+        "negative_distance": every.negative_distance.float(),
     }

@@ -3,9 +3,9 @@
     >>> z = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]])
     >>> loss = TripletLoss(margin=0.2, mining="hard")
     >>> loss(z, torch.tensor([0, 0, 1, 1]))
-    tensor(1.1447)
-    >>> int(loss.statistics["hard"])
-    3
+    tensor(0.9081)
+    >>> loss.statistics["hard"]
+    tensor(4)
 
 Schroff, Kalenichenko, Philbin 2015, "FaceNet: A Unified Embedding for Face Recognition and Clustering", eq. 3
 (arXiv 1503.03832): sum over triplets of max(0, d_ap - d_an + margin). The paper's d is the squared distance of
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
-from simclr.losses.mined import Mining, check_mining, mine, triplet_statistics
+from simclr.losses.mined import Mining, batch_all_statistics, check_mining, mine, triplet_statistics
 from simclr.mining_all import batch_all
 from simclr.mining_hard import Fallback
 
@@ -65,14 +65,14 @@ class TripletConfig(LabelLossConfig):
 class TripletLoss(LabelLoss):
     """Triplet loss of L2-normalised embeddings: mean of max(0, d_ap - d_an + ``margin``) over mined triplets.
 
-    ``mining``: "all" (every triplet), "hard" (one an anchor), "semi-hard", "distance-weighted", "random" (one a positive
-    pair each); see `simclr.mining`. ``reduction``: mean over "active" triplets, those with a loss, or over "all".
-    ``fallback``: what a positive pair without a semi-hard negative takes. ``cutoff`` and ``nonzero_below`` belong to
-    distance-weighted draws. ``normalize=False`` compares embeddings as they are.
+    ``mining``: "all" (every triplet), "hard" (one an anchor), "semi-hard", "distance-weighted", "random" (one a
+    positive pair each); see `simclr.mining`. ``reduction``: mean over "active" triplets, those with a loss, or over
+    "all". ``fallback``: what a positive pair without a semi-hard negative takes. ``cutoff`` and ``nonzero_below``
+    belong to distance-weighted draws. ``normalize=False`` compares embeddings as they are.
 
     `statistics`: triplets, active (share), easy, semi_hard, hard (counts of the mined triplets), anchors_dropped,
-    order_violations (share with d_an <= d_ap), positive_distance, negative_distance (means over the mined triplets; over
-    all pairs for "all").
+    order_violations (share with d_an <= d_ap), positive_distance, negative_distance (means over the mined triplets;
+    over all pairs for "all").
     """
 
     def __init__(
@@ -115,24 +115,14 @@ class TripletLoss(LabelLoss):
             generator=generator,
         )
         statistics = triplet_statistics(mined, self.margin)
-        hinge = (mined.positive - mined.negative + self.margin).clamp(min=0).masked_fill(~mined.triplets.valid, 0)
+        hinge = (mined.positive - mined.negative + self.margin).relu().masked_fill(~mined.triplets.valid, 0)
         active = (hinge.detach() > 0).sum()
         statistics["active"] = active / statistics["triplets"]
         return hinge.sum() / self._divisor(active, statistics["triplets"]), statistics
 
     def _all(self, z: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         every = batch_all(pairwise_distance(z, kind=self.distance), labels, self.margin)
-        statistics = {
-            "triplets": every.triplets,
-            "hard": every.hard,
-            "semi_hard": (every.active - every.hard).clamp(min=0),
-            "easy": every.triplets - torch.maximum(every.active, every.hard),
-            "anchors_dropped": every.anchors_dropped,
-            "order_violations": every.hard / every.triplets,
-            "positive_distance": every.positive_distance.to(z.dtype),
-            "negative_distance": every.negative_distance.to(z.dtype),
-            "active": every.active / every.triplets,
-        }
+        statistics = {**batch_all_statistics(every), "active": every.active / every.triplets}
         return (every.loss / self._divisor(every.active, every.triplets)).to(z.dtype), statistics
 
     def _divisor(self, active: Tensor, count: Tensor) -> Tensor:
@@ -142,8 +132,8 @@ class TripletLoss(LabelLoss):
         """As the base, and the loss stuck at the margin: every distance equal."""
         if self.margin > 0 and abs(loss - self.margin) <= 0.01 * self.margin and statistics.get("active", 0) > 0.9:
             return (
-                f"the triplet loss sits at its margin ({loss:.4g} of {self.margin}): all embeddings have collapsed to one "
-                "point. Start again with a lower learning rate or mining semi-hard instead of hard."
+                f"the triplet loss sits at its margin ({loss:.4g} of {self.margin}): all embeddings have collapsed to "
+                "one point. Start again with a lower learning rate or mining semi-hard instead of hard."
             )
         return super().warning(loss, statistics)
 

@@ -1,0 +1,49 @@
+"""Where a run runs: the Accelerator, the arithmetic that the device does natively, and the run's first line."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from simclr.config import LoopConfig, TrainConfig
+from simclr.data import ImageSet
+
+__all__ = ["make_accelerator", "opening_line"]
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The process group, placement, precision and trackers of a run."""
+    # accelerate keeps one state a process, which would refuse a second run of another precision.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(
+        mixed_precision=_precision(config.train),
+        log_with=list(config.train.trackers) or None,
+        project_dir=config.run_dir,
+    )
+
+
+def _precision(loop: LoopConfig) -> str:
+    if loop.precision != "auto":
+        return {"fp32": "no"}.get(loop.precision, loop.precision)
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "no"
+
+
+def opening_line(
+    config: TrainConfig, images: ImageSet, model: nn.Module, accelerator: Accelerator, done: int, total_steps: int
+) -> str:
+    """What is trained on what, where, and from which step on."""
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    where = f"{accelerator.num_processes} x {accelerator.device.type}"
+    if done >= total_steps:
+        return f"{config.run_dir} is finished: {done} steps"
+    start = f"continuing {config.run_dir} at step {done} of {total_steps}" if done else f"starting {config.run_dir}"
+    kept = "on the device" if images.pixels is not None else "decoded by workers"
+    return (
+        f"{start}: {len(images)} images of {images.name} ({kept}), {config.encoder.name} with its head {size:.2f}M "
+        f"parameters, {config.objective.name}, {total_steps} steps of {config.train.batch_size} images, {where}, "
+        f"{_precision(config.train).replace('no', 'fp32')}"
+    )

@@ -1,0 +1,64 @@
+"""Every objective, one file a family: config, functional form where it makes sense, module, formula and source.
+
+The losses on labels share one call, ``loss(z (N, D), labels (N,))``, and what `LabelLoss` promises of it.
+"""
+
+from simclr.losses.arcface import ArcFaceConfig, ArcFaceLoss
+from simclr.losses.center import CenterConfig, CenterCrossEntropyLoss, CenterLoss
+from simclr.losses.contrastive import ContrastiveConfig, ContrastiveLoss
+from simclr.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
+from simclr.losses.focal import DistributionHead, distribution_focal_loss, integral, quality_focal_loss
+from simclr.losses.focal_objectives import (
+    DistributionFocalConfig,
+    DistributionFocalLoss,
+    QualityFocalConfig,
+    QualityFocalLoss,
+)
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig
+from simclr.losses.margin import MarginConfig, MarginLoss
+from simclr.losses.n_pair import NPairConfig, NPairLoss
+from simclr.losses.nt_xent import NTXentLoss, nt_xent, nt_xent_reference
+from simclr.losses.quadruplet import QuadrupletConfig, QuadrupletLoss
+from simclr.losses.siamese import SiameseConfig, SiameseLoss
+from simclr.losses.sup_con import SupConLoss, sup_con
+from simclr.losses.target_bins import TargetBins, choose_bins
+from simclr.losses.triplet import TripletConfig, TripletLoss
+
+__all__ = [
+    "ArcFaceConfig",
+    "ArcFaceLoss",
+    "CenterConfig",
+    "CenterCrossEntropyLoss",
+    "CenterLoss",
+    "ContrastiveConfig",
+    "ContrastiveLoss",
+    "CrossEntropyConfig",
+    "CrossEntropyLoss",
+    "DistributionFocalConfig",
+    "DistributionFocalLoss",
+    "DistributionHead",
+    "LabelLoss",
+    "LabelLossConfig",
+    "MarginConfig",
+    "MarginLoss",
+    "NPairConfig",
+    "NPairLoss",
+    "NTXentLoss",
+    "QuadrupletConfig",
+    "QuadrupletLoss",
+    "QualityFocalConfig",
+    "QualityFocalLoss",
+    "SiameseConfig",
+    "SiameseLoss",
+    "SupConLoss",
+    "TargetBins",
+    "TripletConfig",
+    "TripletLoss",
+    "choose_bins",
+    "distribution_focal_loss",
+    "integral",
+    "nt_xent",
+    "nt_xent_reference",
+    "quality_focal_loss",
+    "sup_con",
+]

@@ -1,0 +1,143 @@
+"""The focal losses as objectives with a head: a classifier of independent sigmoids, and a regressor over bins."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simclr.errors import ConfigError
+from simclr.losses.focal import DistributionHead, distribution_focal_loss, integral, quality_focal_loss
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, require
+from simclr.losses.target_bins import TargetBins
+
+__all__ = ["DistributionFocalConfig", "DistributionFocalLoss", "QualityFocalConfig", "QualityFocalLoss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityFocalConfig(LabelLossConfig):
+    """Quality focal loss with a linear head (Li et al. 2020)."""
+
+    name: ClassVar[str] = "quality-focal"
+
+    beta: float = 2.0
+    """Exponent of |y - sigma|: how much less a sample weighs that is nearly right."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.beta > 0, "beta", self.beta, "positive")
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "QualityFocalLoss":
+        """The module with a linear head from ``dim`` to ``num_classes``."""
+        return QualityFocalLoss(num_classes, dim, self.beta)
+
+
+class QualityFocalLoss(LabelLoss):
+    """`quality_focal_loss` of a linear head on embeddings as they are, quality 1 at the label; mean over the batch.
+
+    For soft labels: ``quality_focal_loss(loss.logits(z), labels, quality)``. Labels below 0 are background.
+
+    Parameters: ``head``. `statistics`: accuracy (over the samples that have a class).
+    """
+
+    def __init__(self, num_classes: int, dim: int, beta: float = 2.0) -> None:
+        super().__init__()
+        require(beta > 0, "beta", beta, "positive")
+        self.num_classes, self.beta = num_classes, beta
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.constant_(self.head.bias, -4.0)  # sigma 0.018: rare classes, as focal losses start (Lin et al. 2017)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Class scores (N, C) of embeddings ``z`` (N, D)."""
+        return F.linear(z, self.head.weight.to(z.dtype), self.head.bias.to(z.dtype))
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss; 0 for an empty batch."""
+        check_classes(labels.clamp(min=0), self.num_classes)
+        logits = self.logits(z)
+        foreground = labels >= 0
+        right = (logits.argmax(1) == labels) & foreground
+        loss = quality_focal_loss(logits, labels, torch.ones_like(logits[:, 0]), self.beta)
+        return loss, {"accuracy": right.sum() / foreground.sum()}
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributionFocalConfig(LabelLossConfig):
+    """Regression of a number by distribution focal loss over bins (Li et al. 2020)."""
+
+    name: ClassVar[str] = "distribution-focal"
+
+    low: float | None = None
+    """Target at the first bin; None for labels 0..C-1 as the number, one bin a class."""
+    high: float | None = None
+    """Target at the last bin; None with low."""
+    bins: int | None = None
+    """Number of bins; None with low."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = (self.low, self.high, self.bins)
+        if any(value is None for value in given) and any(value is not None for value in given):
+            raise ConfigError(f"low, high and bins are {given}; give all three (see choose_bins) or none")
+        self._bins(2)
+
+    def _bins(self, num_classes: int) -> TargetBins:
+        if self.low is None or self.high is None or self.bins is None:
+            return TargetBins(low=0.0, high=num_classes - 1.0, count=num_classes)
+        return TargetBins(low=self.low, high=self.high, count=self.bins)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "DistributionFocalLoss":
+        """The module with a head from ``dim`` to the bins."""
+        return DistributionFocalLoss(dim, self._bins(num_classes))
+
+
+class DistributionFocalLoss(LabelLoss):
+    """`distribution_focal_loss` of a `DistributionHead` on embeddings as they are; mean over the batch.
+
+    ``labels`` are the targets (N,) in the units of ``bins``: floating point or int64.
+
+    Parameters: ``head``. `statistics`: mean_error (absolute, in the target's units), mean_error_bins.
+    """
+
+    def __init__(self, dim: int, bins: TargetBins) -> None:
+        super().__init__()
+        self.bins = bins
+        self.head = DistributionHead(dim, bins.count)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Logits of the bins (N, count) of embeddings ``z`` (N, D)."""
+        linear = self.head.linear
+        return F.linear(z, linear.weight.to(z.dtype), linear.bias.to(z.dtype))
+
+    def predict(self, z: Tensor) -> Tensor:
+        """Predicted numbers (N,) of embeddings ``z`` (N, D), in the target's units."""
+        return self.bins.to_values(integral(self.logits(z)))
+
+    def check_labels(self, labels: Tensor, rows: int) -> None:
+        """Raise `ValueError` unless ``labels`` are (rows,) numbers."""
+        if labels.shape != (rows,) or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"targets are {labels.dtype} of shape {tuple(labels.shape)}, expected numbers ({rows},)")
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss; 0 for an empty batch."""
+        logits = self.logits(z)
+        target = labels.to(z.dtype)
+        loss = distribution_focal_loss(logits, self.bins.to_bins(target))
+        error = (self.bins.to_values(integral(logits.detach())) - target).abs().sum() / max(len(z), 1)
+        return loss, {"mean_error": error, "mean_error_bins": error / self.bins.step}
+
+    def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
+        """Plain words for a head that knows no better than all bins alike."""
+        return None
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}"

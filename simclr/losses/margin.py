@@ -1,0 +1,206 @@
+"""Margin loss: pairs on their side of a learned boundary, by a margin, with distance-weighted negatives.
+
+Wu, Manmatha, Smola, Kraehenbuehl 2017, "Sampling Matters in Deep Embedding Learning", section 4 (arXiv 1706.07567):
+max(0, alpha + y_ij (d_ij - beta_i)) with y = 1 for a positive pair and -1 for a negative one, and a boundary in three
+levels, beta_i = beta + beta_class[label of i] + beta_sample[i]. It asks of distances what isotonic regression asks of
+scores: only that they be ordered around the boundary, not how large they are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
+from simclr.losses.mined import Mining, batch_all_statistics, check_mining, mine, triplet_statistics
+from simclr.losses.triplet import Reduction
+from simclr.mining_all import batch_all
+from simclr.mining_hard import Fallback
+
+__all__ = ["MarginConfig", "MarginLoss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginConfig(LabelLossConfig):
+    """Margin loss with distance-weighted sampling (Wu et al. 2017)."""
+
+    name: ClassVar[str] = "margin"
+
+    alpha: float = 0.2
+    """Margin: how far on its side of the boundary a pair must be."""
+    beta: float = 1.2
+    """Where the boundary starts: positive pairs belong below it, negative pairs above."""
+    learn_beta: bool = True
+    """Train the boundary that all images share."""
+    class_beta: bool = False
+    """Train an offset of the boundary for every class."""
+    sample_beta: bool = False
+    """Train an offset of the boundary for every training image."""
+    nu: float = 0.0
+    """Weight of the boundaries in the loss: above 0 it draws them down, to tighter classes."""
+    mining: Mining = "distance-weighted"
+    """How negatives are chosen: distance-weighted (the paper's), random, hard, semi-hard, or all pairs."""
+    cutoff: float = 0.5
+    """Distances below it count as it in distance-weighted draws."""
+    nonzero_below: float = 1.4
+    """Negatives at this distance or beyond are never drawn."""
+    distance: DistanceName = "euclidean"
+    """euclidean, squared, manhattan or cosine; alpha and beta are in its units."""
+    reduction: Reduction = "active"
+    """Mean over the pairs with a loss (active) or over all pairs."""
+    fallback: Fallback = "easiest"
+    """For semi-hard mining: what a positive pair without a semi-hard negative takes."""
+    lr_multiplier: float = 10.0
+    """Learning rate of the boundaries, as a multiple of the encoder's. No weight decay."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build(1, 1, 1)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "MarginLoss":
+        """The module, with as many class and sample boundaries as asked for."""
+        return MarginLoss(
+            self.alpha,
+            self.beta,
+            num_classes if self.class_beta else None,
+            num_samples if self.sample_beta else None,
+            self.nu,
+            learn_beta=self.learn_beta,
+            mining=self.mining,
+            distance=self.distance,
+            reduction=self.reduction,
+            fallback=self.fallback,
+            cutoff=self.cutoff,
+            nonzero_below=self.nonzero_below,
+        )
+
+
+class MarginLoss(LabelLoss):
+    """Margin loss of L2-normalised embeddings: hinges of d_ap - beta + ``alpha`` and of beta - d_an + ``alpha``.
+
+    For every mined triplet one hinge for its positive pair and one for its negative pair, both with the anchor's
+    boundary; for ``mining="all"`` every ordered pair of the batch once. ``reduction="active"``: the sum over the number
+    of hinges above zero (the authors' code), or "all": over the number of hinges. No active hinge gives exactly 0.
+
+    The boundary is ``beta`` (a parameter, or a buffer with ``learn_beta=False``) + ``beta_class`` (``num_classes``,)
+    where given + ``beta_sample`` (``num_samples``,) where given; the offsets start at 0. ``nu`` adds nu * beta_i for
+    each triplet (each anchor for "all") to the sum. The parameters want a learning rate of their own and no weight
+    decay.
+
+    `statistics`: those of `TripletLoss` over the mined triplets, active (share of hinges above 0), and beta (the mean
+    over anchors).
+
+        >>> loss = MarginLoss(mining="all")
+        >>> loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).detach()  # sqrt(2) - 1.2 + 0.2
+        tensor(0.4142)
+    """
+
+    beta: Tensor
+
+    def __init__(
+        self,
+        alpha: float = 0.2,
+        beta: float = 1.2,
+        num_classes: int | None = None,
+        num_samples: int | None = None,
+        nu: float = 0.0,
+        *,
+        learn_beta: bool = True,
+        mining: Mining = "distance-weighted",
+        distance: DistanceName = "euclidean",
+        reduction: Reduction = "active",
+        fallback: Fallback = "easiest",
+        cutoff: float = 0.5,
+        nonzero_below: float = 1.4,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        require(alpha >= 0, "alpha", alpha, "0 or more")
+        require(nu >= 0, "nu", nu, "0 or more")
+        require(
+            0 < cutoff < nonzero_below < 2, "cutoff", cutoff, f"above 0 and below nonzero_below = {nonzero_below} < 2"
+        )
+        check_mining(mining)
+        check_distance(distance)
+        require(reduction in get_args(Reduction), "reduction", reduction, "active or all")
+        require(fallback in get_args(Fallback), "fallback", fallback, "easiest, hardest or skip")
+        self.alpha, self.nu, self.mining, self.distance, self.reduction = alpha, nu, mining, distance, reduction
+        self.fallback, self.cutoff, self.nonzero_below, self.normalize = fallback, cutoff, nonzero_below, normalize
+        start = torch.tensor(float(beta))
+        if learn_beta:
+            self.beta = nn.Parameter(start)
+        else:
+            self.register_buffer("beta", start)
+        self.beta_class = None if num_classes is None else nn.Parameter(torch.zeros(num_classes))
+        self.beta_sample = None if num_samples is None else nn.Parameter(torch.zeros(num_samples))
+
+    def boundaries(self, labels: Tensor, indices: Tensor | None = None) -> Tensor:
+        """The boundary of each anchor: (N,). ``indices`` (N,) int64 are needed where every sample has its own."""
+        beta = self.beta.expand(len(labels))
+        if self.beta_class is not None:
+            beta = beta + self.beta_class[labels]
+        if self.beta_sample is not None:
+            if indices is None:
+                raise ValueError(
+                    "a boundary a sample (num_samples) needs the images' indices: loss(z, labels, indices)"
+                )
+            beta = beta + self.beta_sample[indices]
+        return beta
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of hinges and boundaries over their number, and the statistics of what was mined."""
+        z = l2_normalize(z) if self.normalize else z
+        beta = self.boundaries(labels, indices).to(z.dtype)
+        if self.mining == "all":
+            return self._all(z, labels, beta)
+        mined = mine(
+            z,
+            labels,
+            self.mining,
+            distance=self.distance,
+            margin=self.alpha,
+            fallback=self.fallback,
+            cutoff=self.cutoff,
+            nonzero_below=self.nonzero_below,
+            generator=generator,
+        )
+        valid, boundary = mined.triplets.valid, beta.unsqueeze(1)
+        positive = (mined.positive - boundary + self.alpha).relu().masked_fill(~valid, 0)
+        negative = (boundary - mined.negative + self.alpha).relu().masked_fill(~valid, 0)
+        active = (positive.detach() > 0).sum() + (negative.detach() > 0).sum()
+        statistics = triplet_statistics(mined, self.alpha)
+        total = positive.sum() + negative.sum() + self.nu * (valid.sum(1) * beta).sum()
+        return self._reduce(total, active, 2 * valid.sum(), beta, statistics)
+
+    def _all(self, z: Tensor, labels: Tensor, beta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        d = pairwise_distance(z, kind=self.distance)
+        same = labels.unsqueeze(1) == labels
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        boundary = beta.unsqueeze(1)
+        hinge = torch.where(same, d - boundary + self.alpha, boundary - d + self.alpha).relu().masked_fill(itself, 0)
+        statistics = batch_all_statistics(batch_all(d.detach(), labels, self.alpha))
+        pairs = torch.full((), len(z) * (len(z) - 1), device=z.device)
+        total = hinge.sum() + self.nu * beta.sum()
+        return self._reduce(total, (hinge.detach() > 0).sum(), pairs, beta, statistics)
+
+    def _reduce(
+        self, total: Tensor, active: Tensor, count: Tensor, beta: Tensor, statistics: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        divisor = active if self.reduction == "active" else count
+        loss = (total / divisor.clamp(min=1)).where(divisor > 0, 0 * total)
+        return loss, {**statistics, "active": active / count, "beta": beta.mean()}
+
+    def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
+        """As the base, and a boundary that has left the range of distances of unit vectors."""
+        beta = statistics.get("beta")
+        if beta is not None and self.normalize and self.distance == "euclidean" and not 0 < beta < 2:
+            return f"the mean boundary is {beta:.3g}, outside the distances (0, 2): lower its learning rate or nu"
+        return super().warning(loss, statistics)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, nu={self.nu}, mining={self.mining}, distance={self.distance}"

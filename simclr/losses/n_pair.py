@@ -1,0 +1,98 @@
+"""N-pair loss: each anchor picks its positive out of one positive of every class.
+
+Sohn 2016, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", eq. 6 (N-pair-mc): with one pair
+(f_i, f_i+) from each of N classes,
+
+    L = 1/N sum_i log(1 + sum_{j != i} exp(f_i . f_j+  -  f_i . f_i+))
+
+a softmax cross-entropy over one positive and N - 1 negatives. The paper does not normalise the embeddings, which would
+bound the logits to [-1, 1], and holds their squared length down instead (section 3.2.2).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
+
+__all__ = ["NPairConfig", "NPairLoss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NPairConfig(LabelLossConfig):
+    """Multi-class N-pair loss (Sohn 2016)."""
+
+    name: ClassVar[str] = "n-pair"
+
+    l2_weight: float = 0.0
+    """Weight of the mean squared length of the embeddings in the pairs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build(0, 0, 0)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "NPairLoss":
+        """The module; none of the numbers matters to it."""
+        return NPairLoss(self.l2_weight)
+
+
+class NPairLoss(LabelLoss):
+    """N-pair-mc loss of embeddings as they are (not normalised), the mean over the pairs of the batch.
+
+    In the order of the batch, the first and second sample of a class are a pair (anchor, positive), the third and
+    fourth another, and so on; a sample left over is not used. Each anchor is compared with the positives of its own
+    pair and of all pairs of other classes: with two samples a class this is the paper's loss.
+
+    ``l2_weight`` times the mean over pairs of (|f|^2 + |f+|^2) / 2 is added.
+
+    `statistics`: pairs, accuracy (share of anchors nearest to their own positive), samples_dropped, embedding_length.
+
+        >>> loss = NPairLoss()
+        >>> loss(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1]))
+        tensor(0.3133)
+    """
+
+    def __init__(self, l2_weight: float = 0.0) -> None:
+        super().__init__()
+        require(l2_weight >= 0, "l2_weight", l2_weight, "0 or more")
+        self.l2_weight = l2_weight
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy over the valid columns of all rows' products; rows that are no anchor are masked out."""
+        if len(z) < 2:
+            zero = z.new_zeros(())
+            count = torch.full((), len(z), device=z.device)
+            nan = torch.full_like(zero, torch.nan)
+            return zero, {"pairs": 0 * count, "accuracy": nan, "samples_dropped": count, "embedding_length": nan}
+        order = torch.argsort(labels, stable=True)
+        grouped = labels[order].contiguous()
+        place = torch.arange(len(z), device=z.device) - torch.searchsorted(grouped, grouped)  # within the class
+        # Row i of the sorted batch is an anchor if it has an even place and its class goes on.
+        is_anchor = F.pad(grouped[1:] == grouped[:-1], (0, 1)) & (place % 2 == 0)
+        z = F.embedding(order, z)
+        anchor, positive = z, z.roll(-1, 0)
+        own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        allowed = (own | (grouped.unsqueeze(1) != grouped)) & is_anchor
+        logits = (anchor @ positive.t()).masked_fill(~(allowed | own), -torch.inf)
+        terms = logits.logsumexp(1) - logits.diagonal()
+        count = is_anchor.sum()
+        pairs = count.clamp(min=1)
+        loss = terms.masked_fill(~is_anchor, 0).sum() / pairs
+        lengths = (anchor.square().sum(1) + positive.square().sum(1)) / 2
+        mean_square = lengths.masked_fill(~is_anchor, 0).sum() / pairs
+        right = (logits.detach().argmax(1) == torch.arange(len(z), device=z.device)) & is_anchor
+        statistics = {
+            "pairs": count,
+            "accuracy": right.sum() / count,
+            "samples_dropped": len(z) - 2 * count,
+            "embedding_length": mean_square.detach().sqrt(),
+        }
+        return loss + self.l2_weight * mean_square, statistics
+
+    def extra_repr(self) -> str:
+        return f"l2_weight={self.l2_weight}"

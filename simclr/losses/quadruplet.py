@@ -1,0 +1,199 @@
+"""Quadruplet loss: a positive nearer than a negative, and nearer than two images of two other classes.
+
+Chen, Chen, Zhang, Huang 2017, "Beyond Triplet Loss: A Deep Quadruplet Network for Person Re-identification", eq. 6
+(arXiv 1704.01719): max(0, d_ap - d_an + margin) + max(0, d_ap - d_lk + second_margin), where l and k are of two
+classes, neither the anchor's. The second term pushes classes apart that never meet the anchor; its margin is the
+smaller.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simclr.distances import DistanceName, check_distance, l2_normalize, paired_distance, pairwise_distance, row_chunks
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
+from simclr.losses.mined import mine, triplet_statistics
+from simclr.losses.triplet import Reduction
+from simclr.mining_tuples import negative_mask
+
+__all__ = ["QuadrupletConfig", "QuadrupletLoss", "QuadrupletMining", "nearest_pair_outside", "random_pair_outside"]
+
+QuadrupletMining = Literal["hard", "random"]
+"""``hard``: farthest positive, nearest negative, nearest pair of other classes, for every anchor. ``random``: a random
+negative and a random pair of other classes for every positive pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadrupletConfig(LabelLossConfig):
+    """Quadruplet loss (Chen et al. 2017)."""
+
+    name: ClassVar[str] = "quadruplet"
+
+    margin: float = 0.5
+    """By how much the anchor's negative must be farther than its positive."""
+    second_margin: float = 0.25
+    """By how much two images of two other classes must be farther apart than anchor and positive."""
+    mining: QuadrupletMining = "hard"
+    """Which quadruplets of a batch count: hard or random."""
+    distance: DistanceName = "squared"
+    """euclidean, squared (the paper's), manhattan or cosine."""
+    reduction: Reduction = "active"
+    """Mean over the terms with a loss (active) or over all that were mined, for each of the two terms."""
+    normalize: bool = True
+    """Bring embeddings to length 1 first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build(0, 0, 0)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "QuadrupletLoss":
+        """The module; none of the numbers matters to it."""
+        return QuadrupletLoss(
+            self.margin,
+            self.second_margin,
+            mining=self.mining,
+            distance=self.distance,
+            reduction=self.reduction,
+            normalize=self.normalize,
+        )
+
+
+class QuadrupletLoss(LabelLoss):
+    """Quadruplet loss of L2-normalised embeddings: the mean of its first hinges plus the mean of its second hinges.
+
+    Quadruplets are mined: all of a batch are N^4. A batch of two classes has no second term. ``reduction``: means over
+    the hinges above 0 ("active") or over all mined ("all"), each term by itself.
+
+    `statistics`: those of `TripletLoss` for the first term; active and second_active (shares), outside_distance (mean
+    of d_lk).
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.5,
+        second_margin: float = 0.25,
+        *,
+        mining: QuadrupletMining = "hard",
+        distance: DistanceName = "squared",
+        reduction: Reduction = "active",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        require(margin >= 0, "margin", margin, "0 or more")
+        require(0 <= second_margin <= margin, "second_margin", second_margin, f"in [0, margin = {margin}]")
+        require(mining in get_args(QuadrupletMining), "mining", mining, "hard or random")
+        require(reduction in get_args(Reduction), "reduction", reduction, "active or all")
+        check_distance(distance)
+        self.margin, self.second_margin, self.mining = margin, second_margin, mining
+        self.distance, self.reduction, self.normalize = distance, reduction, normalize
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both terms of the mined quadruplets."""
+        z = l2_normalize(z) if self.normalize else z
+        mined = mine(
+            z,
+            labels,
+            self.mining,
+            distance=self.distance,
+            margin=self.margin,
+            fallback="skip",
+            cutoff=0.5,
+            nonzero_below=1.4,
+            generator=generator,
+        )
+        valid = mined.triplets.valid
+        if self.mining == "hard":
+            left, right, exists = nearest_pair_outside(pairwise_distance(z.detach(), kind=self.distance), labels)
+            left, right, exists = left.unsqueeze(1), right.unsqueeze(1), exists.unsqueeze(1)
+        else:
+            left, right, exists = random_pair_outside(labels, valid.shape[1], generator)
+        outside = paired_distance(F.embedding(left, z), F.embedding(right, z), self.distance)
+        exists = exists & valid
+        first = (mined.positive - mined.negative + self.margin).relu()
+        second = (mined.positive - outside + self.second_margin).relu()
+        statistics = triplet_statistics(mined, self.margin)
+        first_mean, statistics["active"] = self._mean(first, valid)
+        second_mean, statistics["second_active"] = self._mean(second, exists)
+        statistics["outside_distance"] = mean_where(outside, exists)
+        return first_mean + second_mean, statistics
+
+    def _mean(self, hinge: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        hinge = hinge.masked_fill(~valid, 0)
+        active, count = (hinge.detach() > 0).sum(), valid.sum()
+        return hinge.sum() / (active if self.reduction == "active" else count).clamp(min=1), active / count
+
+    def extra_repr(self) -> str:
+        return (
+            f"margin={self.margin}, second_margin={self.second_margin}, mining={self.mining}, distance={self.distance}"
+        )
+
+
+def nearest_pair_outside(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For every anchor the nearest two samples (l, k) of two classes, neither its own: l (N,), k (N,), exists (N,).
+
+    For every row its nearest sample of another class, and its nearest of a class that is neither its own nor that
+    one's: whichever class an anchor has, one of the two is the row's nearest outside it. O(N^2) memory.
+    """
+    size = len(labels)
+    nearest, second = distances.new_empty(size), distances.new_empty(size)
+    of_nearest, of_second = torch.zeros_like(labels), torch.zeros_like(labels)
+    left, exists = torch.zeros_like(labels), torch.zeros_like(labels, dtype=torch.bool)
+    if size == 0:
+        return left, left, exists
+    for rows in row_chunks(size, size, distances.device):
+        others = distances[rows].masked_fill(~negative_mask(labels, rows), torch.inf)
+        nearest[rows], of_nearest[rows] = others.min(1)
+        others.masked_fill_(labels[of_nearest[rows]].unsqueeze(1) == labels, torch.inf)
+        second[rows], of_second[rows] = others.min(1)
+    right = torch.zeros_like(labels)
+    for rows in row_chunks(size, size, distances.device):
+        own = labels[rows].unsqueeze(1)
+        blocked = labels[of_nearest] == own  # (rows, N): the row's nearest is of the anchor's class
+        value = torch.where(blocked, second, nearest).masked_fill_(own == labels, torch.inf)
+        least, left[rows] = value.min(1)
+        exists[rows] = least < torch.inf
+        right[rows] = torch.where(blocked, of_second, of_nearest).gather(1, left[rows].unsqueeze(1)).squeeze(1)
+    return left, right, exists
+
+
+def random_pair_outside(
+    labels: Tensor, draws: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every anchor ``draws`` random pairs (l, k) of two classes, neither its own: l, k, exists: (N, ``draws``).
+
+    l is any sample outside the anchor's class, k then any outside both classes, each as likely as the others.
+    """
+    order = torch.argsort(labels, stable=True)
+    grouped = labels[order].contiguous()
+    start = torch.searchsorted(grouped, labels)
+    size = torch.searchsorted(grouped, labels, right=True) - start
+    own_start, own_size = start.unsqueeze(1).expand(-1, draws), size.unsqueeze(1).expand(-1, draws)
+    nothing = torch.zeros_like(own_size)
+    left, any_left = _draw_outside(order, own_start, own_size, own_start, nothing, generator)
+    right, any_right = _draw_outside(order, own_start, own_size, start[left], size[left], generator)
+    return left, right, any_left & any_right
+
+
+def _draw_outside(
+    order: Tensor,
+    start: Tensor,
+    size: Tensor,
+    other_start: Tensor,
+    other_size: Tensor,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """A random sample outside two runs of ``order``, and whether there is one."""
+    free = len(order) - size - other_size
+    uniform = torch.rand(free.shape, device=order.device, generator=generator)
+    place = torch.minimum((uniform * free).long(), free - 1).clamp(min=0)
+    own_first = start <= other_start
+    low_start, low_size = torch.where(own_first, start, other_start), torch.where(own_first, size, other_size)
+    high_start, high_size = torch.where(own_first, other_start, start), torch.where(own_first, other_size, size)
+    place = torch.where(place >= low_start, place + low_size, place)
+    place = torch.where(place >= high_start, place + high_size, place)
+    return order[place.clamp(max=max(len(order) - 1, 0))], free > 0
