@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from augment.blur import gaussian_blur
-from augment.colour import luma, shift_hue, solarize
+from augment.colour import luma, shift_hue_, solarize_
 from augment.config import AugmentConfig
 from augment.crop import crop_by_taps
 from augment.parameters import CONTRAST, HUE, SATURATION
@@ -36,7 +36,8 @@ def augment_rows(images: Tensor, rows: Tensor, drawn: dict[str, Tensor], config:
     if config.blur > 0:
         views = gaussian_blur(views, drawn["blur"], config.blur_kernel_size // 2)
     if config.solarize > 0:
-        views = torch.where(drawn["solarize"][:, None, None, None], solarize(views, config.solarize_threshold), views)
+        inverted = solarize_(views.clone(), config.solarize_threshold)
+        views = torch.where(drawn["solarize"][:, None, None, None], inverted, views)
     return views
 
 
@@ -62,5 +63,5 @@ def _jitter(views: Tensor, factors: Tensor, order: Tensor, hue: bool) -> Tensor:
         blended = views * scale[:, None, None, None] + gray * to_gray + mean * to_mean
         views = blended.clamp(0, 1)
         if hue:
-            views = shift_hue(views, torch.where(op == HUE, factor, 0.0))
+            views = shift_hue_(views, torch.where(op == HUE, factor, 0.0))
     return views

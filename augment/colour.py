@@ -1,48 +1,48 @@
-"""The colour operations in the fewest passes over memory: batched, a factor an image, no data-dependent branches.
+"""The colour operations in few passes over memory: in place, a factor an image, no data-dependent branches.
 
-Images are (N, C, H, W) floating point in [0, 1], factors (N,). The meaning is torchvision's ColorJitter, as in
-``augment/reference.py``, which these forms are tested against.
+Images are (N, C, H, W) floating point in [0, 1] and are overwritten; factors are (N,). The meaning is torchvision's
+ColorJitter, as in ``augment/reference.py``, which these forms are tested against. They are not differentiable.
 """
 
 import torch
 from torch import Tensor
 
-__all__ = ["adjust_brightness", "adjust_contrast", "adjust_saturation", "luma", "shift_hue", "solarize"]
+__all__ = ["adjust_brightness_", "adjust_contrast_", "adjust_saturation_", "luma", "shift_hue_", "solarize_"]
 
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
 
 
 def luma(images: Tensor) -> Tensor:
-    """(N, 1, H, W): the gray image; a one-channel image is its own."""
+    """(N, 1, H, W), a tensor of its own: the gray image."""
     if images.shape[1] == 1:
-        return images
-    red, green, blue = images.split(1, dim=1)
+        return images.clone()
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)
 
 
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness_(images: Tensor, factor: Tensor) -> Tensor:
     """``factor * x``, clamped."""
-    return (images * factor[:, None, None, None]).clamp_(0, 1)
+    return images.mul_(factor[:, None, None, None]).clamp_(0, 1)
 
 
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast_(images: Tensor, factor: Tensor) -> Tensor:
     """``mean + factor * (x - mean)``, clamped, about the mean gray value of each image."""
     factor = factor[:, None, None, None]
-    mean = images.mean((-2, -1), keepdim=True)
-    if images.shape[1] == 3:
-        mean = luma(mean)  # luma is linear: the mean of the gray image is the luma of the mean colour
-    return (images * factor).add_(mean * (1 - factor)).clamp_(0, 1)
+    # Luma is linear: the mean of the gray image is the luma of the mean colour.
+    offset = luma(images.mean((-2, -1), keepdim=True)).mul_(1 - factor)
+    return images.mul_(factor).add_(offset).clamp_(0, 1)
 
 
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation_(images: Tensor, factor: Tensor) -> Tensor:
     """``gray + factor * (x - gray)``, clamped; a one-channel image stays as it is."""
     if images.shape[1] == 1:
         return images
     factor = factor[:, None, None, None]
-    return (images * factor).add_(luma(images).mul_(1 - factor)).clamp_(0, 1)
+    gray = luma(images).mul_(1 - factor)
+    return images.mul_(factor).add_(gray).clamp_(0, 1)
 
 
-def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
     """The colours turned by ``turns`` of the HSV colour circle; a one-channel image stays as it is.
 
     Exact, and free of branches. With V = max, m = min and C = V - m of a pixel, its circular distance from red, in
@@ -56,21 +56,20 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     high = torch.maximum(red, green).clamp_(min=blue)
     low = torch.minimum(red, green).clamp_(max=blue)
     chroma = high - low
-    side = green - blue
     hue = (green + blue).sub_(red).add_(high).sub_(low, alpha=2)
-    hue = hue.div_(chroma.clamp(min=1e-20)).copysign_(side)  # where the chroma is 0 so is the numerator
-    hue = hue.add_(turns[:, None, None], alpha=6)
-    hue = hue.sub_(torch.floor(hue / 6), alpha=6)
-    # Clamped to [1, 2] instead of subtracting 1: one pass less, made good in the offsets.
-    new_red = (hue - 3).abs_().clamp_(1, 2).mul_(chroma).add_(low - chroma)
-    high = high.add_(chroma)
-    new_green = high - (hue - 2).abs_().clamp_(1, 2).mul_(chroma)
-    new_blue = high - (hue - 4).abs_().clamp_(1, 2).mul_(chroma)
-    return torch.stack((new_red, new_green, new_blue), dim=1)
+    hue = hue.div_(chroma + 1e-20).copysign_(green - blue)  # where the chroma is 0, so is the numerator
+    hue = hue.add_((6 * turns)[:, None, None])
+    hue = hue.sub_((hue / 6).floor_(), alpha=6)
+    # u(t) is clamp(|t|, 1, 2) - 1: the 1 goes into the offsets, which saves a pass.
+    low.sub_(chroma)
+    high.add_(chroma)
+    for plane, centre, offset, sign in ((red, 3, low, 1), (green, 2, high, -1), (blue, 4, high, -1)):
+        plane.copy_(offset).addcmul_((hue - centre).abs_().clamp_(1, 2), chroma, value=sign)
+    return images
 
 
-def solarize(images: Tensor, threshold: float) -> Tensor:
+def solarize_(images: Tensor, threshold: float) -> Tensor:
     """``1 - x`` where x is at or above the threshold."""
     # Arithmetic on a mask: torch.where is several times slower on the CPU.
     above = (images >= threshold).to(images.dtype)
-    return torch.addcmul(images, above, 1 - 2 * images)
+    return images.addcmul_(above, 1 - 2 * images)

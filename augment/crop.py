@@ -1,6 +1,6 @@
 """Crop, resize and flip many images at once, each with its own box.
 
-Three forms of one meaning: half-pixel centres, bilinear weights cut off at the border of the crop, the filter widened
+Four forms of one meaning: half-pixel centres, bilinear weights cut off at the border of the crop, the filter widened
 by the scale where a crop shrinks and antialiasing is on. They differ in what they are fast at.
 """
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["crop_by_interpolation", "crop_by_matrices", "crop_by_taps", "crop_on_cpu"]
+__all__ = ["crop_by_grid", "crop_by_interpolation", "crop_by_matrices", "crop_by_taps", "crop_on_cpu"]
 
 # Multiply-adds of a crop below which two small matrix products beat a call of torch's own kernel for it.
 _SMALL = 5_000_000
@@ -20,7 +20,9 @@ def crop_on_cpu(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Te
     """Crops of ``images[rows]`` (N, C, H, W) in the form that suits their size: (N, C, S, S) floating point."""
     channels, height, width = images.shape[1:]
     if 2 * channels * height * size * (width + size) < _SMALL:
-        return crop_by_matrices(images[rows], boxes, size, flip, antialias)
+        if antialias and max(height, width) > size:
+            return crop_by_matrices(images[rows], boxes, size, flip)
+        return crop_by_grid(images[rows], boxes, size, flip)
     views = torch.empty(len(rows), channels, size, size, dtype=images.dtype if images.is_floating_point() else None)
     for view, row, box, mirrored in zip(views, rows.tolist(), boxes.tolist(), flip.tolist(), strict=True):
         view.copy_(crop_by_interpolation(images[row], box, size, mirrored, antialias))
@@ -35,13 +37,25 @@ def crop_by_interpolation(image: Tensor, box: list[int], size: int, flip: bool, 
     return view.flip(-1) if flip else view
 
 
-def crop_by_matrices(images: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
-    """Crops of images (N, C, H, W) as two batched matrix products: (N, C, S, S). The fastest for small views."""
+def crop_by_grid(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+    """Crops of small images (N, C, H, W), not antialiased, by torch's own sampling kernel: (N, C, S, S)."""
+    images = _unit(images)
+    height, width = images.shape[-2:]
+    ys = _coordinates(boxes[:, 0], boxes[:, 2], height, size, images.dtype)  # (N, S)
+    xs = _coordinates(boxes[:, 1], boxes[:, 3], width, size, images.dtype)
+    xs = torch.where(flip[:, None], xs.flip(-1), xs)
+    shape = (len(images), size, size)
+    grid = torch.stack((xs[:, None].expand(shape), ys[:, :, None].expand(shape)), dim=-1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def crop_by_matrices(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+    """Crops of small images (N, C, H, W), antialiased, as two batched matrix products: (N, C, S, S)."""
     images = _unit(images)
     count, channels, height, width = images.shape
     dtype = images.dtype
-    down = _weights(boxes[:, 0], boxes[:, 2], height, size, antialias, dtype)  # (N, S, H)
-    across = _weights(boxes[:, 1], boxes[:, 3], width, size, antialias, dtype)  # (N, S, W)
+    down = _weights(boxes[:, 0], boxes[:, 2], height, size, dtype)  # (N, S, H)
+    across = _weights(boxes[:, 1], boxes[:, 3], width, size, dtype)  # (N, S, W)
     across = torch.where(flip[:, None, None], across.flip(1), across).mT
     half = torch.bmm(images.reshape(count, channels * height, width), across).view(count, channels, height, size)
     return torch.matmul(down[:, None], half)
@@ -85,14 +99,19 @@ def _positions(extent: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, T
     return scale * (outputs + 0.5) - 0.5, scale
 
 
-def _weights(start: Tensor, extent: Tensor, pixels: int, size: int, antialias: bool, dtype: torch.dtype) -> Tensor:
-    """(N, S, pixels): how much each input pixel counts in each output pixel."""
+def _coordinates(start: Tensor, extent: Tensor, pixels: int, size: int, dtype: torch.dtype) -> Tensor:
+    """(N, S): where the output pixels lie in the image, from -1 at its first border to 1 at its last."""
+    centres, _ = _positions(extent, size, dtype)
+    last = (extent - 1)[:, None].to(dtype)
+    return (2 * (torch.minimum(centres.clamp(min=0), last) + start[:, None]) + 1) / pixels - 1
+
+
+def _weights(start: Tensor, extent: Tensor, pixels: int, size: int, dtype: torch.dtype) -> Tensor:
+    """(N, S, pixels): how much each input pixel counts in each output pixel, antialiased."""
     centres, scale = _positions(extent, size, dtype)
     inputs = torch.arange(pixels, device=start.device) - start[:, None]  # (N, pixels), from the start of the crop
     weights = (inputs[:, None] - centres[:, :, None]).abs_()
-    if antialias:
-        weights.div_(scale.clamp(min=1)[:, None])
-    weights = weights.neg_().add_(1).clamp_(min=0)
+    weights = weights.div_(scale.clamp(min=1)[:, None]).neg_().add_(1).clamp_(min=0)
     weights.mul_(((inputs >= 0) & (inputs < extent[:, None]))[:, None])
     return weights.div_(weights.sum(-1, keepdim=True))
 

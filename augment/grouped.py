@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from augment.blur import gaussian_blur
-from augment.colour import adjust_brightness, adjust_contrast, adjust_saturation, luma, shift_hue, solarize
+from augment.colour import adjust_brightness_, adjust_contrast_, adjust_saturation_, luma, shift_hue_, solarize_
 from augment.config import AugmentConfig
 from augment.crop import crop_on_cpu
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
@@ -25,10 +25,10 @@ LARGE_VIEW = 2**15
 """Floats of a view from which on working on one after the other costs less than gathering several."""
 
 _ADJUST: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
-    BRIGHTNESS: adjust_brightness,
-    CONTRAST: adjust_contrast,
-    SATURATION: adjust_saturation,
-    HUE: shift_hue,
+    BRIGHTNESS: adjust_brightness_,
+    CONTRAST: adjust_contrast_,
+    SATURATION: adjust_saturation_,
+    HUE: shift_hue_,
 }
 
 
@@ -57,7 +57,7 @@ def augment_groups(
             rows = _where(acts["move"][part])
             views[rows] = warp(views[rows], drawn["affine"][part][rows])
         for op in operations:
-            views = _ADJUST[op](views, drawn["jitter"][part, op])
+            _ADJUST[op](views, drawn["jitter"][part, op])
         if channels == 3 and any(acts["gray"][part]):
             gray = views[acts["gray"][part].index(True) :]  # gray views come last in a group
             gray.copy_(luma(gray))
@@ -65,7 +65,7 @@ def augment_groups(
             _blur(views, drawn["blur"][part], acts["blur"][part], config.blur_kernel_size // 2)
         if any(acts["solarize"][part]):
             rows = _where(acts["solarize"][part])
-            views[rows] = solarize(views[rows], config.solarize_threshold)
+            views[rows] = solarize_(views[rows], config.solarize_threshold)
         write(order[part], views)
 
 

@@ -45,7 +45,7 @@ def ours() -> Loss:
 
 def ours_without_triton() -> Loss:
     def loss(views: Tensor) -> Tensor:
-        chosen, nt_xent_tiled.runs_on_triton = nt_xent_tiled.runs_on_triton, lambda z: False
+        chosen, nt_xent_tiled.runs_on_triton = nt_xent_tiled.runs_on_triton, lambda tile: False
         try:
             return NTXentLoss(TEMPERATURE)(views)
         finally:

@@ -83,6 +83,15 @@ class EvalConfig:
         for name in ("knn_temperature", "few_label_c", "sgd_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected a number > 0")
+        if not self.strengths or not all(strength > 0 for strength in self.strengths):
+            raise ConfigError(f"strengths is {self.strengths}: expected at least one, each > 0")
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"validation is {self.validation}: expected a share in (0, 1)")
+        if any(k < 1 for k in self.labels_per_class) or any(not 0 < share <= 1 for share in self.label_fractions):
+            raise ConfigError(
+                f"labels_per_class is {self.labels_per_class} and label_fractions is {self.label_fractions}: expected "
+                "numbers of at least 1, and shares in (0, 1]"
+            )
         if self.trials < 0 or self.workers < 0:
             raise ConfigError(f"trials is {self.trials} and workers is {self.workers}: neither may be negative")
         if self.probe not in ("lbfgs", "sgd"):

@@ -129,7 +129,7 @@ class _Search:
         """Which strengths accept their step; the others get their next one."""
         descent = new_value <= value + ARMIJO * self.step * slope
         # Within rounding of the optimum values no longer differ, slopes still do (Hager and Zhang 2005).
-        descent |= (new_value <= value + 1e-8 * value.abs()) & (new_slope <= (2 * ARMIJO - 1) * slope)
+        descent |= (new_value <= value + 1e-6 * value.abs()) & (new_slope <= (2 * ARMIJO - 1) * slope)
         accepted = descent & (new_slope >= WOLFE * slope)
         width = self.step - self.low
         low_slope = torch.where(self.low == 0, slope, self.low_slope)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from augment import AugmentConfig, ViewGenerator
 from linear_eval.features import check_features, extract_features, frozen
 from linear_eval.images import SizedImages, all_labels, image_batches
-from linear_eval.probe import ProbeResult, score_predictions
+from linear_eval.probe import LinearClassifier, ProbeResult, score_predictions
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["sgd_probe"]
@@ -126,9 +126,18 @@ def sgd_probe(
     test = extract_features(encoder, test_set, batch_size, place, workers=workers, autocast=autocast)
     test = test.subset(test.y >= 0)
     check_features(test, "test")
-    with torch.no_grad():
-        predictions = torch.cat([classes[head(x.to(place)).argmax(1).cpu()] for x in test.x.split(8192)])
-    return score_predictions(predictions, test.y, labels[labelled], resamples=resamples, seed=seed, chosen=None)
+    weight, bias = head.weight.detach().cpu(), head.bias.detach().cpu()
+    width = weight.shape[1]
+    classifier = LinearClassifier(weight, bias, torch.zeros(width), torch.ones(width), classes)
+    return score_predictions(
+        classifier.predict(test.x),
+        test.y,
+        labels[labelled],
+        resamples=resamples,
+        seed=seed,
+        chosen=None,
+        classifier=classifier,
+    )
 
 
 def _crops(

@@ -161,9 +161,6 @@ class OptimConfig:
     clip_norm: float | None = None
     """Clip the global norm of the gradient to this, before the step."""
 
-    objective_lr: float | None = None
-    """Learning rate of the objective's own parameters (class weights, betas, thresholds); None takes the objective's."""
-
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "positive")
         _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")

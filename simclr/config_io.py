@@ -133,7 +133,7 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
                 description=about,
                 default=default,
                 args=[*subcommands, *flags],
-                config=(tyro.conf.ConsolidateSubcommandArgs,),
+                config=(tyro.conf.CascadeSubcommandArgs,),
             )
     except SystemExit as stop:
         if not stop.code:

@@ -4,49 +4,134 @@ A new loss is one file in ``simclr/losses/`` and one line in ``OBJECTIVES``; ``d
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Union
 
+import torch
+import tyro
 from torch import Tensor, nn
 
 from simclr.errors import ConfigError
-from simclr.losses.nt_xent import NTXentLoss
+from simclr.losses import (
+    ArcFaceConfig,
+    CenterConfig,
+    ContrastiveConfig,
+    CrossEntropyConfig,
+    DistributionFocalConfig,
+    LabelLoss,
+    LabelLossConfig,
+    MarginConfig,
+    NPairConfig,
+    NTXentLoss,
+    QuadrupletConfig,
+    QualityFocalConfig,
+    SiameseConfig,
+    SupConLoss,
+    TripletConfig,
+)
 
-__all__ = ["NTXentConfig", "Objective", "ObjectiveConfig", "build_objective"]
+__all__ = ["OBJECTIVES", "NTXentConfig", "Objective", "ObjectiveConfig", "SupConConfig", "build_objective"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NTXentConfig:
-    """SimCLR's loss (Chen et al. 2020, eq. 1)."""
+    """SimCLR's loss on views of unlabelled images (Chen et al. 2020, eq. 1)."""
 
     name: ClassVar[str] = "nt-xent"
     views: ClassVar[int] = 2
     needs_labels: ClassVar[bool] = False
+    lr_multiplier: ClassVar[float] = 1.0
 
     temperature: float = 0.5
     """Temperature tau that divides the cosine similarities."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ConfigError(f"objective.temperature is {self.temperature}; it must be positive")
 
 
-ObjectiveConfig = NTXentConfig
+@dataclass(frozen=True, kw_only=True)
+class SupConConfig:
+    """Supervised contrastive loss: every view of every image of a class is a positive (Khosla et al. 2020, eq. 2)."""
+
+    name: ClassVar[str] = "supcon"
+    views: ClassVar[int] = 1
+    needs_labels: ClassVar[bool] = True
+    lr_multiplier: ClassVar[float] = 1.0
+
+    temperature: float = 0.1
+    """Temperature tau that divides the cosine similarities."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(f"objective.temperature is {self.temperature}; it must be positive")
+
+
+OBJECTIVES: tuple[type, ...] = (
+    NTXentConfig,
+    SupConConfig,
+    ContrastiveConfig,
+    TripletConfig,
+    NPairConfig,
+    QuadrupletConfig,
+    MarginConfig,
+    SiameseConfig,
+    CenterConfig,
+    ArcFaceConfig,
+    CrossEntropyConfig,
+    QualityFocalConfig,
+    DistributionFocalConfig,
+)
+"""Every objective by its config, whose ``name`` is what the command line calls it: ``objective:NAME``."""
+
+if TYPE_CHECKING:
+    ObjectiveConfig = NTXentConfig | SupConConfig | LabelLossConfig
+else:
+    # A union made from the list: tyro offers each member as a subcommand, YAML picks one by its key `name`.
+    ObjectiveConfig = Union[tuple(Annotated[config, tyro.conf.subcommand(name=config.name)] for config in OBJECTIVES)]  # noqa: UP007
 
 
 class Objective(nn.Module):
-    """What the loop calls: ``(z (V, B, D), labels (B,), indices (B,)) -> scalar``; `statistics` is filled as it runs."""
+    """What the loop calls: ``(z (V, B, D), labels (B,), indices (B,), seed) -> scalar``.
 
-    statistics: dict[str, Tensor]
+    All views of an image share its label and its number. ``statistics`` holds 0-dim tensors of the latest call.
+    """
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
-        self.statistics = {}
 
-    def forward(self, z: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        return self.loss(z)
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Named figures of the latest call, on the device."""
+        return getattr(self.loss, "statistics", {})
+
+    def forward(self, z: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
+        if isinstance(self.loss, NTXentLoss):
+            return self.loss(z)
+        if isinstance(self.loss, SupConLoss):
+            return self.loss(z, labels)
+        views = len(z)
+        # Every rank draws the same negatives: the generator is theirs in common, not the process's own.
+        generator = torch.Generator(device=z.device).manual_seed(seed)
+        return self.loss(z.flatten(0, 1), labels.repeat(views), indices.repeat(views), generator=generator)
+
+    def warning(self, loss: float, figures: dict[str, float]) -> dict[str, str]:
+        """Plain words for a collapse that an epoch's mean ``loss`` and ``figures`` show, by its kind."""
+        said = self.loss.warning(loss, figures) if isinstance(self.loss, LabelLoss) else None
+        return {"objective": said} if said else {}
 
 
-def build_objective(config: ObjectiveConfig) -> Objective:
-    """The module of an objective's config."""
-    return Objective(NTXentLoss(config.temperature))
+def build_objective(config: ObjectiveConfig, *, classes: int, dim: int, samples: int) -> Objective:
+    """The module of an objective's config.
+
+    Args:
+        config: which objective, and its settings.
+        classes: number of labels, 0 without labels.
+        dim: width D of the embeddings.
+        samples: number of training images.
+    """
+    if isinstance(config, NTXentConfig):
+        return Objective(NTXentLoss(config.temperature))
+    if isinstance(config, SupConConfig):
+        return Objective(SupConLoss(config.temperature))
+    return Objective(config.build(classes, dim, samples))

@@ -68,10 +68,13 @@ class LARS(torch.optim.Optimizer):
         return loss
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and convolutions with weight decay; biases, normalisation and other vectors without.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, objective: nn.Module | None = None, lr_multiplier: float = 1.0
+) -> list[dict[str, Any]]:
+    """Matrices and convolutions with weight decay; biases, normalisation and other vectors without; the objective's own.
 
-    The second group has ``weight_decay=0`` and ``adapt=False`` (which only LARS reads).
+    All but the first group have ``weight_decay=0`` and ``adapt=False`` (which only LARS reads). The parameters of
+    ``objective`` (class weights, betas, thresholds) learn at ``lr_multiplier`` times the learning rate.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     plain = [p for p in trained if p.ndim <= 1]
@@ -80,6 +83,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": decayed, "weight_decay": weight_decay, "adapt": True, "lr_scale": 1.0},
         {"params": plain, "weight_decay": 0.0, "adapt": False, "lr_scale": 1.0},
     ]
+    if objective is not None:
+        own = [p for p in objective.parameters() if p.requires_grad]
+        groups.append({"params": own, "weight_decay": 0.0, "adapt": False, "lr_scale": lr_multiplier})
     return [group for group in groups if group["params"]]
 
 

@@ -42,7 +42,7 @@ def digits() -> TrainConfig:
         data=DataConfig(source="digits", size=16),
         augment=AugmentConfig(
             size=16,
-            crop_scale=(0.5, 1.0),
+            crop_scale=(0.7, 1.0),
             horizontal_flip=0.0,
             affine=0.8,
             degrees=20.0,
@@ -98,9 +98,10 @@ def cifar10_cpu() -> TrainConfig:
         config,
         name="cifar10-cpu",
         encoder=EncoderConfig(name="resnet18", stem="small", layers=(1, 1, 1, 1), channels=(16, 32, 64, 256)),
-        optim=OptimConfig(name="adamw", learning_rate=1e-3, scaling="sqrt", weight_decay=1e-4),
+        objective=NTXentConfig(temperature=0.2),
+        optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="sqrt", weight_decay=1e-4),
         schedule=ScheduleConfig(warmup_epochs=1),
-        train=LoopConfig(epochs=20, batch_size=256, log_every=50, checkpoint_every=195, knn_every=2),
+        train=LoopConfig(epochs=15, batch_size=256, log_every=50, checkpoint_every=195, knn_every=3),
     )
 
 

@@ -18,7 +18,8 @@ from simclr.curves import draw_curves
 from simclr.data import Batches, EpochSampler, load_source, place
 from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.errors import ConfigError
+from simclr.encoder import feature_width
+from simclr.errors import ConfigError, DataError
 from simclr.export import export_encoder
 from simclr.finite import FiniteGuard
 from simclr.launch import make_accelerator, opening_line
@@ -59,6 +60,8 @@ def pretrain(config: TrainConfig) -> RunResult:
     accelerator = make_accelerator(config)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     images = place(images, device, config.data.device_resident)
+    if config.objective.needs_labels and images.labels is None:
+        raise DataError(f"the objective {config.objective.name} needs labels, and {images.name} has none")
     sampler = EpochSampler(images=len(images), batch_size=config.train.batch_size, seed=config.seed)
     if config.train.batch_size % world:
         raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes")
@@ -72,9 +75,13 @@ def pretrain(config: TrainConfig) -> RunResult:
     model = build_model(config).to(device).to(memory_format=memory_format)
     if world > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    objective = build_objective(config.objective).to(device)
+    width = config.head.out_dim if config.head.layers else feature_width(model.backbone, config.augment.size)
+    objective = build_objective(config.objective, classes=len(images.classes), dim=width, samples=len(images)).to(
+        device
+    )
+    groups = parameter_groups(model, config.optim.weight_decay, objective, config.objective.lr_multiplier)
     peak = peak_learning_rate(config.optim, config.train.batch_size)
-    optimizer = build_optimizer(parameter_groups(model, config.optim.weight_decay), config.optim, peak)
+    optimizer = build_optimizer(groups, config.optim, peak)
     done = restore_state(checkpoint, model, objective, optimizer, accelerator) if checkpoint else 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     runner = torch.compile(model) if config.train.compile else model
@@ -127,7 +134,7 @@ def pretrain(config: TrainConfig) -> RunResult:
             h, z = runner(x.flatten(0, 1).contiguous(memory_format=memory_format))  # (V*B, F), (V*B, D)
             z = gather_rows(z.unflatten(0, x.shape[:2]))  # (V, global B, D)
             labels, indices = (gather_rows(t[None])[0] for t in (batch.labels, batch.indices))  # (global B,)
-            loss = objective(z, labels, indices)
+            loss = objective(z, labels, indices, derive_seed(config.seed, "objective", step))
 
             accelerator.backward(loss)
             accelerator.unscale_gradients()
@@ -162,7 +169,9 @@ def pretrain(config: TrainConfig) -> RunResult:
                 # A loss at chance is normal at the start; later it means that nothing is learned.
                 if epoch > max(config.schedule.warmup_epochs, 0.1 * config.train.epochs):
                     rows = len(z) * config.train.batch_size
-                    log.warn(epoch, warnings_in_words(diagnostics, mean_loss, rows, config.objective.name))
+                    warnings = warnings_in_words(diagnostics, mean_loss, rows, config.objective.name)
+                    figures = {name: value.item() for name, value in objective.statistics.items()}
+                    log.warn(epoch, warnings | objective.warning(mean_loss, figures))
                 if online and (epoch % config.train.knn_every == 0 or last):
                     diagnostics["online_knn"] = online(model.backbone, device)
                 log.epoch(step, epoch, {"epoch_loss": mean_loss, **diagnostics})

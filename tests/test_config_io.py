@@ -10,6 +10,8 @@ from augment import AugmentConfig
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.config_io import differences, from_dict, load_config, parse_command, save_config
 from simclr.errors import ConfigError
+from simclr.losses import TripletConfig
+from simclr.objectives import OBJECTIVES
 from simclr.presets import PRESETS
 
 
@@ -66,6 +68,24 @@ def test_command_line_overrides() -> None:
     assert config.objective.temperature == 0.1
     assert parse("--augment.crop-scale", "0.3", "0.9").augment.crop_scale == (0.3, 0.9)
     assert not parse("--train.no-evaluate").train.evaluate
+
+
+def test_objectives_by_name() -> None:
+    config = parse("cifar10", "objective:triplet", "--objective.mining", "distance-weighted", "--train.epochs", "20")
+    assert config.objective == TripletConfig(mining="distance-weighted")
+    assert config.train.epochs == 20
+    assert parse("cifar10", "--train.epochs", "20", "objective:arcface").objective.name == "arcface"
+    with pytest.raises(ConfigError, match=r"unknown 'objective:tripled'; did you mean objective:triplet\?"):
+        parse("objective:tripled")
+    with pytest.raises(ConfigError, match=r"unknown flag --objective.temperature"):
+        parse("objective:triplet", "--objective.temperature", "3")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+def test_every_objective_reads_back_from_yaml(objective: type, tmp_path: Path) -> None:
+    config = replace(simclr.preset("digits"), objective=objective())
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
 
 
 @pytest.mark.parametrize(

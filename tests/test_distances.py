@@ -1,4 +1,4 @@
-"""Distances against differences taken one by one in float64, where they are hard: near-duplicates, zeros, far origins."""
+"""Distances against differences taken one by one in float64, where it is hard: near-duplicates, zeros, far origins."""
 
 import numpy as np
 import pytest

@@ -84,7 +84,12 @@ def test_extreme_geometry_stays_in_range(temperature):
 def test_each_tile_of_one_triangle_is_computed_once_when_kept(monkeypatch):
     computed = []
     compute = Tiles.compute
-    monkeypatch.setattr(Tiles, "compute", lambda self, i, j, out: computed.append((i, j)) or compute(self, i, j, out))
+
+    def spy(self: Tiles, i: int, j: int, out: Tensor, total: Tensor | None = None) -> Tensor:
+        computed.append((i, j))
+        return compute(self, i, j, out, total)
+
+    monkeypatch.setattr(Tiles, "compute", spy)
     monkeypatch.setitem(nt_xent_tiled.TILE_ROWS, "cpu", 8)
     z = unit(2, 16, 4).requires_grad_()
     negative_logsumexp(z, 2, 0.5).sum().backward()
@@ -189,7 +194,7 @@ def test_products_are_float32_and_the_setting_comes_back():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5])
 def test_tiles_on_cuda_even_where_tf32_is_allowed(monkeypatch, temperature):
-    monkeypatch.setattr(nt_xent_tiled, "runs_on_triton", lambda z: False)
+    monkeypatch.setattr(nt_xent_tiled, "runs_on_triton", lambda tile: False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
     monkeypatch.setitem(nt_xent_tiled.TILE_ROWS, "cuda", 64)
     z = unit(2, 100, 48, torch.float32)

@@ -142,14 +142,12 @@ def test_a_poisoned_weight_ends_the_run_with_the_step_and_no_new_checkpoint(
 ) -> None:
     calls = []
 
-    class Poisoned(nn.Module):
-        statistics: dict[str, torch.Tensor] = {}  # noqa: RUF012 - as the real objective has it
-
-        def forward(self, z: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    class Poisoned(simclr.objectives.Objective):
+        def forward(self, z: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor, seed: int) -> torch.Tensor:
             calls.append(1)
             return z.square().sum() * (float("nan") if len(calls) == 5 else 1e-6)
 
-    monkeypatch.setattr("simclr.train.build_objective", lambda config: Poisoned())
+    monkeypatch.setattr("simclr.train.build_objective", lambda config, **sizes: Poisoned(nn.Identity()))
     with pytest.raises(PipelineError, match=r"the loss and the gradient became NaN or infinite at step 4"):
         simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, log_every=3)))
     assert [path.name for path in (tiny_run.run_dir / "checkpoints").iterdir()] == ["step-00000003"]

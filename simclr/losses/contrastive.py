@@ -77,16 +77,15 @@ class ContrastiveLoss(LabelLoss):
         d = pairwise_distance(l2_normalize(z) if self.normalize else z, kind=self.distance)
         same = labels.unsqueeze(1) == labels
         hinge = torch.where(same, d - self.positive_margin, self.margin - d).relu()
-        same.fill_diagonal_(False)
-        different = labels.unsqueeze(1) != labels
+        positive, negative = same.clone().fill_diagonal_(False), ~same
         pairs = len(z) * (len(z) - 1)
         loss = hinge.square().sum() / (2 * max(pairs, 1))
         statistics = {
             "active": (hinge.detach() > 0).sum() / pairs if pairs else loss.new_tensor(torch.nan),
-            "positive_distance": mean_where(d, same),
-            "negative_distance": mean_where(d, different),
-            "positive_pairs": same.sum() // 2,
-            "negative_pairs": different.sum() // 2,
+            "positive_distance": mean_where(d, positive),
+            "negative_distance": mean_where(d, negative),
+            "positive_pairs": positive.sum() // 2,
+            "negative_pairs": negative.sum() // 2,
         }
         return loss, statistics
 

@@ -14,7 +14,7 @@ The exponentials carry no shift by a row's maximum, which is what lets one tile 
 Temperatures between the two are computed in float64: there the rounding of a float32 similarity, 3e-8 / temperature,
 would cost more than a millionth of the gradient. Anything smaller takes the dense form, an N x N matrix.
 
-On CUDA, float32 rows of at most `TRITON_WIDTH` go through the kernels of `nt_xent_triton` instead of tiles.
+On CUDA, `nt_xent_triton` fuses what happens to a tile between its matrix products.
 """
 
 import functools
@@ -34,9 +34,6 @@ KEPT_BYTES = 160 * 2**20
 
 TILE_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows and columns of a tile: on the CPU it shall stay in the cache, on a GPU it shall fill the device."""
-
-TRITON_WIDTH = 256
-"""Widest embedding for the Triton kernels, which hold a block of rows on the chip at its full width."""
 
 LARGEST_EXPONENT = {torch.float32: 50.0, torch.float64: 600.0}
 """Bound on 1/temperature: exp and its inverse, times N and the gradient, stay normal numbers of the type."""
@@ -107,15 +104,27 @@ class Tiles:
         """Number of elements of tile (i, j)."""
         return self.blocks[i].rows * self.blocks[j].rows
 
-    def compute(self, i: int, j: int, out: Tensor) -> Tensor:
-        """Tile (i, j), written over the start of the flat buffer `out`."""
+    def compute(self, i: int, j: int, out: Tensor, total: Tensor | None = None) -> Tensor:
+        """Tile (i, j), written over the start of the flat buffer `out`; its sums are added to `total` (N,)."""
         rows, columns = self.blocks[i], self.blocks[j]
         tile = out[: self.size(i, j)].view(rows.rows, columns.rows)
         torch.mm(rows.of(self.scaled), columns.of(self.z).T, out=tile)
-        tile.exp2_()  # on the CPU four times as fast as exp
-        if rows.images == columns.images:
-            images = rows.images[1]
-            tile.view(rows.views, images, columns.views, images).diagonal(dim1=1, dim2=3).zero_()
+        images = rows.images[1] if rows.images == columns.images else 0
+        if runs_on_triton(tile):
+            from simclr.losses.nt_xent_triton import exponentiate_tile
+
+            row_sums, column_sums = exponentiate_tile(tile, images)
+        else:
+            tile.exp2_()  # on the CPU four times as fast as exp
+            if images:
+                tile.view(rows.views, images, columns.views, images).diagonal(dim1=1, dim2=3).zero_()
+            if total is None:
+                return tile
+            row_sums, column_sums = tile.sum(dim=1), tile.sum(dim=0) if i != j else None
+        if total is not None:
+            rows.of(total).add_(row_sums)
+            if i != j:
+                columns.of(total).add_(column_sums)
         return tile
 
 
@@ -127,30 +136,32 @@ def tiled_sums(tiles: Tiles, room: int) -> tuple[Tensor, dict[tuple[int, int], T
     for i, j in tiles.pairs:
         room -= tiles.size(i, j) * tiles.z.element_size()
         if room >= 0:
-            kept[i, j] = tile = tiles.compute(i, j, out=tiles.z.new_empty(tiles.size(i, j)))
+            kept[i, j] = tiles.compute(i, j, out=tiles.z.new_empty(tiles.size(i, j)), total=total)
         else:
             scratch = tiles.z.new_empty(tiles.largest) if scratch is None else scratch
-            tile = tiles.compute(i, j, out=scratch)
-        tiles.blocks[i].of(total).add_(tile.sum(dim=1))
-        if i != j:
-            tiles.blocks[j].of(total).add_(tile.sum(dim=0))
+            tiles.compute(i, j, out=scratch, total=total)
     return total, kept
 
 
 def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Tensor], temperature: float) -> Tensor:
     """dz (N, D) for `weight` = g / L (N,). Uses up the tiles in `kept`, which it overwrites."""
     dz = torch.zeros_like(tiles.z)
-    factors = tiles.z.new_empty(tiles.largest)
     scratch: Tensor | None = None
+    factors: Tensor | None = None
     for i, j in tiles.pairs:
         rows, columns = tiles.blocks[i], tiles.blocks[j]
         tile = kept.pop((i, j), None)
         if tile is None:
-            scratch = torch.empty_like(factors) if scratch is None else scratch
+            scratch = tiles.z.new_empty(tiles.largest) if scratch is None else scratch
             tile = tiles.compute(i, j, out=scratch)
-        factor = factors[: tiles.size(i, j)].view(tile.shape)
-        torch.add(rows.of(weight)[:, None], columns.of(weight)[None, :], out=factor)
-        tile.mul_(factor)
+        if runs_on_triton(tile):
+            from simclr.losses.nt_xent_triton import weigh_tile
+
+            weigh_tile(tile, rows.of(weight), columns.of(weight))
+        else:
+            factors = tiles.z.new_empty(tiles.largest) if factors is None else factors
+            factor = factors[: tiles.size(i, j)].view(tile.shape)
+            tile.mul_(torch.add(rows.of(weight)[:, None], columns.of(weight)[None, :], out=factor))
         rows.of(dz).addmm_(tile, columns.of(tiles.z))
         if i != j:
             columns.of(dz).addmm_(tile.T, rows.of(tiles.z))
@@ -162,8 +173,9 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def runs_on_triton(z: Tensor) -> bool:
-    return z.is_cuda and z.dtype == torch.float32 and z.shape[1] <= TRITON_WIDTH and has_triton()
+def runs_on_triton(tile: Tensor) -> bool:
+    """Whether the kernels of `nt_xent_triton` work on this tile."""
+    return tile.is_cuda and has_triton()
 
 
 class NegativeLogSumExp(torch.autograd.Function):
@@ -172,16 +184,10 @@ class NegativeLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, num_views: int, temperature: float, room: int) -> Tensor:
         work = z.double() if 1 / temperature > LARGEST_EXPONENT[z.dtype] else z.contiguous()
-        ctx.num_views, ctx.temperature, ctx.kept = num_views, temperature, {}
-        ctx.on_triton = runs_on_triton(work)
-        if ctx.on_triton:
-            from simclr.losses.nt_xent_triton import exp_sums
-
-            total = exp_sums(work, num_views, temperature)
-        else:
-            with float32_products():
-                total, ctx.kept = tiled_sums(Tiles(work, num_views, temperature), room)
+        with float32_products():
+            total, ctx.kept = tiled_sums(Tiles(work, num_views, temperature), room)
         ctx.save_for_backward(z, total)
+        ctx.num_views, ctx.temperature = num_views, temperature
         return total.log().to(z.dtype)
 
     @staticmethod
@@ -190,16 +196,10 @@ class NegativeLogSumExp(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: someone differentiates twice, which the dense form can
             out = dense_negative_logsumexp(z, ctx.num_views, ctx.temperature)
             return torch.autograd.grad(out, z, gradient, create_graph=True)[0], None, None, None
-        work = z.to(total.dtype).contiguous()
         weight = torch.where(total == 0, 0.0, gradient / total)  # one image alone has an empty sum
-        if ctx.on_triton:
-            from simclr.losses.nt_xent_triton import weighted_gradient
-
-            dz = weighted_gradient(work, weight, ctx.num_views, ctx.temperature)
-        else:
-            with float32_products():
-                tiles = Tiles(work, ctx.num_views, ctx.temperature)
-                dz = tiled_gradient(tiles, weight, ctx.kept, ctx.temperature)
+        with float32_products():
+            tiles = Tiles(z.to(total.dtype).contiguous(), ctx.num_views, ctx.temperature)
+            dz = tiled_gradient(tiles, weight, ctx.kept, ctx.temperature)
         return dz.to(z.dtype), None, None, None
 
 

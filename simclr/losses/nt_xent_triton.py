@@ -1,118 +1,78 @@
-"""The two sums of `nt_xent_tiled` as Triton kernels, for CUDA: the N x N similarities never leave the chip.
+"""What happens to a tile of `nt_xent_tiled` between two matrix products, each as one Triton kernel, for CUDA.
 
-A program owns a block of rows and walks over all columns, once for L and once for the gradient. That is 3 N^2 D
-multiply-adds where tiles on one side of the diagonal need 2, but no two programs write to one row: there are no
-atomics, and the same input gives the same bits. Everything is accumulated in float32, without TF32.
+The products belong to cuBLAS: float32 without TF32 has no tensor cores, and Triton's own float32 dot spills registers at
+the widths of an embedding. What torch would do in between, exp2, mask, two sums, an outer sum and a product, reads and
+writes a tile eight times; these kernels do it in two reads and two writes. They have no atomics: partial sums are stored
+and added up in a fixed order, so that the same input gives the same bits.
 
 Needs Triton, which comes with the CUDA builds of torch on Linux. Without a GPU the arithmetic runs, slowly, on CPU
 tensors under Triton's interpreter: set TRITON_INTERPRET=1 before importing this module.
 """
 
-import math
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["exp_sums", "weighted_gradient"]
+__all__ = ["exponentiate_tile", "weigh_tile"]
+
+ROWS, COLUMNS = 32, 128
+"""What one program holds of a tile."""
 
 
 @triton.jit
-def load_rows(z_ptr, index, count, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    column = tl.arange(0, PADDED)
-    mask = (index[:, None] < count) & (column[None, :] < WIDTH)
-    return tl.load(z_ptr + index[:, None] * WIDTH + column[None, :], mask=mask, other=0.0)
-
-
-@triton.jit
-def exp_similarity(anchors, others, row, column, count, batch, scale):
-    s = tl.dot(anchors, tl.trans(others), input_precision="ieee") * scale
-    left_out = (row[:, None] % batch == column[None, :] % batch) | (column[None, :] >= count)
-    return tl.where(left_out, 0.0, tl.exp2(s))
-
-
-@triton.jit
-def sums_kernel(
-    z_ptr,
-    total_ptr,
-    count,
-    batch,
-    scale,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
+def exponentiate_kernel(
+    tile_ptr,
+    row_sums_ptr,
+    column_sums_ptr,
+    rows,
+    columns,
+    images,
+    MASKED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    anchors = load_rows(z_ptr, row, count, WIDTH, PADDED)
-    total = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, count, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        others = load_rows(z_ptr, column, count, WIDTH, PADDED)
-        total += tl.sum(exp_similarity(anchors, others, row, column, count, batch, scale), axis=1)
-    tl.store(total_ptr + row, total, mask=row < count)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row[:, None] < rows) & (column[None, :] < columns)
+    address = tile_ptr + row[:, None].to(tl.int64) * columns + column[None, :]
+    e = tl.exp2(tl.load(address, mask=inside, other=float("-inf")))
+    if MASKED:
+        e = tl.where(row[:, None] % images == column[None, :] % images, 0.0, e)
+    tl.store(address, e, mask=inside)
+    tl.store(row_sums_ptr + tl.program_id(0) * rows + row, tl.sum(e, axis=1), mask=row < rows)
+    tl.store(column_sums_ptr + tl.program_id(1) * columns + column, tl.sum(e, axis=0), mask=column < columns)
 
 
 @triton.jit
-def gradient_kernel(
-    z_ptr,
-    weight_ptr,
-    dz_ptr,
-    count,
-    batch,
-    scale,
-    factor,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    anchors = load_rows(z_ptr, row, count, WIDTH, PADDED)
-    row_weight = tl.load(weight_ptr + row, mask=row < count, other=0.0)
-    dz = tl.zeros((ROWS, PADDED), tl.float32)
-    for start in range(0, count, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        others = load_rows(z_ptr, column, count, WIDTH, PADDED)
-        weight = row_weight[:, None] + tl.load(weight_ptr + column, mask=column < count, other=0.0)[None, :]
-        tile = exp_similarity(anchors, others, row, column, count, batch, scale)
-        dz += tl.dot(tile * weight, others, input_precision="ieee")
-    width = tl.arange(0, PADDED)
-    mask = (row[:, None] < count) & (width[None, :] < WIDTH)
-    tl.store(dz_ptr + row[:, None] * WIDTH + width[None, :], dz * factor, mask=mask)
+def weigh_kernel(tile_ptr, row_weight_ptr, column_weight_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row[:, None] < rows) & (column[None, :] < columns)
+    address = tile_ptr + row[:, None].to(tl.int64) * columns + column[None, :]
+    row_weight = tl.load(row_weight_ptr + row, mask=row < rows, other=0.0)
+    column_weight = tl.load(column_weight_ptr + column, mask=column < columns, other=0.0)
+    e = tl.load(address, mask=inside, other=0.0)
+    tl.store(address, e * (row_weight[:, None] + column_weight[None, :]), mask=inside)
 
 
-def launch_shape(count: int, width: int) -> tuple[tuple[int], dict[str, Any]]:
-    """Grid and constants of both kernels for `count` rows of `width`."""
-    side = 64 if width <= 128 else 32  # two blocks of rows have to fit the shared memory of the smallest chips
-    constants = {
-        "WIDTH": width,
-        "PADDED": max(16, triton.next_power_of_2(width)),
-        "ROWS": side,
-        "COLUMNS": side,
-        "num_warps": 4,
-        "num_stages": 1,
-    }
-    return (triton.cdiv(count, side),), constants
+def exponentiate_tile(tile: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Overwrite the contiguous `tile` (R, C) by 2^tile; its sums over columns (R,) and over rows (C,).
+
+    With `images` above 0, elements whose row and column leave the same remainder by it become 0: both are views of the
+    same `images` images.
+    """
+    rows, columns = tile.shape
+    grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))
+    row_sums = tile.new_empty(grid[0], rows)
+    column_sums = tile.new_empty(grid[1], columns)
+    exponentiate_kernel[grid](
+        tile, row_sums, column_sums, rows, columns, max(images, 1), MASKED=images > 0, ROWS=ROWS, COLUMNS=COLUMNS
+    )
+    return row_sums.sum(dim=0), column_sums.sum(dim=0)
 
 
-def exp_sums(z: Tensor, num_views: int, temperature: float) -> Tensor:
-    """L (N,) for contiguous float32 unit rows `z` (N, D)."""
-    count, width = z.shape
-    total = torch.empty(count, dtype=z.dtype, device=z.device)
-    grid, constants = launch_shape(count, width)
-    scale = math.log2(math.e) / temperature
-    sums_kernel[grid](z, total, count, count // num_views, scale, **constants)
-    return total
-
-
-def weighted_gradient(z: Tensor, weight: Tensor, num_views: int, temperature: float) -> Tensor:
-    """dz (N, D) for contiguous float32 `z` (N, D) and `weight` = g / L (N,)."""
-    count, width = z.shape
-    dz = torch.empty_like(z)
-    grid, constants = launch_shape(count, width)
-    scale = math.log2(math.e) / temperature
-    gradient_kernel[grid](z, weight, dz, count, count // num_views, scale, 1 / temperature, **constants)
-    return dz
+def weigh_tile(tile: Tensor, row_weight: Tensor, column_weight: Tensor) -> None:
+    """Multiply element (i, j) of the contiguous `tile` (R, C) by row_weight[i] + column_weight[j], in place."""
+    rows, columns = tile.shape
+    grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))
+    weigh_kernel[grid](tile, row_weight, column_weight, rows, columns, ROWS=ROWS, COLUMNS=COLUMNS)

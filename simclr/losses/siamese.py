@@ -86,28 +86,28 @@ class SiameseLoss(LabelLoss):
         """Cross-entropy from log-odds; the matrix holds every pair twice."""
         d = pairwise_distance(l2_normalize(z) if self.normalize else z, kind=self.distance)
         same = labels.unsqueeze(1) == labels
-        different = ~same
         logits = self.logits(d)
         loss = F.softplus(torch.where(same, -logits, logits))
         right = (logits.detach() > 0) == same
-        same.fill_diagonal_(False)
-        weight = self._weights(same, different, loss.dtype)
+        positive, negative = same.clone().fill_diagonal_(False), ~same
+        weight = self._weights(positive, negative, loss.dtype)
         statistics = {
             "accuracy": (right * weight).sum(),
             "threshold": self.threshold,
             "steepness": self.log_steepness.exp(),
-            "positive_distance": mean_where(d, same),
-            "negative_distance": mean_where(d, different),
+            "positive_distance": mean_where(d, positive),
+            "negative_distance": mean_where(d, negative),
         }
         return (loss * weight).sum(), statistics
 
-    def _weights(self, same: Tensor, different: Tensor, dtype: torch.dtype) -> Tensor:
+    def _weights(self, positive: Tensor, negative: Tensor, dtype: torch.dtype) -> Tensor:
         """Weight of each pair, (N, N), sum 1 where there is a pair."""
+        positive, negative = positive.to(dtype), negative.to(dtype)
+        positives, negatives = positive.sum(), negative.sum()
         if not self.balanced:
-            return (same | different).to(dtype) / (same | different).sum().clamp(min=1)
-        positives, negatives = same.sum(), different.sum()
-        kinds = ((positives > 0).to(dtype) + (negatives > 0).to(dtype)).clamp(min=1)
-        return (same / positives.clamp(min=1) + different / negatives.clamp(min=1)).to(dtype) / kinds
+            return (positive + negative) / (positives + negatives).clamp(min=1)
+        kinds = (positives.clamp(max=1) + negatives.clamp(max=1)).clamp(min=1)
+        return (positive / positives.clamp(min=1) + negative / negatives.clamp(min=1)) / kinds
 
     def extra_repr(self) -> str:
         return f"balanced={self.balanced}, distance={self.distance}"

@@ -1,0 +1,212 @@
+"""One pretraining step against the same step put together from lightly's parts: ``python benchmarks/step.py``.
+
+The same timm backbone, the same batch, the same optimizer, the same images from memory. Ours: uint8 tensor, views on the
+device, all views in one pass, our loss. lightly's: PIL images, its SimCLR transform in a worker a core, its projection
+head and loss, one pass a view, as its SimCLR example does. Each side runs in processes of its own, in turns; a time is
+the best of its turns, a memory the largest. The last rows say what of our step is not the encoder's own forward and
+backward.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from augment import AugmentConfig, ViewGenerator
+from simclr.config import EncoderConfig, HeadConfig, OptimConfig
+from simclr.encoder import build_backbone, feature_width
+from simclr.heads import projection_head
+from simclr.losses.nt_xent import NTXentLoss
+from simclr.model import ContrastiveModel
+from simclr.optim import build_optimizer, parameter_groups
+
+ENCODERS = {
+    "small": EncoderConfig(name="resnet18", stem="small", layers=(1, 1, 1, 1), channels=(16, 32, 64, 256)),
+    "resnet18": EncoderConfig(name="resnet18", stem="small"),
+}
+SIZE = 32
+
+
+def model_and_optimizer(encoder: str, device: torch.device) -> tuple[ContrastiveModel, torch.optim.Optimizer]:
+    backbone = build_backbone(ENCODERS[encoder], SIZE, seed=0)
+    model = ContrastiveModel(backbone, projection_head(feature_width(backbone, SIZE), HeadConfig()))
+    model = model.to(device).to(memory_format=torch.channels_last)
+    return model, build_optimizer(parameter_groups(model, 1e-4), OptimConfig(name="adamw"), 1e-3)
+
+
+def pixels(batch: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(4 * batch, 3, 8, 8, generator=generator)  # smooth images, as photographs are
+    return (torch.nn.functional.interpolate(coarse, size=SIZE, mode="bicubic").clamp(0, 1) * 255).byte()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def our_steps(encoder: str, batch: int, precision: str, device: torch.device) -> Iterator[None]:
+    images = pixels(batch).to(device)
+    model, optimizer = model_and_optimizer(encoder, device)
+    views, loss = ViewGenerator(AugmentConfig(size=SIZE)), NTXentLoss(0.5)
+    for step in range(1 << 30):
+        index = torch.randperm(len(images), device=device)[:batch]
+        x = views(images[index], seed=step).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            _, z = model(x)
+        loss(z.float().unflatten(0, (2, batch))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield
+
+
+def lightly_steps(encoder: str, batch: int, precision: str, device: torch.device) -> Iterator[None]:
+    from lightly.loss import NTXentLoss as TheirLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from lightly.transforms import SimCLRTransform
+    from torchvision.transforms.functional import to_pil_image
+
+    transform = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
+    pictures = [to_pil_image(image) for image in pixels(batch)]
+
+    class Views(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(pictures)
+
+        def __getitem__(self, index: int) -> list[torch.Tensor]:
+            return transform(pictures[index])
+
+    backbone = build_backbone(ENCODERS[encoder], SIZE, seed=0)
+    head = SimCLRProjectionHead(feature_width(backbone, SIZE), feature_width(backbone, SIZE), 128)
+    model = torch.nn.Sequential(backbone, head).to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    loss = TheirLoss(temperature=0.5)
+    workers = torch.get_num_threads()
+    loader = torch.utils.data.DataLoader(
+        Views(), batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True
+    )
+    while True:
+        for x0, x1 in loader:
+            with autocast(device, precision):
+                z = [model(x.to(device).contiguous(memory_format=torch.channels_last)) for x in (x0, x1)]
+            loss(z[0].float(), z[1].float()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            yield
+
+
+def encoder_steps(encoder: str, batch: int, precision: str, device: torch.device) -> Iterator[None]:
+    """The encoder's and head's forward and backward alone, on views that are already there."""
+    model, _ = model_and_optimizer(encoder, device)
+    x = torch.rand(2 * batch, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
+    while True:
+        with autocast(device, precision):
+            _, z = model(x)
+        z.float().sum().backward()
+        for p in model.parameters():
+            p.grad = None
+        yield
+
+
+SIDES: dict[str, Callable[..., Iterator[None]]] = {
+    "ours": our_steps,
+    "lightly": lightly_steps,
+    "encoder": encoder_steps,
+}
+
+
+def measure(side: str, encoder: str, batch: int, precision: str, steps: int) -> dict[str, float]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    run = SIDES[side](encoder, batch, precision, device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        next(run)
+    wait()
+    times = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        next(run)
+        wait()
+        times.append(time.perf_counter() - began)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    # A worker's memory counts: it is there for as long as training is.
+    grown += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 if side == "lightly" else 0
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else grown
+    # The mean, not the best step: a loader that lags shows in every few steps only.
+    return {"seconds": sum(times) / len(times), "memory": memory}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", choices=ENCODERS, default="small")
+    parser.add_argument("--batch", type=int, default=256, help="images in a batch")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps in a turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one turn of two steps of 32 images: does it run at all?")
+    parser.add_argument("--measure", nargs=2, metavar=("SIDE", "PRECISION"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.batch, options.steps, options.turns = 32, 2, 1
+    if options.measure:
+        side, precision = options.measure
+        print(json.dumps(measure(side, options.encoder, options.batch, precision, options.steps)))
+        return 0
+    try:
+        import lightly  # noqa: F401 - its absence is the user's to mend
+    except ImportError:
+        print("error: lightly is not installed: pip install 'simclr-pipeline[bench]'", file=sys.stderr)
+        return 2
+
+    rows = [
+        ("lightly", "fp32"),
+        ("ours", "fp32"),
+        ("encoder", "fp32"),
+        ("lightly", "bf16"),
+        ("ours", "bf16"),
+        ("encoder", "bf16"),
+    ]
+    found: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows}
+    for _ in range(options.turns):
+        for row in rows:
+            words = ["--encoder", options.encoder, "--batch", str(options.batch), "--steps", str(options.steps)]
+            command = [sys.executable, __file__, *words, "--measure", *row]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[row].append(json.loads(done.stdout.splitlines()[-1]))
+    table = Table(title=f"one step, {options.batch} images of {SIZE} px, two views, {options.encoder}")
+    for column in ("", "precision", "seconds", "times lightly's speed", "peak memory MB", "share of lightly's"):
+        table.add_column(column, justify="right" if column else "left")
+    best = {row: min(one["seconds"] for one in turns) for row, turns in found.items()}
+    peak = {row: max(one["memory"] for one in turns) / 1e6 for row, turns in found.items()}
+    for side, precision in rows:
+        if side == "encoder":
+            outside = 1 - best[side, precision] / best["ours", precision]
+            table.add_row(
+                "encoder and head alone", precision, f"{best[side, precision]:.3f}", f"{100 * outside:.1f} % outside"
+            )
+            continue
+        ratio, share = (d[side, precision] / d["lightly", precision] for d in (best, peak))
+        table.add_row(
+            side,
+            precision,
+            f"{best[side, precision]:.3f}",
+            f"{1 / ratio:.2f}",
+            f"{peak[side, precision]:.0f}",
+            f"{share:.2f}",
+        )
+    Console(width=110).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

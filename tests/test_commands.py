@@ -1,0 +1,159 @@
+"""The commands as a user types them: what they write, and every mistake as one line, exit code 2, nothing written over."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from simclr.commands import run_command
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--train.epochs", "2", "--train.batch-size", "128", "--schedule.warmup-epochs", "1", "--train.precision", "fp32",
+    "--encoder.channels", "4", "8", "8", "16", "--train.knn-every", "0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # noqa: ANN201 - a closure
+    """Run a script of ``scripts/`` in a folder of its own; gives its exit code, its output and its errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(script: str, *words: str) -> tuple[int, str, str]:
+        spec = importlib.util.spec_from_file_location(f"script_{script}", ROOT / "scripts" / f"{script}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+        code = run_command(module.main)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs, not scored yet."""
+    out = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), "--out", str(out), "--train.no-evaluate", *TINY]
+    subprocess.run(command, check=True, capture_output=True)
+    return out / "digits"
+
+
+def test_pretrain_ends_with_the_table(run, tmp_path: Path) -> None:
+    code, out, err = run("pretrain", *TINY, "--name", "mine")
+    assert code == 0, err
+    for word in ("encoder", "untrained", "raw pixels", "linear", "kNN"):
+        assert word in out
+    result = json.loads((tmp_path / "runs" / "mine" / "result.json").read_text())
+    assert set(result["rows"]) == {"encoder", "untrained", "raw pixels"}
+    low, high = result["rows"]["encoder"]["linear"]["interval"]
+    assert low <= result["rows"]["encoder"]["linear"]["accuracy"] <= high
+
+
+def test_evaluate_on_another_set(run, finished: Path, image_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    words = ["--data.source", "folder", "--data.path", str(image_folder), "--eval.trials", "2", "--eval.resamples", "100"]
+    code, out, err = run("evaluate", str(finished), *words)
+    assert code == 0, err
+    assert "encoder" in out
+    results = [path for path in finished.rglob("result.json") if path.parent != finished]
+    assert len(results) == 1
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}.items()
+
+
+def test_preview_writes_a_picture(run, tmp_path: Path) -> None:
+    code, out, err = run("preview", "digits")
+    assert code == 0, err
+    assert Image.open(tmp_path / out.strip()).width > 500
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digts"], "did you mean digits"),
+        (["--train.epoch", "3"], "did you mean --train.epochs?"),
+        (["digits", "--data.source", "folder"], "data.path is not set"),
+        (["folder", "--data.path", "nowhere"], "the folder nowhere does not exist"),
+        (["folder", "--data.path", "empty"], "no image below empty"),
+        (["folder", "--data.path", "few", "--train.batch-size", "64", "--data.size", "16", "--augment.size", "16",
+          "--encoder.name", "resnet18"], "fewer than one batch of 64"),
+        (["--encoder.name", "resnet19"], "did you mean"),
+        (["--train.trackers", "tensorbord"], "tensorbord"),
+        (["config.yaml"], "unknown key 'epoch'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], said: str, run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "few").mkdir()
+    for i in range(10):
+        Image.new("RGB", (16, 16), (i, i, i)).save(tmp_path / "few" / f"{i}.png")
+    (tmp_path / "config.yaml").write_text("train: {epoch: 3}\n")
+    code, out, err = run("pretrain", *words)
+    assert code == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_network_cifar10_is_one_line(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    code, _, err = run("pretrain", "cifar10")
+    assert code == 2
+    assert "put cifar-10-python.tar.gz" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        ([], "unlabelled"),
+        (["--eval.knn", "3"], "did you mean --eval.knn-k?"),
+        (["--eval.validation", "2"], "validation"),
+    ],
+    ids=str,
+)
+def test_evaluation_mistakes(words: list[str], said: str, run, finished: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (i, i, i)).save(flat / f"{i}.png")
+    if not words:
+        words, said = [str(finished), "--data.source", "folder", "--data.path", str(flat)], "has no labels"
+    elif words[0].startswith("--"):
+        words = [str(finished), *words]
+    code, _, err = run("evaluate", *words)
+    assert code == 2
+    assert said in err
+    assert err.strip().count("\n") == 0
+    assert not (finished / "result.json").exists()
+
+
+def test_a_changed_config_is_refused_with_the_difference(run, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    code, _, err = run("pretrain", "--out", str(finished.parent), *TINY, "--optim.learning-rate", "0.5")
+    assert code == 2
+    assert "optim.learning_rate: 0.002 -> 0.5" in err
+    assert err.count("\n") == 1
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+
+def test_a_real_process_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), "digts"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "did you mean digits" in done.stderr

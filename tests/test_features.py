@@ -1,0 +1,231 @@
+"""Frozen features: order, exactly once, the encoder untouched, and what is refused."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+from linear_eval import Features, encoder_digest, extract_features, pixel_features
+from linear_eval.features import check_features
+from simclr.errors import ConfigError, DataError
+
+
+class Numbered:
+    """N images; image i is filled with i, its label is i modulo 3."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.read.append(index)
+        return torch.full((3, 4, 4), index, dtype=torch.uint8), index % 3
+
+
+class Resident:
+    """A set that is one tensor; reading single images would be the slow path."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor | None) -> None:
+        self.pixels = pixels
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        raise AssertionError("single images of a resident set are not to be read")
+
+
+class MeanPixel(nn.Module):
+    """Features (mean, 2 x mean) of the pixels as they come."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.float().flatten(1).mean(1, keepdim=True)
+        return torch.cat([mean, 2 * mean], 1)
+
+
+def small_encoder() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_every_image_exactly_once_and_in_order(batch_size: int) -> None:
+    images = Numbered(10)
+    features = extract_features(MeanPixel(), images, batch_size)
+    assert images.read == list(range(10))
+    assert torch.equal(features.x, torch.stack([torch.arange(10.0), 2 * torch.arange(10.0)], 1))
+    assert torch.equal(features.y, torch.arange(10) % 3)
+    assert torch.equal(features.index, torch.arange(10))
+    assert (features.x.dtype, features.y.dtype, features.index.dtype) == (torch.float32, torch.int64, torch.int64)
+
+
+def test_batch_norm_uses_and_keeps_its_running_statistics() -> None:
+    encoder = small_encoder()
+    encoder[1].running_mean.uniform_(-1, 1)
+    encoder[1].running_var.uniform_(0.5, 2)
+    encoder.train()
+    encoder[3].eval()
+    before = copy.deepcopy(encoder.state_dict())
+    images = torch.rand(7, 3, 6, 6)
+    features = extract_features(encoder, list(images), 4)
+
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert [module.training for module in encoder] == [True, True, True, False, True, True]
+    assert encoder.training
+    assert not features.x.requires_grad and all(p.grad is None for p in encoder.parameters())
+
+    conv = torch.conv2d(images.double(), before["0.weight"].double(), before["0.bias"].double(), padding=1)
+    mean, var = before["1.running_mean"].double(), before["1.running_var"].double()
+    normed = (conv - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+    expected = normed.clamp_min(0).mean((2, 3))
+    assert torch.allclose(features.x.double(), expected, atol=1e-5)
+
+
+class CountsItsCalls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return images.float().flatten(1)
+
+
+def test_an_encoder_that_changes_in_eval_mode_is_refused() -> None:
+    encoder = CountsItsCalls()
+    with pytest.raises(RuntimeError, match="encoder changed"):
+        extract_features(encoder, Numbered(3))
+    assert encoder.training
+
+
+def test_modes_come_back_when_the_encoder_fails() -> None:
+    encoder = nn.Sequential(nn.Linear(5, 2), nn.Dropout())
+    with pytest.raises(RuntimeError):
+        extract_features(encoder, [torch.rand(1, 2, 2)])
+    assert encoder.training and encoder[1].training
+
+
+def test_digest_sees_one_bit_of_any_tensor_and_nothing_else() -> None:
+    encoder = small_encoder()
+    digest = encoder_digest(encoder)
+    assert encoder_digest(copy.deepcopy(encoder).eval()) == digest
+    for name in encoder.state_dict():
+        other = copy.deepcopy(encoder)
+        other.state_dict()[name].view(-1).view(torch.uint8)[0] ^= 1
+        assert encoder_digest(other) != digest, name
+
+
+def test_resident_sets_are_read_as_one_tensor() -> None:
+    pixels = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 3, 2, 2)
+    features = extract_features(MeanPixel(), Resident(pixels, torch.arange(7) + 5), 3)
+    assert torch.equal(features.x[:, 0], torch.arange(7.0))
+    assert features.y.tolist() == [5, 6, 7, 8, 9, 10, 11]
+    assert extract_features(MeanPixel(), Resident(pixels, None), 3).y.tolist() == [-1] * 7
+
+
+def test_pil_images_float_images_and_missing_labels() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    as_pil = extract_features(MeanPixel(), [(Image.fromarray(array), 2), (Image.fromarray(array).convert("L"), None)])
+    assert as_pil.x[0, 0].item() == pytest.approx(array.mean(), rel=1e-6)
+    assert as_pil.y.tolist() == [2, -1]
+    as_float = extract_features(MeanPixel(), [torch.full((1, 2, 2), 0.25)])
+    assert as_float.x.tolist() == [[0.25, 0.5]] and as_float.y.tolist() == [-1]
+
+
+def test_half_precision_gives_float32_features() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    images = list(torch.rand(6, 3, 4, 4))
+    exact, half = (extract_features(encoder, images, autocast=kind).x for kind in (None, torch.bfloat16))
+    assert half.dtype == torch.float32
+    assert not torch.equal(exact, half) and torch.allclose(exact, half, atol=2e-2)
+
+
+def test_workers_give_the_same_features() -> None:
+    alone, shared = (extract_features(MeanPixel(), Numbered(9), 2, workers=workers) for workers in (0, 1))
+    assert torch.equal(alone.x, shared.x) and torch.equal(alone.y, shared.y)
+
+
+def _share(number: int, rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        images = Numbered(7)
+        features = extract_features(MeanPixel(), images, 2)
+    finally:
+        dist.destroy_process_group()
+    torch.save((features.x, features.y, features.index, images.read), Path(folder) / f"rank-{rank}.pt")
+
+
+def test_two_processes_share_the_images_and_both_get_all_of_them(tmp_path: Path) -> None:
+    other = mp.spawn(_share, args=(1, str(tmp_path)), nprocs=1, join=False)
+    _share(0, 0, str(tmp_path))
+    while not other.join():
+        pass
+    whole = extract_features(MeanPixel(), Numbered(7))
+    read = []
+    for rank in range(2):
+        x, y, index, own = torch.load(tmp_path / f"rank-{rank}.pt")
+        assert torch.equal(x, whole.x) and torch.equal(y, whole.y) and torch.equal(index, whole.index)
+        read += own
+    assert sorted(read) == list(range(7))
+
+
+def test_raw_pixels_are_pixels_and_bounded() -> None:
+    small = torch.randint(256, (5, 3, 8, 6), dtype=torch.uint8)
+    features = pixel_features(Resident(small, torch.arange(5)))
+    assert np.allclose(features.x.numpy(), small.numpy().reshape(5, -1) / 255, atol=1e-7)
+    large = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    blocks = large.numpy().reshape(2, 3, 32, 2, 32, 2).mean((3, 5)) / 255
+    assert np.allclose(pixel_features(Resident(large, None)).x.numpy(), blocks.reshape(2, -1), atol=1e-6)
+
+
+def test_subset_keeps_rows_together() -> None:
+    features = extract_features(MeanPixel(), Numbered(6))
+    part = features.subset(torch.tensor([4, 1]))
+    assert part.x[:, 0].tolist() == [4.0, 1.0] and part.y.tolist() == [1, 1] and part.index.tolist() == [4, 1]
+    assert features.subset(features.y == 0).index.tolist() == [0, 3]
+
+
+def test_what_makes_no_sense_is_refused_in_one_line() -> None:
+    x, y, index = torch.rand(4, 2), torch.tensor([0, -1, 1, -1]), torch.tensor([10, 11, 12, 13])
+    broken = x.clone()
+    broken[2, 1] = torch.nan
+    broken[3, 0] = torch.inf
+    cases = [
+        (lambda: check_features(Features(x, y, index), "training"), "without a label in the training set: 11, 13"),
+        (lambda: check_features(Features(x, torch.full((4,), -1), index), "test"), "test set has no labels"),
+        (lambda: check_features(Features(broken, y.abs(), index), "test"), "images 12, 13"),
+        (lambda: check_features(Features(x[:0], y[:0], index[:0]), "test"), "test set is empty"),
+        (lambda: Features(x, y[:2], index), "do not belong together"),
+        (lambda: Features(x, y.float(), index), "expected int64"),
+        (lambda: extract_features(MeanPixel(), []), "empty"),
+        (lambda: extract_features(nn.Identity(), Numbered(2)), r"\(2, F\)"),
+        (lambda: extract_features(MeanPixel(), [torch.rand(3, 4, 4), torch.rand(3, 5, 4)]), "image 1 .* image 0"),
+        (lambda: extract_features(MeanPixel(), ["a.png"]), "image 0 is a str"),
+        (lambda: extract_features(MeanPixel(), [torch.rand(4, 4)]), "image 0"),
+        (lambda: extract_features(MeanPixel(), Resident(torch.zeros(3, 1, 2, 2), torch.arange(2))), "one each"),
+    ]
+    for case, expected in cases:
+        with pytest.raises(DataError, match=expected) as caught:
+            case()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        extract_features(MeanPixel(), Numbered(2), 0)
