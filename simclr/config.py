@@ -19,6 +19,7 @@ __all__ = [
     "HeadConfig",
     "LoopConfig",
     "OptimConfig",
+    "SamplerConfig",
     "ScheduleConfig",
     "TrainConfig",
 ]
@@ -234,6 +235,20 @@ class LoopConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Which images come together in a batch."""
+
+    name: Literal["shuffle", "classes"] = "shuffle"
+    """`shuffle`: a fresh permutation every epoch. `classes`: P classes of K images, the rest of the batch at random."""
+
+    classes: int = 16
+    """`classes`: classes P in a batch."""
+
+    per_class: int = 4
+    """`classes`: images K of each class; classes x per_class below the batch size is FaceNet's mix with random negatives."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run, whole. `simclr.preset(name)` gives a tried one, `dataclasses.replace` changes it."""
 
@@ -248,6 +263,9 @@ class TrainConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     """Which images."""
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Which images come together in a batch."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How the views are made."""

@@ -15,7 +15,7 @@ from simclr.checkpoint import save_checkpoint
 from simclr.config import TrainConfig
 from simclr.config_io import to_dict
 from simclr.curves import draw_curves
-from simclr.data import Batches, EpochSampler, load_source, place
+from simclr.data import Batches, load_source, make_sampler, place
 from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.encoder import feature_width
@@ -56,13 +56,14 @@ def pretrain(config: TrainConfig) -> RunResult:
     # Everything that can be refused is refused before anything is written.
     check_trackers(config.train.trackers)
     checkpoint, notes = open_run(config)
-    images = load_source(config.data, "train")
     accelerator = make_accelerator(config)
+    with accelerator.main_process_first():  # one process downloads, the others find it there
+        images = load_source(config.data, "train")
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     images = place(images, device, config.data.device_resident)
     if config.objective.needs_labels and images.labels is None:
         raise DataError(f"the objective {config.objective.name} needs labels, and {images.name} has none")
-    sampler = EpochSampler(images=len(images), batch_size=config.train.batch_size, seed=config.seed)
+    sampler = make_sampler(config, images)
     if config.train.batch_size % world:
         raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes")
     steps_per_epoch = sampler.steps_per_epoch

@@ -166,9 +166,9 @@ def test_the_reader_is_told_of_the_end_of_a_sweep_and_of_images_left_out(encoder
 
 
 def test_the_sgd_protocol_gives_the_same_kind_of_result(encoders: tuple[Encoder, Encoder], tmp_path: Path) -> None:
-    config = EvalConfig(probe="sgd", sgd_epochs=2, sgd_flip=0.0, trials=0)
+    config = EvalConfig(probe="sgd", sgd_epochs=10, sgd_flip=0.0, trials=0)
     result = evaluate(encoders[0], None, TRAIN, TEST, config, "cpu")
-    assert "trained 2 epochs" in result["protocol"]["linear"] and "Nesterov" in result["protocol"]["linear"]
+    assert "trained 10 epochs" in result["protocol"]["linear"] and "Nesterov" in result["protocol"]["linear"]
     assert result["rows"]["encoder"]["linear"]["strength"] is None
     assert result["rows"]["encoder"]["linear"]["accuracy"] > 0.3
     assert len(write_report(result, tmp_path)) == 3

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from simclr.config import TrainConfig
+from simclr.data.class_sampler import ClassSampler
 from simclr.data.image_set import ImageSet
 from simclr.data.sampler import EpochSampler
+from simclr.errors import DataError
 
-__all__ = ["Batch", "Batches", "fits_on", "place"]
+__all__ = ["Batch", "Batches", "fits_on", "make_sampler", "place"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,22 @@ def place(images: ImageSet, device: torch.device, resident: Literal["auto", "yes
     return images.intact() if images.broken == "skip" else images
 
 
+def make_sampler(config: TrainConfig, images: ImageSet) -> EpochSampler | ClassSampler:
+    """The sampler that ``config.sampler`` names, over ``images``.
+
+    Raises:
+        DataError: fewer images than a batch, or labels that the sampler needs and the set has not.
+    """
+    batch, chosen = config.train.batch_size, config.sampler
+    if chosen.name == "shuffle":
+        return EpochSampler(images=len(images), batch_size=batch, seed=config.seed)
+    if images.labels is None:
+        raise DataError(f"sampler.name=classes needs labels, and {images.name} has none")
+    return ClassSampler(
+        labels=images.labels, batch_size=batch, classes=chosen.classes, per_class=chosen.per_class, seed=config.seed
+    )
+
+
 def _available_ram() -> int:
     try:
         with open("/proc/meminfo") as meminfo:  # noqa: PTH123 - a kernel file, not a path of ours
@@ -62,7 +81,7 @@ class Batches:
     def __init__(
         self,
         images: ImageSet,
-        sampler: EpochSampler,
+        sampler: EpochSampler | ClassSampler,
         device: torch.device,
         *,
         start: int,
