@@ -63,5 +63,5 @@ def _jitter(views: Tensor, factors: Tensor, order: Tensor, hue: bool) -> Tensor:
         blended = views * scale[:, None, None, None] + gray * to_gray + mean * to_mean
         views = blended.clamp(0, 1)
         if hue:
-            views = shift_hue_(views, torch.where(op == HUE, factor, 0.0))
+            views = shift_hue_(views, torch.where(op == HUE, factor, 0.0)[:, None, None, None])
     return views

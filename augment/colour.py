@@ -1,7 +1,7 @@
 """The colour operations in few passes over memory: in place, a factor an image, no data-dependent branches.
 
-Images are (N, C, H, W) floating point in [0, 1] and are overwritten; factors are (N,). The meaning is torchvision's
-ColorJitter, as in ``augment/reference.py``, which these forms are tested against. They are not differentiable.
+Images are (N, C, H, W) floating point in [0, 1] and are overwritten; factors are (N, 1, 1, 1). The meaning is
+torchvision's ColorJitter, as in ``augment/reference.py``, which these forms are tested against.
 """
 
 import torch
@@ -16,18 +16,17 @@ def luma(images: Tensor) -> Tensor:
     """(N, 1, H, W), a tensor of its own: the gray image."""
     if images.shape[1] == 1:
         return images.clone()
-    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
-    return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)
+    red, green, blue = images.unbind(1)
+    return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)[:, None]
 
 
 def adjust_brightness_(images: Tensor, factor: Tensor) -> Tensor:
     """``factor * x``, clamped."""
-    return images.mul_(factor[:, None, None, None]).clamp_(0, 1)
+    return images.mul_(factor).clamp_(0, 1)
 
 
 def adjust_contrast_(images: Tensor, factor: Tensor) -> Tensor:
     """``mean + factor * (x - mean)``, clamped, about the mean gray value of each image."""
-    factor = factor[:, None, None, None]
     # Luma is linear: the mean of the gray image is the luma of the mean colour.
     offset = luma(images.mean((-2, -1), keepdim=True)).mul_(1 - factor)
     return images.mul_(factor).add_(offset).clamp_(0, 1)
@@ -37,9 +36,7 @@ def adjust_saturation_(images: Tensor, factor: Tensor) -> Tensor:
     """``gray + factor * (x - gray)``, clamped; a one-channel image stays as it is."""
     if images.shape[1] == 1:
         return images
-    factor = factor[:, None, None, None]
-    gray = luma(images).mul_(1 - factor)
-    return images.mul_(factor).add_(gray).clamp_(0, 1)
+    return images.lerp_(luma(images), 1 - factor).clamp_(0, 1)
 
 
 def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
@@ -58,7 +55,7 @@ def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
     chroma = high - low
     hue = (green + blue).sub_(red).add_(high).sub_(low, alpha=2)
     hue = hue.div_(chroma + 1e-20).copysign_(green - blue)  # where the chroma is 0, so is the numerator
-    hue = hue.add_((6 * turns)[:, None, None])
+    hue = hue.add_(6 * turns[:, 0])
     hue = hue.sub_((hue / 6).floor_(), alpha=6)
     # u(t) is clamp(|t|, 1, 2) - 1: the 1 goes into the offsets, which saves a pass.
     low.sub_(chroma)

@@ -5,6 +5,7 @@ by the scale where a crop shrinks and antialiasing is on. They differ in what th
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,23 @@ __all__ = ["crop_by_grid", "crop_by_interpolation", "crop_by_matrices", "crop_by
 _SMALL = 5_000_000
 
 
-def crop_on_cpu(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
-    """Crops of ``images[rows]`` (N, C, H, W) in the form that suits their size: (N, C, S, S) floating point."""
+def crop_on_cpu(
+    images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool
+) -> Callable[[slice], Tensor]:
+    """The crops of ``images[rows]``, part by part: slice of rows -> (n, C, S, S), in the form that suits their size."""
     channels, height, width = images.shape[1:]
-    if 2 * channels * height * size * (width + size) < _SMALL:
-        if antialias and max(height, width) > size:
-            return crop_by_matrices(images[rows], boxes, size, flip)
-        return crop_by_grid(images[rows], boxes, size, flip)
-    views = torch.empty(len(rows), channels, size, size, dtype=images.dtype if images.is_floating_point() else None)
-    for view, row, box, mirrored in zip(views, rows.tolist(), boxes.tolist(), flip.tolist(), strict=True):
-        view.copy_(crop_by_interpolation(images[row], box, size, mirrored, antialias))
-    return views
+    if 2 * channels * height * size * (width + size) >= _SMALL:
+        sources, corners, mirrored = rows.tolist(), boxes.tolist(), flip.tolist()
+
+        def large(part: slice) -> Tensor:
+            drawn = zip(sources[part], corners[part], mirrored[part], strict=True)
+            return torch.stack([crop_by_interpolation(images[row], box, size, m, antialias) for row, box, m in drawn])
+
+        return large
+    if antialias and max(height, width) > size:
+        return lambda part: crop_by_matrices(images.index_select(0, rows[part]), boxes[part], size, flip[part])
+    xs, ys = _coordinates(boxes, flip, height, width, size, images.dtype)
+    return lambda part: crop_by_grid(images.index_select(0, rows[part]), xs[part], ys[part])
 
 
 def crop_by_interpolation(image: Tensor, box: list[int], size: int, flip: bool, antialias: bool) -> Tensor:
@@ -37,16 +44,11 @@ def crop_by_interpolation(image: Tensor, box: list[int], size: int, flip: bool, 
     return view.flip(-1) if flip else view
 
 
-def crop_by_grid(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
-    """Crops of small images (N, C, H, W), not antialiased, by torch's own sampling kernel: (N, C, S, S)."""
-    images = _unit(images)
-    height, width = images.shape[-2:]
-    ys = _coordinates(boxes[:, 0], boxes[:, 2], height, size, images.dtype)  # (N, S)
-    xs = _coordinates(boxes[:, 1], boxes[:, 3], width, size, images.dtype)
-    xs = torch.where(flip[:, None], xs.flip(-1), xs)
-    shape = (len(images), size, size)
+def crop_by_grid(images: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Small images (N, C, H, W) sampled, not antialiased, at the crossings of xs and ys (N, S): (N, C, S, S)."""
+    shape = (*ys.shape, xs.shape[1])
     grid = torch.stack((xs[:, None].expand(shape), ys[:, :, None].expand(shape)), dim=-1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(_unit(images), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def crop_by_matrices(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
@@ -99,11 +101,19 @@ def _positions(extent: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, T
     return scale * (outputs + 0.5) - 0.5, scale
 
 
-def _coordinates(start: Tensor, extent: Tensor, pixels: int, size: int, dtype: torch.dtype) -> Tensor:
-    """(N, S): where the output pixels lie in the image, from -1 at its first border to 1 at its last."""
-    centres, _ = _positions(extent, size, dtype)
-    last = (extent - 1)[:, None].to(dtype)
-    return (2 * (torch.minimum(centres.clamp(min=0), last) + start[:, None]) + 1) / pixels - 1
+def _coordinates(
+    boxes: Tensor, flip: Tensor, height: int, width: int, size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """xs and ys (N, S): where the output pixels lie in the image, from -1 at its first border to 1 at its last."""
+    dtype = dtype if dtype.is_floating_point else torch.float32
+    axes = []
+    for axis, pixels in ((1, width), (0, height)):
+        start, extent = boxes[:, axis], boxes[:, axis + 2]
+        last = (extent - 1)[:, None].to(dtype)
+        centres = torch.minimum(_positions(extent, size, dtype)[0].clamp(min=0), last)
+        axes.append((2 * (centres + start[:, None]) + 1) / pixels - 1)
+    xs, ys = axes
+    return torch.where(flip[:, None], xs.flip(-1), xs), ys
 
 
 def _weights(start: Tensor, extent: Tensor, pixels: int, size: int, dtype: torch.dtype) -> Tensor:

@@ -24,6 +24,9 @@ _CHUNK = 2**17
 LARGE_VIEW = 2**15
 """Floats of a view from which on working on one after the other costs less than gathering several."""
 
+_KIND = 5**4
+_Step = tuple[int, int, int]
+
 _ADJUST: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     BRIGHTNESS: adjust_brightness_,
     CONTRAST: adjust_contrast_,
@@ -43,56 +46,85 @@ def augment_groups(
     drawn = {name: tensor.flatten(0, 1) for name, tensor in parameters.tensors().items()}
     order, keys = _sorted_by_operations(drawn, channels)
     drawn = {name: tensor[order] for name, tensor in drawn.items()}
-    sources = order % batch  # flatten(0, 1) puts the images of one view next to each other
+    factors = [factor[:, None, None, None] for factor in drawn["jitter"].unbind(1)]
     moves = (drawn["affine"] != drawn["affine"].new_tensor([0, 0, 0, 1, 0])).any(-1)
     acts = {"move": moves.tolist(), **{name: drawn[name].tolist() for name in ("gray", "blur", "solarize")}}
+    # flatten(0, 1) puts the images of one view next to each other.
+    crop = crop_on_cpu(images, order % batch, drawn["crop"], config.size, drawn["flip"], config.antialias)
 
     chunk = max(1, _CHUNK * torch.get_num_threads() // (channels * config.size**2))
-    for operations, start, stop in _chunks(keys, chunk):
+    for start, stop, steps in _chunks(keys, chunk):
         part = slice(start, stop)
-        views = crop_on_cpu(
-            images, sources[part], drawn["crop"][part], config.size, drawn["flip"][part], config.antialias
-        ).clamp_(0, 1)
+        views = crop(part).clamp_(0, 1)
         if any(acts["move"][part]):
             rows = _where(acts["move"][part])
-            views[rows] = warp(views[rows], drawn["affine"][part][rows])
-        for op in operations:
-            _ADJUST[op](views, drawn["jitter"][part, op])
+            views.index_copy_(0, rows, warp(views.index_select(0, rows), drawn["affine"][part][rows]))
+        for first, last, op in steps:
+            _ADJUST[op](views[first:last], factors[op][start + first : start + last])
         if channels == 3 and any(acts["gray"][part]):
-            gray = views[acts["gray"][part].index(True) :]  # gray views come last in a group
-            gray.copy_(luma(gray))
+            rows = _where(acts["gray"][part])
+            views.index_copy_(0, rows, luma(views.index_select(0, rows)).expand(-1, 3, -1, -1))
         if any(acts["blur"][part]):
             _blur(views, drawn["blur"][part], acts["blur"][part], config.blur_kernel_size // 2)
         if any(acts["solarize"][part]):
             rows = _where(acts["solarize"][part])
-            views[rows] = solarize_(views[rows], config.solarize_threshold)
+            views.index_copy_(0, rows, solarize_(views.index_select(0, rows), config.solarize_threshold))
         write(order[part], views)
 
 
-def _sorted_by_operations(drawn: dict[str, Tensor], channels: int) -> tuple[Tensor, list[int]]:
-    """The views (N,) sorted by their jitter operations, then by gray; and the key of each, its operations as digits."""
+def _sorted_by_operations(drawn: dict[str, Tensor], channels: int) -> tuple[Tensor, Tensor]:
+    """The views (N,) in an order in which those with like jitter operations are neighbours, and the key of each.
+
+    The digits of a key to the base 5, from the left: how many operations act, when the hue is shifted, and the operations.
+    """
     jitter, order = drawn["jitter"], drawn["order"]
     acts = jitter != jitter.new_tensor([1, 1, 1, 0])  # (N, 4)
     if channels == 1:
         acts = acts & torch.tensor([True, True, False, False])
-    key = torch.zeros(len(order), dtype=torch.int64)
-    for op, acting in zip(order.unbind(1), acts.gather(1, order).unbind(1), strict=True):
-        key = torch.where(acting, key * 5 + op + 1, key)
-    ranked = (key * 2 + drawn["gray"]).argsort(stable=True)
-    return ranked, key[ranked].tolist()
+    acts = acts.gather(1, order)  # in the order of the operations
+    count = acts.sum(1)
+    hue = ((order == HUE) & acts).int().argmax(1)
+    operations = torch.zeros_like(count)
+    for op, acting in zip(order.unbind(1), acts.unbind(1), strict=True):
+        operations = torch.where(acting, operations * 5 + op + 1, operations)
+    keys = (count * 5 + hue) * _KIND + operations
+    keys, ranked = keys.sort(stable=True)
+    return ranked, keys
 
 
-def _chunks(keys: list[int], chunk: int) -> Iterator[tuple[list[int], int, int]]:
-    """(jitter operations in order, start, stop) of runs of equal keys, none longer than ``chunk``."""
-    start = 0
-    for stop in range(1, len(keys) + 1):
-        if stop == len(keys) or keys[stop] != keys[start] or stop - start == chunk:
-            operations, rest = [], keys[start]
-            while rest:
-                rest, digit = divmod(rest, 5)
-                operations.append(digit - 1)
-            yield operations[::-1], start, stop
-            start = stop
+def _chunks(keys: Tensor, chunk: int) -> Iterator[tuple[int, int, list[_Step]]]:
+    """Runs of at most ``chunk`` views with as many operations, the hue at one place: (start, stop, steps).
+
+    The hue, which costs more than the others together, is one step of all views of a run; the others take neighbours
+    with the same operation at the same place together.
+    """
+    distinct, counts = (values.tolist() for values in keys.unique_consecutive(return_counts=True))
+    runs: list[tuple[int, int]] = []  # (key, views) of the views since start
+    start = stop = 0
+    for key, count in zip(distinct, counts, strict=True):
+        while count:
+            if runs and (stop - start == chunk or runs[0][0] // _KIND != key // _KIND):
+                yield start, stop, _steps(runs)
+                runs, start = [], stop
+            taken = min(count, chunk - (stop - start))
+            runs.append((key, taken))
+            stop, count = stop + taken, count - taken
+    yield start, stop, _steps(runs)
+
+
+def _steps(runs: list[tuple[int, int]]) -> list[_Step]:
+    """What to do with a run of views: (first view, last view + 1, operation), in this order."""
+    steps: list[_Step] = []
+    for place in reversed(range(runs[0][0] // _KIND // 5)):
+        last = 0
+        for key, count in runs:
+            op = key // 5**place % 5 - 1
+            if last and steps[-1][2] == op:
+                steps[-1] = (steps[-1][0], last + count, op)
+            else:
+                steps.append((last, last + count, op))
+            last += count
+    return steps
 
 
 def _where(flags: list[bool] | list[float]) -> Tensor:
@@ -112,4 +144,4 @@ def _blur(views: Tensor, sigma: Tensor, values: list[float], radius: int) -> Non
                 views[row] = gaussian_blur(views[row : row + 1], sigma[row : row + 1], reach(value))[0]
     else:
         rows = _where(values)
-        views[rows] = gaussian_blur(views[rows], sigma[rows], reach(max(values)))
+        views.index_copy_(0, rows, gaussian_blur(views.index_select(0, rows), sigma[rows], reach(max(values))))

@@ -2,8 +2,8 @@
 
     python benchmarks/augment.py          # on the GPU where there is one; --quick takes seconds instead of minutes
 
-Images of 32 px without blur (CIFAR-10's recipe), and of 256 px to views of 224 px with blur (ImageNet's). Kornia and ours
-augment a batch where it lies; torchvision and lightly augment image by image in a DataLoader with a worker a core.
+Images of 32 px without blur (CIFAR-10's recipe), and of 256 px to views of 224 px with blur (ImageNet's). Kornia and
+ours augment a batch where it lies; torchvision and lightly augment image by image in a DataLoader with a worker a core.
 Figures are the fastest of several rounds in which all take turns, so that a busy machine slows all of them alike.
 """
 

@@ -182,8 +182,9 @@ def loss_table(pairs_list: tuple[int, ...], device: str, limit: float) -> None:
             size = f"{held / memory['ours']:.2f}" if memory["ours"] > 1e6 else "-"  # below, it is the page that counts
             cells = f"{took * 1e3:,.2f} | {took / times['ours']:.2f} | {held / 1e6:,.0f} | {size}"
             print(f"| {pairs:,} | {name} | {cells} |")
-        spread = max(abs(value / values["ours"] - 1) for value in values.values())
-        print(f"| {pairs:,} | largest relative difference between the losses | {spread:.0e} | | | |", flush=True)
+        if len(able) > 1:
+            spread = max(abs(value / values["ours"] - 1) for value in values.values())
+            print(f"| {pairs:,} | largest relative difference between the losses | {spread:.0e} | | | |", flush=True)
 
 
 def interleaved_minimum(losses: dict[str, Loss], views: Tensor, device: str) -> dict[str, float]:

@@ -36,8 +36,8 @@ SIZE = 32
 
 def model_and_optimizer(encoder: str, device: torch.device) -> tuple[ContrastiveModel, torch.optim.Optimizer]:
     backbone = build_backbone(ENCODERS[encoder], SIZE, seed=0)
-    model = ContrastiveModel(backbone, projection_head(feature_width(backbone, SIZE), HeadConfig()))
-    model = model.to(device).to(memory_format=torch.channels_last)
+    head = projection_head(feature_width(backbone, SIZE), HeadConfig())
+    model = ContrastiveModel(backbone, head, torch.channels_last).to(device)
     return model, build_optimizer(parameter_groups(model, 1e-4), OptimConfig(name="adamw"), 1e-3)
 
 
@@ -57,10 +57,10 @@ def our_steps(encoder: str, batch: int, precision: str, device: torch.device) ->
     views, loss = ViewGenerator(AugmentConfig(size=SIZE)), NTXentLoss(0.5)
     for step in range(1 << 30):
         index = torch.randperm(len(images), device=device)[:batch]
-        x = views(images[index], seed=step).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = views(images[index], seed=step)  # (2, B, 3, S, S)
         with autocast(device, precision):
-            _, z = model(x)
-        loss(z.float().unflatten(0, (2, batch))).backward()
+            z = model(x)  # (2, B, D)
+        loss(z).backward()
         optimizer.step()
         optimizer.zero_grad()
         yield
@@ -104,10 +104,10 @@ def lightly_steps(encoder: str, batch: int, precision: str, device: torch.device
 def encoder_steps(encoder: str, batch: int, precision: str, device: torch.device) -> Iterator[None]:
     """The encoder's and head's forward and backward alone, on views that are already there."""
     model, _ = model_and_optimizer(encoder, device)
-    x = torch.rand(2 * batch, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(2, batch, 3, SIZE, SIZE, device=device)
     while True:
         with autocast(device, precision):
-            _, z = model(x)
+            z = model(x)
         z.float().sum().backward()
         for p in model.parameters():
             p.grad = None

@@ -125,6 +125,7 @@ def extract_features(
     *,
     workers: int = 0,
     autocast: torch.dtype | None = None,
+    distributed: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """Features of every image of ``dataset``, in order, each exactly once.
@@ -140,6 +141,8 @@ def extract_features(
         device: where the encoder runs, moved there if need be; by default where its parameters are.
         workers: processes that read images of a set that is not one tensor.
         autocast: bfloat16 or float16 to run the encoder in; features are float32 in any case.
+        distributed: share the images among the processes of torch.distributed, if it is initialised: all of them must
+            call. False where one process evaluates alone.
         progress: called with (images done, images in all) of this process.
 
     Raises:
@@ -153,7 +156,8 @@ def extract_features(
     first = next(encoder.parameters(), None)
     device = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
     encoder.to(device)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    shared = distributed and dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     share = torch.arange(rank, len(dataset), world)
     x: Tensor | None = None
     y = torch.empty(len(share), dtype=torch.int64)

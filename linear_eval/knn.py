@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from linear_eval.features import Features, check_features
 from simclr.errors import ConfigError, DataError
+from simclr.losses.nt_xent_tiled import float32_products
 
 __all__ = ["knn_accuracy", "knn_predictions"]
 
@@ -75,7 +76,7 @@ def knn_predictions(
     # Per query: its similarities to a block of the training set, and k x k comparisons of the neighbours' labels.
     queries = max(1, min(1024, CHUNK_BYTES // (8 * k * k)))
     block = max(k, CHUNK_BYTES // (4 * queries))
-    with torch.autocast(place.type, enabled=False):
+    with float32_products(), torch.autocast(place.type, enabled=False):
         bank = F.normalize(train.x.to(place, torch.float32), dim=1)
         labels = train.y.to(place)
         found = []

@@ -15,14 +15,14 @@ And strengths that have converged leave the product. With fewer rows than column
 the solution lies anyway.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from linear_eval.rows import Rows, row_space, second_moment
+from simclr.losses.nt_xent_tiled import float32_products
 
 __all__ = ["LogisticFit", "fit_logistic"]
 
@@ -48,31 +48,26 @@ class LogisticFit:
     """(S,) bool: whether the estimated distance to the optimum fell below the tolerance."""
 
 
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 products as float32: neither autocast nor TF32, whatever the caller has switched on."""
-    if device.type != "cuda":
-        with torch.autocast(device.type, enabled=False):
-            yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each strength's (C, F + 1) block, (S,) float64."""
     return (a * b).sum((1, 2), dtype=torch.float64)
 
 
-def _evaluate(
-    rows: Rows, target: Tensor, sample_weight: Tensor | None, theta: Tensor, strength: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Problem:
+    """What is fitted, whatever the strength."""
+
+    rows: Rows
+    target: Tensor
+    """(N,) int64 on the device of the rows."""
+    classes: int
+    sample_weight: Tensor | None
+    """(N,) float32."""
+
+
+def _evaluate(problem: _Problem, theta: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Objective (S,) float64, gradient (S, C, F + 1) and mean p (1 - p) (S, C) of every strength, in one pass."""
+    rows, target, sample_weight = problem.rows, problem.target, problem.sample_weight
     strengths, classes, width = theta.shape
     weight = theta[:, :, :-1].reshape(strengths * classes, width - 1)
     bias = theta[:, :, -1].reshape(strengths * classes, 1)
@@ -180,39 +175,33 @@ def fit_logistic(
         progress: called with (evaluation, strengths still running).
     """
     device = rows.device
-    with _full_precision(device):
-        if rows.count < rows.width and start is None:
-            reduced, basis = row_space(rows)
-            fit = _minimise(
-                reduced, target, classes, strengths, sample_weight, None, tolerance, max_evaluations, memory, progress
-            )
-            return LogisticFit(**{**vars(fit), "weight": fit.weight @ basis.t()})
-        return _minimise(
-            rows, target, classes, strengths, sample_weight, start, tolerance, max_evaluations, memory, progress
-        )
+    strength = strengths.to(device, torch.float64)
+    weight = None if sample_weight is None else sample_weight.to(device, torch.float32)
+    with float32_products(), torch.autocast(device.type, enabled=False):
+        basis: Tensor | None = None
+        if rows.count < rows.width:
+            rows, basis = row_space(rows)
+        theta = torch.zeros(len(strength), classes, rows.width + 1, device=device)
+        if start is not None:
+            w = start[0].to(device)
+            theta[:, :, :-1], theta[:, :, -1] = w if basis is None else w @ basis, start[1].to(device)
+        problem = _Problem(rows, target.to(device), classes, weight)
+        fit = _lbfgs(problem, strength, theta, tolerance, max_evaluations, memory, progress)
+        return fit if basis is None else replace(fit, weight=fit.weight @ basis.t())
 
 
-def _minimise(
-    rows: Rows,
-    target: Tensor,
-    classes: int,
-    strengths: Tensor,
-    sample_weight: Tensor | None,
-    start: tuple[Tensor, Tensor] | None,
+def _lbfgs(
+    problem: _Problem,
+    strength: Tensor,
+    theta: Tensor,
     tolerance: float,
     max_evaluations: int,
     memory: int,
     progress: Callable[[int, int], None] | None,
 ) -> LogisticFit:
-    device = rows.device
-    target = target.to(device)
-    sample_weight = None if sample_weight is None else sample_weight.to(device, torch.float32)
-    strength = strengths.to(device, torch.float64)
-    count = len(strength)
-    moments, axes = second_moment(rows, sample_weight)
-    theta = torch.zeros(count, classes, rows.width + 1, device=device)
-    if start is not None:
-        theta[:, :, :-1], theta[:, :, -1] = start[0].to(device), start[1].to(device)
+    """Every strength's own L-BFGS, in step: theta (S, C, F + 1) is W and, last, b."""
+    moments, axes = second_moment(problem.rows, problem.sample_weight)
+    count, device = len(strength), theta.device
 
     def precondition(q: Tensor) -> Tensor:
         # A shift common to all classes changes no probability: the metric acts on differences between classes only.
@@ -241,7 +230,7 @@ def _minimise(
     converged = torch.zeros(count, dtype=torch.bool, device=device)
     live = torch.arange(count, device=device)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    value, gradient, curvature = _evaluate(rows, target, sample_weight, theta, strength)
+    value, gradient, curvature = _evaluate(problem, theta, strength)
     step_direction = direction()
     slope = _inner(gradient, step_direction)
     search = _Search(count, device)
@@ -251,19 +240,11 @@ def _minimise(
         if evaluation == max_evaluations:
             done = torch.ones_like(done)
         if done.any():
-            final_theta[live[done]], final_value[live[done]], converged[live[done]] = (
-                theta[done],
-                value[done],
-                near[done],
-            )
+            finished = live[done]
+            final_theta[finished], final_value[finished], converged[finished] = theta[done], value[done], near[done]
             kept = (~done).nonzero().flatten()
-            live, theta, value, gradient, curvature = (
-                live[kept],
-                theta[kept],
-                value[kept],
-                gradient[kept],
-                curvature[kept],
-            )
+            live, theta, value = live[kept], theta[kept], value[kept]
+            gradient, curvature = gradient[kept], curvature[kept]
             step_direction, slope, strength = step_direction[kept], slope[kept], strength[kept]
             pairs = [(s[kept], y[kept], inverse[kept]) for s, y, inverse in pairs]
             search.keep(kept)
@@ -272,7 +253,7 @@ def _minimise(
         if len(live) == 0:
             break
         trial = theta + search.step.float().view(-1, 1, 1) * step_direction
-        new_value, new_gradient, new_curvature = _evaluate(rows, target, sample_weight, trial, strength)
+        new_value, new_gradient, new_curvature = _evaluate(problem, trial, strength)
         evaluations[live] += 1
         accepted = search.judge(value, slope, new_value, _inner(new_gradient, step_direction))
         block = accepted.view(-1, 1, 1)

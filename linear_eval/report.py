@@ -134,7 +134,14 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
         axes.errorbar(x, scores[:, 0], spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2.5, zorder=3)
         for position, (mean, _, high) in zip(x, scores, strict=True):
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
-            place = {"ha": "center", "va": "bottom", "fontsize": 8, "color": INK, "zorder": 2.5, "bbox": box}
+            place: dict[str, Any] = {
+                "ha": "center",
+                "va": "bottom",
+                "fontsize": 8,
+                "color": INK,
+                "zorder": 2.5,
+                "bbox": box,
+            }
             axes.text(position, min(high, 100) + 1.4, f"{mean:.0f}", **place)
     confusion = np.array(rows["encoder"]["linear"]["confusion"])
     guess = 100 * confusion.sum(1).max() / confusion.sum()

@@ -58,9 +58,9 @@ class Rows:
         return rows if self._scale is None else rows / self._scale
 
     def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
-        """All rows in order, in chunks whose product with a (columns, F) matrix stays in the cache."""
-        budget = (1 << 20) if self.device.type == "cpu" else (128 << 20)
-        size = min(max(budget // (4 * columns), 128), self.count)
+        """All rows in order, in chunks that stay in the cache, as do their products with a (columns, F) matrix."""
+        budget = (1 << 18) if self.device.type == "cpu" else (1 << 25)
+        size = min(max(min(budget // columns, 4 * budget // self.width), 128), self.count)
         for start in range(0, self.count, size):
             stop = min(start + size, self.count)
             yield slice(start, stop), self.read(start, stop)

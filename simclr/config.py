@@ -203,8 +203,12 @@ class LoopConfig:
     channels_last: bool = True
     """Store images and convolution weights channels-last, which most devices convolve faster."""
 
-    compile: bool = False
-    """torch.compile the encoder and its head: faster steps for a minute or so of compilation at the start."""
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    """torch.compile the encoder and its head in this mode: faster steps, for a minute or more of compilation at the start."""
+
+    cached_chunk: int | None = None
+    """Images of a process that the memory has room for; None is all of them. Fewer means gradient caching (Gao et al. 2021):
+    the loss still compares the whole batch, for a second forward pass. BatchNorm then sees a chunk at a time."""
 
     sync_batchnorm: bool = True
     """With several GPU processes, take BatchNorm statistics over all of them, so that the result is that of one process."""
@@ -231,6 +235,9 @@ class LoopConfig:
         for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2: NT-Xent needs negatives")
+        _require(
+            self.cached_chunk is None or self.cached_chunk >= 1, "train.cached_chunk", self.cached_chunk, "at least 1"
+        )
         _require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
 
 

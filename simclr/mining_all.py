@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from simclr.distances import row_chunks
-from simclr.mining_tuples import negative_mask, positive_table, sort_into_intervals
+from simclr.mining_tuples import FEW, positive_table, sort_into_intervals
 
 __all__ = ["AllTriplets", "batch_all"]
 
@@ -34,10 +34,8 @@ class AllTriplets(NamedTuple):
 def batch_all(distances: Tensor, labels: Tensor, margin: float) -> AllTriplets:
     """Sum of the triplet hinge over all triplets of ``distances`` (N, N) and ``labels`` (N,) int64.
 
-    The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. For each anchor the
-    thresholds d_ap + margin are sorted, and every negative looks up how many lie above it, and their sum: the hinges of
-    that negative are the sum less the number times d_an. The numbers are also the gradient. O(N^2) memory, O(N^2 log N)
-    time. Differentiable once.
+    The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. O(N^2) memory,
+    O(N^2 log N) time; differentiable once.
     """
     return AllTriplets(*cast(tuple[Tensor, ...], _BatchAll.apply(distances, labels, margin)))
 
@@ -48,36 +46,25 @@ class _BatchAll(torch.autograd.Function):
         table = positive_table(labels)
         size, width = table.samples.shape
         slope = torch.zeros_like(distances)  # d loss / d distances
-        loss = torch.zeros((), dtype=torch.float64, device=distances.device)
-        active, hard, near, far = (torch.zeros_like(loss) for _ in range(4))
+        loss, active, hard, near, far = torch.zeros(5, dtype=torch.float64, device=distances.device).unbind()
+        walk = _compare if width <= FEW else _sort
         for rows in row_chunks(size, size, distances.device) if width else ():
             block, real = distances[rows], table.valid[rows]
             positive = block.gather(1, table.samples[rows])
-            # One walk counts the hard triplets too: d_an <= d_ap is d_an < the next number after d_ap.
-            after = torch.nextafter(positive, torch.full_like(positive, torch.inf))
-            both = torch.cat([positive + margin, after], 1).masked_fill_(~real.repeat(1, 2), -torch.inf)
-            threshold, order = both.sort(1)
-            hinge = ((order < width) & (threshold > -torch.inf)).to(block.dtype)  # 1 where it is a d_ap + margin
-            interval = sort_into_intervals(threshold, block, right=True)
-            same = ~negative_mask(labels, rows)
-            interval.masked_fill_(same, 2 * width)  # above every threshold: no part in anything below
-
-            above = _sum_from(hinge).gather(1, interval)  # (rows, N) hinges that the negative is active in
-            total = _sum_from(threshold.masked_fill(hinge == 0, 0)).gather(1, interval)  # and their thresholds' sum
-            loss += total.addcmul_(above, block, value=-1).sum(dtype=torch.float64)
-            of_positives = positive.masked_fill(~real, 0).sum(dtype=torch.float64)
+            others = table.hide_own_class(block, rows, torch.inf)
+            # d_an <= d_ap is d_an < the next number after d_ap. No negative is nearer than -inf, nor than itself hidden.
+            after = torch.nextafter(positive, torch.full_like(positive, torch.inf)).masked_fill_(~real, -torch.inf)
+            within = (positive + margin).masked_fill_(~real, -torch.inf)
+            row_loss, above, below, closer = walk(others, within, after)
+            loss += row_loss.sum(dtype=torch.float64)
+            active += below.sum(dtype=torch.float64)
+            hard += closer.sum(dtype=torch.float64)
+            of_positives = positive.masked_fill_(~real, 0).sum(dtype=torch.float64)
             near += of_positives
             far += block.sum(dtype=torch.float64) - of_positives
-
-            found = block.new_zeros(len(block), 2 * width + 1).scatter_add_(1, interval, (~same).to(block.dtype))
-            below = found.cumsum(1)[:, :-1]  # (rows, 2P) negatives below each threshold
-            below = torch.empty_like(both).scatter_(1, order, below)
-            active += below[:, :width].sum(dtype=torch.float64)
-            hard += below[:, width:].sum(dtype=torch.float64)
-            slope[rows] = above.neg_().scatter_add_(1, table.samples[rows], below[:, :width])
+            slope[rows] = above.neg_().scatter_add_(1, table.samples[rows], below)
         ctx.save_for_backward(slope)
-        positives = table.valid.sum(1)
-        negatives = size - 1 - positives
+        positives, negatives = table.valid.sum(1), table.negatives(size)
         triplets = positives * negatives
         means = near / positives.sum(), far / negatives.sum()
         return loss, triplets.sum(), active.long(), hard.long(), (triplets == 0).sum(), *means
@@ -87,6 +74,42 @@ class _BatchAll(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return slope * grad.to(slope.dtype), None, None
+
+
+def _compare(others: Tensor, within: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hinges of negatives ``others`` (R, N) under the thresholds ``within`` = d_ap + margin (R, P), one after the other.
+
+    Returns the sum of hinges (R,), how many of the thresholds lie above each negative (R, N), how many negatives lie
+    below each threshold (R, P), and how many below each of ``after`` (R, P).
+    """
+    loss, above, buffer = torch.zeros_like(others[:, 0]), torch.zeros_like(others), torch.empty_like(others)
+    below, closer = torch.empty_like(within), torch.empty_like(within)
+    for column in range(within.shape[1]):
+        torch.lt(others, after[:, column : column + 1], out=buffer)
+        closer[:, column] = buffer.sum(1)
+        torch.sub(within[:, column : column + 1], others, out=buffer).relu_()
+        loss += buffer.sum(1)
+        above += buffer.sign_()
+        below[:, column] = buffer.sum(1)
+    return loss, above, below, closer
+
+
+def _sort(others: Tensor, within: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `_compare`, for many positives: the thresholds are sorted, and every negative looks up its place among them.
+
+    From there it reads how many ``within`` lie above it and their sum: its hinges are the sum less the number times its
+    distance. Counted by place, the negatives give the number below each threshold.
+    """
+    width = within.shape[1]
+    threshold, order = torch.cat([within, after], 1).sort(1)
+    hinge = ((order < width) & (threshold > -torch.inf)).to(others.dtype)
+    place = sort_into_intervals(threshold, others, right=True)
+    above = _sum_from(hinge).gather(1, place)
+    total = _sum_from(threshold.masked_fill(hinge == 0, 0)).gather(1, place)
+    loss = total.addcmul_(above, others.masked_fill(others == torch.inf, 0), value=-1).sum(1)
+    found = others.new_zeros(len(others), 2 * width + 1).scatter_add_(1, place, torch.ones_like(others))
+    below = torch.empty_like(threshold).scatter_(1, order, found.cumsum(1)[:, :-1])
+    return loss, above, below[:, :width], below[:, width:]
 
 
 def _sum_from(values: Tensor) -> Tensor:

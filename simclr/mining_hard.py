@@ -7,7 +7,7 @@ from torch import Tensor
 
 from simclr.distances import row_chunks
 from simclr.errors import ConfigError
-from simclr.mining_tuples import Triplets, negative_mask, positive_table, sort_into_intervals
+from simclr.mining_tuples import Triplets, positive_table, sort_into_intervals
 
 __all__ = ["Fallback", "hard", "semi_hard"]
 
@@ -15,6 +15,7 @@ Fallback = Literal["easiest", "hardest", "skip"]
 """For a positive pair without a semi-hard negative: the anchor's farthest negative, its nearest one, or no triplet."""
 
 
+@torch.no_grad()
 def hard(distances: Tensor, labels: Tensor, *, anchors: Tensor | None = None) -> Triplets:
     """Batch-hard triplets, one an anchor: argmax of d_ap and argmin of d_an.
 
@@ -30,12 +31,13 @@ def hard(distances: Tensor, labels: Tensor, *, anchors: Tensor | None = None) ->
     farthest = distances.gather(1, table.samples).masked_fill_(~table.valid, -1).argmax(1, keepdim=True)
     nearest = distances.new_empty(size, 1)
     for rows in row_chunks(size, len(labels), distances.device):
-        others = distances[rows].masked_fill(~negative_mask(labels, rows, anchors), torch.inf)
+        others = table.hide_own_class(distances[rows], rows, torch.inf)
         torch.min(others, 1, keepdim=True, out=(nearest[rows], negative[rows]))
-    valid = table.valid.any(1, keepdim=True) & (nearest < torch.inf)
+    valid = table.valid.any(1, keepdim=True) & (table.negatives(len(labels)) > 0).unsqueeze(1)
     return Triplets(table.samples.gather(1, farthest), negative, valid)
 
 
+@torch.no_grad()
 def semi_hard(
     distances: Tensor,
     labels: Tensor,
@@ -65,7 +67,7 @@ def semi_hard(
     samples = torch.arange(len(labels), device=labels.device)
     for rows in row_chunks(size, len(labels), distances.device):
         block = distances[rows]
-        others = block.masked_fill(~negative_mask(labels, rows, anchors), torch.inf)
+        others = table.hide_own_class(block, rows, torch.inf)
         positive = block.gather(1, table.samples[rows]).masked_fill_(~table.valid[rows], torch.inf)
         positive, order = positive.sort(1)
         interval = sort_into_intervals(positive, others)
@@ -80,8 +82,8 @@ def semi_hard(
         if fallback == "hardest":
             choice = choice.where(found, others.argmin(1, keepdim=True))
         elif fallback == "easiest":
-            choice = choice.where(found, others.masked_fill(others == torch.inf, -1).argmax(1, keepdim=True))
-        keep = found if fallback == "skip" else (others.amin(1, keepdim=True) < torch.inf).expand_as(found)
+            choice = choice.where(found, table.hide_own_class(block, rows, -1).argmax(1, keepdim=True))
         negative[rows] = negative[rows].scatter(1, order, choice)
-        valid[rows] = valid[rows].scatter(1, order, keep)
-    return Triplets(table.samples, negative, valid & table.valid)
+        valid[rows] = valid[rows].scatter(1, order, found if fallback == "skip" else torch.ones_like(found))
+    has_negative = (table.negatives(len(labels)) > 0).unsqueeze(1)
+    return Triplets(table.samples, negative, valid & table.valid & has_negative)

@@ -9,16 +9,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Positives", "Triplets", "check_labels", "negative_mask", "positive_table", "sort_into_intervals"]
+__all__ = ["FEW", "Positives", "Triplets", "check_labels", "positive_table", "sort_into_intervals"]
+
+FEW = 24
+"""Up to so many thresholds a row, comparing with each is faster than searching among them."""
 
 
 class Positives(NamedTuple):
     """The other samples of each anchor's class, in ascending order, padded to one width P."""
 
     samples: Tensor
-    """(A, P) int64: index of the positive; arbitrary (but in range) where not ``valid``."""
+    """(A, P) int64: index of the positive; where not ``valid``, some sample of the class."""
     valid: Tensor
     """(A, P) bool."""
+    anchor: Tensor
+    """(A, 1) int64: the anchor itself."""
+
+    def negatives(self, samples: int) -> Tensor:
+        """Number of samples of other classes, (A,) int64, in a batch of ``samples``."""
+        return samples - 1 - self.valid.sum(1)
+
+    def hide_own_class(self, block: Tensor, rows: slice, value: float) -> Tensor:
+        """A copy of ``block`` (rows, N) with ``value`` in the columns of each anchor's own class, itself included.
+
+        Writing the few columns of a class is several times faster than a mask over all of them.
+        """
+        return block.scatter(1, self.samples[rows], value).scatter_(1, self.anchor[rows], value)
 
 
 class Triplets(NamedTuple):
@@ -65,22 +81,22 @@ def positive_table(labels: Tensor, anchors: Tensor | None = None) -> Positives:
     wanted = labels if anchors is None else labels[anchors]
     first = torch.searchsorted(grouped, wanted)
     size = torch.searchsorted(grouped, wanted, right=True) - first
-    if labels.device.type == "cpu":
-        width = max(int(size.max()) - 1, 0) if len(wanted) else 0
-    else:
-        width = max(len(labels) - 1, 0)
+    width = max(_largest(size, len(labels)) - 1, 0)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     rank = (place if anchors is None else place[anchors]) - first  # (A,) the anchor's own place in its class
     step = torch.arange(width, device=labels.device)
     column = step + (step >= rank.unsqueeze(1))  # (A, P) skips the anchor itself
     valid = column < size.unsqueeze(1)
-    return Positives(order[first.unsqueeze(1) + column.where(valid, 0)], valid)
+    own = torch.arange(len(labels), device=labels.device) if anchors is None else anchors
+    return Positives(order[first.unsqueeze(1) + column.where(valid, 0)], valid, own.unsqueeze(1))
 
 
-def negative_mask(labels: Tensor, rows: slice, anchors: Tensor | None = None) -> Tensor:
-    """(rows, N) bool: column k has another label than the anchor, for a block of the anchors."""
-    return labels[rows if anchors is None else anchors[rows]].unsqueeze(1) != labels
+def _largest(size: Tensor, most: int) -> int:
+    """The largest of the class sizes where looking costs nothing; elsewhere the most that it can be."""
+    if size.device.type != "cpu":
+        return most
+    return int(size.max()) if len(size) else 0
 
 
 def sort_into_intervals(thresholds: Tensor, values: Tensor, right: bool = False) -> Tensor:
@@ -90,12 +106,10 @@ def sort_into_intervals(thresholds: Tensor, values: Tensor, right: bool = False)
     CPU more than comparing with each of a few thresholds.
     """
     width = thresholds.shape[1]
-    if values.device.type != "cpu" or width > 16:
+    if values.device.type != "cpu" or width > FEW:
         return torch.searchsorted(thresholds.contiguous(), values.contiguous(), right=right)
-    below = torch.empty(values.shape, dtype=torch.bool)
-    count = torch.zeros(values.shape, dtype=torch.uint8)
     compare = torch.ge if right else torch.gt
+    count, below = torch.zeros_like(values), torch.empty_like(values)
     for column in range(width):
-        compare(values, thresholds[:, column : column + 1], out=below)
-        count += below.view(torch.uint8)
+        count += compare(values, thresholds[:, column : column + 1], out=below)
     return count.long()

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from simclr.distances import row_chunks
 from simclr.errors import ConfigError
-from simclr.mining_tuples import Triplets, negative_mask, positive_table
+from simclr.mining_tuples import Positives, Triplets, positive_table
 
 __all__ = ["distance_weighted", "distance_weights", "random_negatives"]
+
+_SUNK = 1e30
 
 
 def distance_weights(distances: Tensor, dimensions: int, cutoff: float = 0.5, nonzero_below: float = 1.4) -> Tensor:
@@ -28,12 +30,19 @@ def distance_weights(distances: Tensor, dimensions: int, cutoff: float = 0.5, no
             f"distance weights need 0 < cutoff < nonzero_below < 2 and at least 2 dimensions, "
             f"got cutoff {cutoff}, nonzero_below {nonzero_below}, {dimensions} dimensions"
         )
+    return _log_weights(distances, dimensions, cutoff, nonzero_below).masked_fill_(
+        distances >= nonzero_below, -torch.inf
+    )
+
+
+def _log_weights(distances: Tensor, dimensions: int, cutoff: float, nonzero_below: float) -> Tensor:
     squared = distances.clamp(cutoff, nonzero_below).square_()
     log_weight = squared.log().mul_((2 - dimensions) / 2)
-    log_weight.add_(squared.mul_(-0.25).log1p_(), alpha=(3 - dimensions) / 2)
-    return log_weight.masked_fill_(distances >= nonzero_below, -torch.inf)
+    # 1 - d^2/4 is above 0.5 here: log1p, ten times slower on a CPU, would gain nothing.
+    return log_weight.add_(squared.mul_(-0.25).add_(1).log_(), alpha=(3 - dimensions) / 2)
 
 
+@torch.no_grad()
 def distance_weighted(
     distances: Tensor,
     labels: Tensor,
@@ -54,16 +63,21 @@ def distance_weighted(
     close pair takes every other anchor's weights to zero.
     """
 
-    def weights(block: Tensor, negative: Tensor) -> Tensor:
-        log_weight = distance_weights(block, dimensions, cutoff, nonzero_below).masked_fill_(~negative, -torch.inf)
-        highest = log_weight.amax(1, keepdim=True)
-        none = highest == -torch.inf
-        weight = log_weight.sub_(highest.masked_fill(none, 0)).exp_()
-        return weight.add_(negative & none)  # every negative alike where no weight is left
+    distance_weights(distances[:0], dimensions, cutoff, nonzero_below)  # checks the settings
+
+    def weights(block: Tensor, rows: slice, table: Positives) -> Tensor:
+        log_weight = _log_weights(block, dimensions, cutoff, nonzero_below)
+        # Negatives too far to draw sink by so much that float arithmetic forgets their weights: in a row without any
+        # other they are equal, which is the even draw. The own class sinks deeper. Twice as fast as masks.
+        log_weight.sub_(torch.ge(block, nonzero_below, out=torch.empty_like(block)), alpha=_SUNK)
+        log_weight = table.hide_own_class(log_weight, rows, -2 * _SUNK)
+        weight = log_weight.sub_(log_weight.amax(1, keepdim=True)).clamp_(min=-80).exp_()  # exp is slow far below
+        return torch.nn.functional.threshold_(weight, 1e-30, 0.0)
 
     return _draw(distances, labels, weights, generator, anchors)
 
 
+@torch.no_grad()
 def random_negatives(
     distances: Tensor,
     labels: Tensor,
@@ -72,35 +86,41 @@ def random_negatives(
     anchors: Tensor | None = None,
 ) -> Triplets:
     """One negative for every positive pair, each of the anchor's negatives equally likely. As `distance_weighted`."""
-    return _draw(distances, labels, lambda block, negative: negative.to(block.dtype), generator, anchors)
+    return _draw(
+        distances,
+        labels,
+        lambda block, rows, table: table.hide_own_class(torch.ones_like(block), rows, 0),
+        generator,
+        anchors,
+    )
 
 
 def _draw(
     distances: Tensor,
     labels: Tensor,
-    weights: Callable[[Tensor, Tensor], Tensor],
+    weights: Callable[[Tensor, slice, Positives], Tensor],
     generator: torch.Generator | None,
     anchors: Tensor | None,
 ) -> Triplets:
-    """One negative for every positive pair by inverting the cumulative sum of ``weights(distances, negative mask)``.
+    """One negative for every positive pair by inverting the cumulative sum of ``weights(block, rows, table)``.
 
     ``torch.multinomial`` would check its input on the host, which waits for the GPU.
     """
     table = positive_table(labels, anchors)
     negative = torch.zeros_like(table.samples)
-    valid = torch.zeros_like(table.valid)
     size, width = table.samples.shape
     if width == 0:
-        return Triplets(table.samples, negative, valid)
+        return Triplets(table.samples, negative, table.valid)
     uniform = torch.rand(size, width, dtype=distances.dtype, device=distances.device, generator=generator)
     for rows in row_chunks(size, len(labels), distances.device):
-        weight = weights(distances[rows], negative_mask(labels, rows, anchors))
+        weight = weights(distances[rows], rows, table)
         cumulative = weight.cumsum(1)
         total = cumulative[:, -1:]
         # Below the total, and past every sum that equals it: no draw lands on a weight of 0.
         target = torch.minimum(uniform[rows] * total, torch.nextafter(total, torch.zeros_like(total)))
         choice = torch.searchsorted(cumulative, target, right=True).clamp_(max=len(labels) - 1)
-        # A parallel cumulative sum may step down by its rounding; the draw that falls there takes the heaviest.
-        negative[rows] = choice.where(weight.gather(1, choice) > 0, weight.argmax(1, keepdim=True))
-        valid[rows] = total > 0
-    return Triplets(table.samples, negative, valid & table.valid)
+        if weight.device.type != "cpu":
+            # A parallel cumulative sum may step down by its rounding: a draw that falls there takes the heaviest.
+            choice = choice.where(weight.gather(1, choice) > 0, weight.argmax(1, keepdim=True))
+        negative[rows] = choice
+    return Triplets(table.samples, negative, table.valid & (table.negatives(len(labels)) > 0).unsqueeze(1))

@@ -121,17 +121,20 @@ class Objective(nn.Module):
         return {"objective": said} if said else {}
 
 
-def build_objective(config: ObjectiveConfig, *, classes: int, dim: int, samples: int) -> Objective:
-    """The module of an objective's config.
+def build_objective(config: ObjectiveConfig, *, classes: int, dim: int, samples: int, seed: int) -> Objective:
+    """The module of an objective's config; its own weights are a pure function of the arguments.
 
     Args:
         config: which objective, and its settings.
         classes: number of labels, 0 without labels.
         dim: width D of the embeddings.
         samples: number of training images.
+        seed: seed of the objective's own weights.
     """
     if isinstance(config, NTXentConfig):
         return Objective(NTXentLoss(config.temperature))
     if isinstance(config, SupConConfig):
         return Objective(SupConLoss(config.temperature))
-    return Objective(config.build(classes, dim, samples))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Objective(config.build(classes, dim, samples))

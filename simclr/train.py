@@ -22,6 +22,7 @@ from simclr.encoder import feature_width
 from simclr.errors import ConfigError, DataError
 from simclr.export import export_encoder
 from simclr.finite import FiniteGuard
+from simclr.grad_cache import cached_step
 from simclr.launch import make_accelerator, opening_line
 from simclr.model import build_model
 from simclr.objectives import build_objective
@@ -72,20 +73,18 @@ def pretrain(config: TrainConfig) -> RunResult:
 
     # The model, what it minimises, and how.
     views = ViewGenerator(config.augment).to(device)
-    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = build_model(config).to(device).to(memory_format=memory_format)
+    model = build_model(config).to(device)
     if world > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     width = config.head.out_dim if config.head.layers else feature_width(model.backbone, config.augment.size)
-    objective = build_objective(config.objective, classes=len(images.classes), dim=width, samples=len(images)).to(
-        device
-    )
+    sizes = {"classes": len(images.classes), "dim": width, "samples": len(images)}
+    objective = build_objective(config.objective, **sizes, seed=derive_seed(config.seed, "objective")).to(device)
     groups = parameter_groups(model, config.optim.weight_decay, objective, config.objective.lr_multiplier)
     peak = peak_learning_rate(config.optim, config.train.batch_size)
     optimizer = build_optimizer(groups, config.optim, peak)
     done = restore_state(checkpoint, model, objective, optimizer, accelerator) if checkpoint else 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    runner = torch.compile(model) if config.train.compile else model
+    runner = model if config.train.compile == "no" else torch.compile(model, mode=config.train.compile)
     runner, optimizer = accelerator.prepare(runner, optimizer)
 
     accelerator.wait_for_everyone()
@@ -97,7 +96,7 @@ def pretrain(config: TrainConfig) -> RunResult:
         log.say(note)
     log.say(opening_line(config, images, model, accelerator, done, total_steps))
     online = OnlineScore(images, config) if images.labels is not None and config.train.knn_every else None
-    guard = FiniteGuard(config.train.batch_size, device)
+    guard = FiniteGuard(local, device)
     batches = Batches(
         images, sampler, device, start=done, stop=total_steps, rank=rank, world=world, workers=config.data.workers
     )
@@ -132,20 +131,23 @@ def pretrain(config: TrainConfig) -> RunResult:
             if step == 0 and accelerator.is_main_process:
                 draw_views(config, batch.images, x, drawn, config.run_dir / "views.png")
 
-            h, z = runner(x.flatten(0, 1).contiguous(memory_format=memory_format))  # (V*B, F), (V*B, D)
-            z = gather_rows(z.unflatten(0, x.shape[:2]))  # (V, global B, D)
+            draws = derive_seed(config.seed, "objective", step)
             labels, indices = (gather_rows(t[None])[0] for t in (batch.labels, batch.indices))  # (global B,)
-            loss = objective(z, labels, indices, derive_seed(config.seed, "objective", step))
-
-            accelerator.backward(loss)
+            loss, z = cached_step(
+                runner,
+                x,
+                lambda z: objective(gather_rows(z), labels, indices, draws),  # noqa: B023 - called before it changes
+                chunk=config.train.cached_chunk or local,
+                backward=accelerator.backward,
+            )  # scalar, (V, B, D), both without a graph; the gradients are in place
             accelerator.unscale_gradients()
             norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm or float("inf"), foreach=True)
             # fp16 meets infinite gradients as a matter of course: its scaler skips those steps and lowers the scale.
-            guard.watch(step, loss, z, norm if accelerator.scaler is None else loss, indices)
+            guard.watch(step, loss, z, norm if accelerator.scaler is None else loss, batch.indices)
             optimizer.step()
             optimizer.zero_grad()
 
-            loss_sum, counted, epoch_loss = loss_sum + loss.detach(), counted + 1, epoch_loss + loss.detach()
+            loss_sum, counted, epoch_loss = loss_sum + loss, counted + 1, epoch_loss + loss
             step += 1
             epoch, position = divmod(step, steps_per_epoch)
             last = step == total_steps
@@ -165,7 +167,7 @@ def pretrain(config: TrainConfig) -> RunResult:
                 loss_sum, counted = torch.zeros_like(loss_sum), 0
                 began, waited = time.perf_counter(), batches.waited
             if position == 0:
-                diagnostics = contrastive_diagnostics(z.detach(), h.detach())
+                diagnostics = contrastive_diagnostics(gather_rows(z), model.features)
                 mean_loss = epoch_loss.item() / steps_per_epoch
                 # A loss at chance is normal at the start; later it means that nothing is learned.
                 if epoch > max(config.schedule.warmup_epochs, 0.1 * config.train.epochs):

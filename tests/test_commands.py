@@ -70,7 +70,8 @@ def test_evaluate_on_another_set(run, finished: Path, image_folder: Path) -> Non
 def test_preview_writes_a_picture(run, tmp_path: Path) -> None:
     code, out, err = run("preview", "digits")
     assert code == 0, err
-    assert Image.open(tmp_path / out.strip()).width > 500
+    with Image.open(tmp_path / out.strip()) as picture:
+        assert picture.width > 500
 
 
 @pytest.mark.parametrize(

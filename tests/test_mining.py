@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,8 +50,8 @@ ADVERSARIAL = {
     "one pair and a crowd": (torch.rand(9, 9), torch.tensor([-3] * 7 + [4, 4])),
 }
 RANDOM = {
-    **{f"random {n} {c}": grid_batch(n + c, n, c) for n, c in ((5, 2), (12, 3), (24, 8), (40, 2), (33, 33))},
-    **{f"tied {n} {c}": grid_batch(n * c, n, c, levels=6) for n, c in ((8, 2), (20, 4), (40, 3))},
+    **{f"random {n} {c}": grid_batch(n + c, n, c) for n, c in ((5, 2), (12, 3), (24, 8), (70, 2), (33, 33))},
+    **{f"tied {n} {c}": grid_batch(n * c, n, c, levels=6) for n, c in ((8, 2), (20, 4), (70, 2))},
     "float64": grid_batch(1, 20, 5, dtype=torch.float64),
 }
 BATCHES = {**ADVERSARIAL, **RANDOM}
@@ -64,7 +65,7 @@ def others(labels, a):
 
 
 def brute_hard(d, labels):
-    found = []
+    found, d = [], d.numpy()
     for a in range(len(labels)):
         positives, negatives = others(labels, a)
         if positives and negatives:
@@ -74,10 +75,11 @@ def brute_hard(d, labels):
 
 def brute_semi_hard(d, labels, margin, fallback):
     found = []
+    d, limit = d.numpy(), (d + margin).numpy()  # the sum rounded as its dtype rounds it
     for a in range(len(labels)):
         positives, negatives = others(labels, a)
         for p in positives:
-            inside = [k for k in negatives if d[a, p] < d[a, k] < d[a, p] + margin]
+            inside = [k for k in negatives if d[a, p] < d[a, k] < limit[a, p]]
             if inside:
                 found.append([a, p, min(inside, key=lambda k: (d[a, k], k))])
             elif negatives and fallback == "hardest":
@@ -88,8 +90,8 @@ def brute_semi_hard(d, labels, margin, fallback):
 
 
 def brute_all(d, labels, margin):
-    d = d.double()
-    loss, counts, slope = 0.0, [0, 0, 0], torch.zeros_like(d)
+    d = d.double().numpy()
+    loss, counts, slope = 0.0, [0, 0, 0], np.zeros_like(d)
     for a in range(len(labels)):
         positives, negatives = others(labels, a)
         for p, n in itertools.product(positives, negatives):
@@ -97,10 +99,10 @@ def brute_all(d, labels, margin):
             counts[2] += bool(d[a, n] <= d[a, p])
             if d[a, n] < d[a, p] + margin:
                 counts[1] += 1
-                loss += float(d[a, p] - d[a, n] + margin)
+                loss += d[a, p] - d[a, n] + margin
                 slope[a, p] += 1
                 slope[a, n] -= 1
-    return loss, counts, slope
+    return loss, counts, torch.from_numpy(slope)
 
 
 @each_batch

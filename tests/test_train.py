@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import simclr
-from simclr.config import TrainConfig
+from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError, DataError, PipelineError
 from simclr.runlog import read_metrics
 
@@ -156,14 +156,36 @@ def test_a_poisoned_weight_ends_the_run_with_the_step_and_no_new_checkpoint(
 def test_an_infinite_image_is_named(tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = simclr.model.ContrastiveModel.forward
 
-    def spoilt(self: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        h, z = forward(self, images)
-        return h, z + torch.zeros_like(z).index_fill(0, torch.tensor([3]), float("nan"))
+    def spoilt(self: Any, views: torch.Tensor) -> torch.Tensor:
+        z = forward(self, views)
+        return z + torch.zeros_like(z).index_fill(1, torch.tensor([3]), float("nan"))
 
     monkeypatch.setattr("simclr.model.ContrastiveModel.forward", spoilt)
     number = simclr.data.EpochSampler(images=640, batch_size=128, seed=0).indices(0)[3].item()
     with pytest.raises(PipelineError, match=f"the embedding and the loss .*at step 0 of image {number} of digits"):
         simclr.pretrain(tiny_run)
+
+
+def test_gradient_caching_ends_where_the_plain_run_does(tiny_run: TrainConfig) -> None:
+    """An encoder without batch statistics, so that only rounding may differ."""
+    config = replace(
+        tiny_run,
+        encoder=EncoderConfig(name="convnext_atto"),
+        head=replace(tiny_run.head, batch_norm=False),
+        augment=replace(tiny_run.augment, size=32),
+        data=replace(tiny_run.data, limit=96),
+        optim=replace(tiny_run.optim, name="sgd", learning_rate=0.05),
+        train=replace(tiny_run.train, epochs=1, batch_size=32, knn_every=0),
+        schedule=replace(tiny_run.schedule, warmup_epochs=0),
+    )
+    plain = simclr.pretrain(replace(config, name="plain"))
+    cached = simclr.pretrain(replace(config, name="cached", train=replace(config.train, cached_chunk=9)))
+    one, other = weights(plain.run_dir), weights(cached.run_dir)
+    start = simclr.load_encoder(plain.run_dir, untrained=True).backbone.state_dict()
+    moved = sum(float((one[name] - start[name]).square().sum()) for name in one) ** 0.5
+    apart = sum(float((one[name] - other[name]).square().sum()) for name in one) ** 0.5
+    assert moved > 0.01
+    assert apart < 1e-3 * moved
 
 
 @pytest.mark.parametrize(
@@ -172,6 +194,7 @@ def test_an_infinite_image_is_named(tiny_run: TrainConfig, monkeypatch: pytest.M
         {"precision": "bf16"},
         {"channels_last": False},
         {"trackers": ("tensorboard",)},
+        {"cached_chunk": 48},
     ],
     ids=str,
 )

@@ -162,6 +162,7 @@ class MarginLoss(LabelLoss):
             z,
             labels,
             self.mining,
+            unit=self.normalize,
             distance=self.distance,
             margin=self.alpha,
             fallback=self.fallback,

@@ -41,6 +41,7 @@ def mine(
     labels: Tensor,
     strategy: Mining,
     *,
+    unit: bool,
     distance: DistanceName,
     margin: float,
     fallback: Fallback,
@@ -50,7 +51,8 @@ def mine(
 ) -> MinedDistances:
     """Mine ``z`` (N, D) by any ``strategy`` but "all", and give the distances of what was chosen.
 
-    Distance-weighted draws take the euclidean distance of the normalised rows, whatever ``distance`` the loss has.
+    ``unit``: the rows have length 1. Distance-weighted draws take the euclidean distance of the normalised rows,
+    whatever ``distance`` the loss has.
     """
     distances = pairwise_distance(z, kind=distance)
     choose_by = distances.detach()
@@ -61,7 +63,9 @@ def mine(
     elif strategy == "random":
         triplets = random_negatives(choose_by, labels, generator=generator)
     else:
-        on_sphere = pairwise_distance(l2_normalize(z.detach()))
+        on_sphere = choose_by
+        if distance != "euclidean" or not unit:
+            on_sphere = pairwise_distance(z.detach() if unit else l2_normalize(z.detach()))
         triplets = distance_weighted(
             on_sphere, labels, z.shape[1], cutoff=cutoff, nonzero_below=nonzero_below, generator=generator
         )

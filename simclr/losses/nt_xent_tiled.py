@@ -42,7 +42,8 @@ LARGEST_EXPONENT = {torch.float32: 50.0, torch.float64: 600.0}
 @contextmanager
 def float32_products() -> Iterator[None]:
     """Matrix products of float32 in float32, even where the process allows TF32 or bfloat16 inside them."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    mkldnn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # its module replaces itself at run time
+    backends = (torch.backends.cuda.matmul, mkldnn)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -113,18 +114,18 @@ class Tiles:
         if runs_on_triton(tile):
             from simclr.losses.nt_xent_triton import exponentiate_tile
 
-            row_sums, column_sums = exponentiate_tile(tile, images)
+            sums = exponentiate_tile(tile, images)
         else:
             tile.exp2_()  # on the CPU four times as fast as exp
             if images:
                 tile.view(rows.views, images, columns.views, images).diagonal(dim1=1, dim2=3).zero_()
             if total is None:
                 return tile
-            row_sums, column_sums = tile.sum(dim=1), tile.sum(dim=0) if i != j else None
+            sums = tile.sum(dim=1), tile.sum(dim=0)
         if total is not None:
-            rows.of(total).add_(row_sums)
+            rows.of(total).add_(sums[0])
             if i != j:
-                columns.of(total).add_(column_sums)
+                columns.of(total).add_(sums[1])
         return tile
 
 

@@ -9,6 +9,7 @@ Needs Triton, which comes with the CUDA builds of torch on Linux. Without a GPU 
 tensors under Triton's interpreter: set TRITON_INTERPRET=1 before importing this module.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,7 +21,7 @@ ROWS, COLUMNS = 32, 128
 
 
 @triton.jit
-def exponentiate_kernel(
+def exponentiate_kernel(  # type: ignore[no-untyped-def]  # Triton's compiler gives the types
     tile_ptr,
     row_sums_ptr,
     column_sums_ptr,
@@ -44,7 +45,9 @@ def exponentiate_kernel(
 
 
 @triton.jit
-def weigh_kernel(tile_ptr, row_weight_ptr, column_weight_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def weigh_kernel(  # type: ignore[no-untyped-def]  # Triton's compiler gives the types
+    tile_ptr, row_weight_ptr, column_weight_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row[:, None] < rows) & (column[None, :] < columns)
@@ -65,9 +68,11 @@ def exponentiate_tile(tile: Tensor, images: int) -> tuple[Tensor, Tensor]:
     grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))
     row_sums = tile.new_empty(grid[0], rows)
     column_sums = tile.new_empty(grid[1], columns)
-    exponentiate_kernel[grid](
-        tile, row_sums, column_sums, rows, columns, max(images, 1), MASKED=images > 0, ROWS=ROWS, COLUMNS=COLUMNS
-    )
+    blocks = {"ROWS": ROWS, "COLUMNS": COLUMNS}
+    with torch.cuda.device_of(tile):  # Triton launches on the current device, wherever the tensor is
+        exponentiate_kernel[grid](
+            tile, row_sums, column_sums, rows, columns, max(images, 1), MASKED=images > 0, **blocks
+        )
     return row_sums.sum(dim=0), column_sums.sum(dim=0)
 
 
@@ -75,4 +80,5 @@ def weigh_tile(tile: Tensor, row_weight: Tensor, column_weight: Tensor) -> None:
     """Multiply element (i, j) of the contiguous `tile` (R, C) by row_weight[i] + column_weight[j], in place."""
     rows, columns = tile.shape
     grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))
-    weigh_kernel[grid](tile, row_weight, column_weight, rows, columns, ROWS=ROWS, COLUMNS=COLUMNS)
+    with torch.cuda.device_of(tile):
+        weigh_kernel[grid](tile, row_weight, column_weight, rows, columns, ROWS=ROWS, COLUMNS=COLUMNS)

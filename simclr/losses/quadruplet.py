@@ -17,7 +17,7 @@ from simclr.distances import DistanceName, check_distance, l2_normalize, paired_
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
 from simclr.losses.mined import mine, triplet_statistics
 from simclr.losses.triplet import Reduction
-from simclr.mining_tuples import negative_mask
+from simclr.mining_tuples import positive_table
 
 __all__ = ["QuadrupletConfig", "QuadrupletLoss", "QuadrupletMining", "nearest_pair_outside", "random_pair_outside"]
 
@@ -99,6 +99,7 @@ class QuadrupletLoss(LabelLoss):
             z,
             labels,
             self.mining,
+            unit=self.normalize,
             distance=self.distance,
             margin=self.margin,
             fallback="skip",
@@ -145,8 +146,9 @@ def nearest_pair_outside(distances: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     left, exists = torch.zeros_like(labels), torch.zeros_like(labels, dtype=torch.bool)
     if size == 0:
         return left, left, exists
+    table = positive_table(labels)
     for rows in row_chunks(size, size, distances.device):
-        others = distances[rows].masked_fill(~negative_mask(labels, rows), torch.inf)
+        others = table.hide_own_class(distances[rows], rows, torch.inf)
         nearest[rows], of_nearest[rows] = others.min(1)
         others.masked_fill_(labels[of_nearest[rows]].unsqueeze(1) == labels, torch.inf)
         second[rows], of_second[rows] = others.min(1)

@@ -107,6 +107,7 @@ class TripletLoss(LabelLoss):
             z,
             labels,
             self.mining,
+            unit=self.normalize,
             distance=self.distance,
             margin=self.margin,
             fallback=self.fallback,
