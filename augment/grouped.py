@@ -16,16 +16,18 @@ from augment.config import AugmentConfig
 from augment.crop import crop_on_cpu
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 from augment.reference import warp
+from augment.threads import run_in_threads
 
 __all__ = ["LARGE_VIEW", "augment_groups"]
 
-# Floats a thread works on at a time: 512 KiB, half of what the second-level cache of a current core holds.
+# Floats of views a thread works on at a time: 512 KiB, about half of what its second-level cache holds.
 _CHUNK = 2**17
 LARGE_VIEW = 2**15
 """Floats of a view from which on working on one after the other costs less than gathering several."""
 
 _KIND = 5**4
 _Step = tuple[int, int, int]
+_Run = tuple[int, int, list[_Step]]
 
 _ADJUST: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     BRIGHTNESS: adjust_brightness_,
@@ -52,8 +54,8 @@ def augment_groups(
     # flatten(0, 1) puts the images of one view next to each other.
     crop = crop_on_cpu(images, order % batch, drawn["crop"], config.size, drawn["flip"], config.antialias)
 
-    chunk = max(1, _CHUNK * torch.get_num_threads() // (channels * config.size**2))
-    for start, stop, steps in _chunks(keys, chunk):
+    def work(run: _Run) -> None:
+        start, stop, steps = run
         part = slice(start, stop)
         views = crop(part).clamp_(0, 1)
         if any(acts["move"][part]):
@@ -70,6 +72,8 @@ def augment_groups(
             rows = _where(acts["solarize"][part])
             views.index_copy_(0, rows, solarize_(views.index_select(0, rows), config.solarize_threshold))
         write(order[part], views)
+
+    run_in_threads(work, _runs(keys, max(1, _CHUNK // (channels * config.size**2))))
 
 
 def _sorted_by_operations(drawn: dict[str, Tensor], channels: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +96,7 @@ def _sorted_by_operations(drawn: dict[str, Tensor], channels: int) -> tuple[Tens
     return ranked, keys
 
 
-def _chunks(keys: Tensor, chunk: int) -> Iterator[tuple[int, int, list[_Step]]]:
+def _runs(keys: Tensor, chunk: int) -> Iterator[_Run]:
     """Runs of at most ``chunk`` views with as many operations, the hue at one place: (start, stop, steps).
 
     The hue, which costs more than the others together, is one step of all views of a run; the others take neighbours
@@ -128,7 +132,7 @@ def _steps(runs: list[tuple[int, int]]) -> list[_Step]:
 
 
 def _where(flags: list[bool] | list[float]) -> Tensor:
-    return torch.tensor([row for row, flag in enumerate(flags) if flag])
+    return torch.tensor([row for row, flag in enumerate(flags) if flag], device="cpu")
 
 
 def _blur(views: Tensor, sigma: Tensor, values: list[float], radius: int) -> None:

@@ -1,6 +1,8 @@
 """Score a run or an encoder file: the table on the screen, ``result.json`` and two pictures beside the encoder."""
 
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,11 @@ def evaluate_run(path: Path, data: DataConfig | None = None, config: EvalConfig 
         config = default_protocol(folder)
     train, test = (_labelled(replace(data, limit=None), split) for split in ("train", "test"))
     console = Console(stderr=True)
-    with console.status("") as status:
-        result = evaluate(encoder, untrained, train, test, config, progress=status.update)
+    if console.is_terminal:
+        with console.status("") as status:
+            result = evaluate(encoder, untrained, train, test, config, progress=status.update)
+    else:
+        result = evaluate(encoder, untrained, train, test, config, progress=partial(print, file=sys.stderr))
     print_report(result)
     for file in write_report(result, report_folder(folder, data)):
         console.print(str(file), highlight=False, soft_wrap=True)

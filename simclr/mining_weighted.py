@@ -72,7 +72,7 @@ def distance_weighted(
         log_weight.sub_(torch.ge(block, nonzero_below, out=torch.empty_like(block)), alpha=_SUNK)
         log_weight = table.hide_own_class(log_weight, rows, -2 * _SUNK)
         weight = log_weight.sub_(log_weight.amax(1, keepdim=True)).clamp_(min=-80).exp_()  # exp is slow far below
-        return torch.nn.functional.threshold_(weight, 1e-30, 0.0)
+        return torch.nn.functional.threshold(weight, 1e-30, 0.0, inplace=True)
 
     return _draw(distances, labels, weights, generator, anchors)
 

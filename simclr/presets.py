@@ -60,7 +60,7 @@ def digits() -> TrainConfig:
         objective=NTXentConfig(temperature=0.2),
         optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="none", weight_decay=1e-4),
         schedule=ScheduleConfig(warmup_epochs=2),
-        train=LoopConfig(epochs=40, batch_size=256, log_every=5, checkpoint_every=25, knn_every=5),
+        train=LoopConfig(epochs=60, batch_size=128, log_every=11, checkpoint_every=66, knn_every=6),
     )
 
 

@@ -163,7 +163,7 @@ def test_all_crops_are_one(height: int, width: int, size: int, antialias: bool) 
     box, flip = drawn.crop[0], drawn.flip[0]
     one_by_one = torch.stack(
         [
-            crop_by_interpolation(image, list(map(int, b)), size, bool(f), antialias)
+            crop_by_interpolation(image, list(map(int, b)), size, bool(f), antialias)[0]
             for image, b, f in zip(images, box, flip, strict=True)
         ]
     )

@@ -20,7 +20,7 @@ TINY = [
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # noqa: ANN201 - a closure
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """Run a script of ``scripts/`` in a folder of its own; gives its exit code, its output and its errors."""
     monkeypatch.chdir(tmp_path)
 
@@ -58,7 +58,16 @@ def test_pretrain_ends_with_the_table(run, tmp_path: Path) -> None:
 
 def test_evaluate_on_another_set(run, finished: Path, image_folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    words = ["--data.source", "folder", "--data.path", str(image_folder), "--eval.trials", "2", "--eval.resamples", "100"]
+    words = [
+        "--data.source",
+        "folder",
+        "--data.path",
+        str(image_folder),
+        "--eval.trials",
+        "2",
+        "--eval.resamples",
+        "100",
+    ]
     code, out, err = run("evaluate", str(finished), *words)
     assert code == 0, err
     assert "encoder" in out
