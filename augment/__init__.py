@@ -2,7 +2,8 @@
 
 from augment.config import AugmentConfig
 from augment.evaluation import preprocess
+from augment.fused import FusedAugmentation
 from augment.parameters import ViewParameters
 from augment.views import ViewGenerator
 
-__all__ = ["AugmentConfig", "ViewGenerator", "ViewParameters", "preprocess"]
+__all__ = ["AugmentConfig", "FusedAugmentation", "ViewGenerator", "ViewParameters", "preprocess"]

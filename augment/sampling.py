@@ -7,6 +7,7 @@ from torch import Tensor
 
 from augment.config import AugmentConfig
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
+from augment.threads import run_serially
 
 __all__ = ["sample_parameters"]
 
@@ -51,6 +52,14 @@ def sample_parameters(
     height, width = image_size
     if batch < 1 or height < 1 or width < 1:
         raise ValueError(f"batch is {batch} and image_size {tuple(image_size)}: expected positive integers")
+    if torch.device(device).type == "cpu":
+        return run_serially(lambda: _sample(config, batch, height, width, seed, device))
+    return _sample(config, batch, height, width, seed, device)
+
+
+def _sample(
+    config: AugmentConfig, batch: int, height: int, width: int, seed: int | None, device: torch.device | str
+) -> ViewParameters:
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     shape = (config.views, batch)
     # One launch for everything, always the same numbers: with blur switched on or off, a seed gives the same crops.

@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["run_in_threads"]
+__all__ = ["run_in_threads", "run_serially"]
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _lock = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
@@ -39,6 +40,13 @@ def run_in_threads(function: Callable[[Item], None], items: Iterable[Item]) -> N
 
     for _ in _pool(threads).map(task, items):
         pass
+
+
+def run_serially(function: Callable[[], Result]) -> Result:
+    """The result of ``function()``, called where torch's operations are serial: for work too small to be shared."""
+    results: list[Result] = []
+    run_in_threads(lambda _: results.append(function()), [None])
+    return results[0]
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

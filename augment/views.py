@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, Self, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,15 @@ class ViewGenerator(nn.Module):
         extra = self.extra.sample(self.config.views, batch, self.config.size, extra_seed, device)
         return replace(parameters, extra=extra, extra_seed=extra_seed)
 
-    def apply(self, images: Tensor | Callable[[nn.Module], None], parameters: ViewParameters | None = None) -> Any:
+    @overload
+    def apply(self, images: Tensor, parameters: ViewParameters) -> Tensor: ...
+
+    @overload
+    def apply(self, images: Callable[[nn.Module], None], parameters: None = None) -> Self: ...
+
+    def apply(
+        self, images: Tensor | Callable[[nn.Module], None], parameters: ViewParameters | None = None
+    ) -> Tensor | Self:
         """Apply drawn parameters to images (B, C, H, W): deterministic, (V, B, C, S, S).
 
         ``nn.Module.apply(fn)`` shares the name; called with a function alone, this is that method.

@@ -38,6 +38,7 @@ from simclr.losses.triplet import TripletLoss
 WIDTH = 128
 A_CLASS = 4
 GIB = 2**30
+MEASURE_MEMORY_FROM = 512  # below, it is a few MB
 SAMPLES = (256, 512, 1024, 4096)
 OURS: dict[str, Callable[[], nn.Module]] = {
     "batch-all": lambda: TripletLoss(0.2, "all"),
@@ -169,19 +170,21 @@ def table(samples_list: tuple[int, ...], device: str, limit: float, budget: floa
                 if predicted_bytes(library, strategy, samples) <= limit
             }
             times = interleaved_minimum(able, z, labels, device, budget)
+            sizes = dict.fromkeys(("ours", "theirs"), "-")
+            if samples >= MEASURE_MEMORY_FROM:
+                # What takes minutes is not run again for its memory.
+                quick = [library for library in able if times[library] < 20]
+                sizes |= {library: f"{memory(library, strategy, samples, device) / 1e6:,.0f}" for library in quick}
             if "theirs" in able:
-                # Memory of a run that takes minutes is not worth another: it is N x N, as ours.
-                theirs = memory("theirs", strategy, samples, device) if times["theirs"] < 20 else None
-                size = "-" if theirs is None else f"{theirs / 1e6:,.0f}"
                 cells = f"{times['theirs'] * 1e3:,.1f} | {times['theirs'] / times['ours']:.1f}"
                 if strategy in ("batch-all", "hard"):
                     values = [forward_backward(loss, z, labels) for loss in able.values()]
                     worst = max(worst, abs(values[0] / values[1] - 1))
             else:
                 needed = predicted_bytes("theirs", strategy, samples) / GIB
-                size, cells = "-", f"cannot run: needs about {needed:,.0f} GiB | "
-            ours = f"{memory('ours', strategy, samples, device) / 1e6:,.0f}"
-            print(f"| {strategy} | {samples:,} | {times['ours'] * 1e3:,.1f} | {cells} | {ours} | {size} |", flush=True)
+                cells = f"cannot run: needs about {needed:,.0f} GiB | "
+            cells += f" | {sizes['ours']} | {sizes['theirs']}"
+            print(f"| {strategy} | {samples:,} | {times['ours'] * 1e3:,.1f} | {cells} |", flush=True)
     print(f"\nLargest relative difference between the batch-all and hard losses of the two: {worst:.0e}")
 
 

@@ -6,12 +6,16 @@ Times are the best of rounds in which all take turns, so that a busy machine slo
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import timm
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+
+# In place of this folder, whose augment.py would hide the package of that name.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from simclr.optim import LARS, parameter_groups
 

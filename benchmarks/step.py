@@ -14,10 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+
+# In place of this folder, whose augment.py would hide the package of that name.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from augment import AugmentConfig, ViewGenerator
 from simclr.config import EncoderConfig, HeadConfig, OptimConfig

@@ -11,16 +11,12 @@ tensor([3, 7])
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from linear_eval.features import Features, check_features
 from simclr.errors import ConfigError, DataError
-from simclr.losses.nt_xent_tiled import float32_products
+from simclr.neighbours import nearest_neighbour_vote
 
 __all__ = ["knn_accuracy", "knn_predictions"]
-
-CHUNK_BYTES = 2**26
-"""Size of one block of similarities; a few of it exist at once."""
 
 
 def knn_accuracy(
@@ -72,53 +68,6 @@ def knn_predictions(
             "take both from the same encoder"
         )
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    k = min(k, len(train))
-    # Per query: its similarities to a block of the training set, and k x k comparisons of the neighbours' labels.
-    queries = max(1, min(1024, CHUNK_BYTES // (8 * k * k)))
-    block = max(k, CHUNK_BYTES // (4 * queries))
-    with float32_products(), torch.autocast(place.type, enabled=False):
-        bank = F.normalize(train.x.to(place, torch.float32), dim=1)
-        labels = train.y.to(place)
-        found = []
-        for part in test.x.split(queries):
-            q = F.normalize(part.to(place, torch.float32), dim=1)
-            cosines, nearest = _nearest(q, bank, k, block)  # (Q, k)
-            # The nearest weighs 1: at a small temperature exp(s / temperature) would overflow.
-            votes = ((cosines - cosines[:, :1]) / temperature).exp()
-            found.append(_vote(labels[nearest], votes))
-    return torch.cat(found).cpu()
-
-
-def _nearest(q: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Cosines and rows (Q, k) of the k nearest of ``bank``, nearest first, earlier rows first among equals."""
-    values = torch.empty(len(q), 0, device=q.device)
-    rows = torch.empty(len(q), 0, dtype=torch.int64, device=q.device)
-    for start in range(0, len(bank), block):
-        cosines = q @ bank[start : start + block].t()  # (Q, b)
-        block_values, block_rows = _largest(cosines, min(k, cosines.shape[1]))
-        values = torch.cat([values, block_values], 1)
-        rows = torch.cat([rows, block_rows + start], 1)
-        # What was found before comes first and stands earlier in the bank: a stable sort keeps that order.
-        values, order = values.sort(dim=1, descending=True, stable=True)
-        values, rows = values[:, :k], rows.gather(1, order[:, :k])
-    return values, rows
-
-
-def _largest(cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, sorted, equal ones by column; ``topk`` alone takes any of several equal ones."""
-    values, columns = cosines.topk(k, dim=1)
-    tied = ((cosines >= values[:, -1:]).sum(1) > k).nonzero().flatten()
-    if len(tied):
-        columns[tied] = cosines[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    columns = columns.sort(dim=1).values
-    values, order = cosines.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, order)
-
-
-def _vote(labels: Tensor, votes: Tensor) -> Tensor:
-    """The label of the largest sum of votes, labels and votes (Q, k) -> (Q,); the lowest of equals."""
-    same = labels.unsqueeze(2) == labels.unsqueeze(1)  # (Q, k, k)
-    totals = (same * votes.unsqueeze(1)).sum(2)  # the votes of each neighbour's class
-    # Sums of the same votes in another order may differ in the last bit: equal up to that is equal.
-    winners = totals >= totals.amax(1, keepdim=True) * (1 - 1e-6)
-    return torch.where(winners, labels, torch.iinfo(torch.int64).max).amin(1)
+    return nearest_neighbour_vote(
+        train.x.to(place), train.y.to(place), test.x.to(place), k=k, temperature=temperature
+    ).cpu()

@@ -73,7 +73,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     linear = result["rows"]["encoder"]["linear"]
     tried = linear["strengths"]
     if len(tried) > 1 and linear["strength"] in (min(tried), max(tried)):
-        notes.append(f"the chosen strength {linear['strength']:g} is the end of the sweep; widen --strengths")
+        notes.append(f"the chosen strength {linear['strength']:g} is the end of the sweep; widen --eval.strengths")
     for name, row in result["rows"].items():
         if not row["linear"]["converged"]:
             notes.append(f"the linear probe of the row '{name}' stopped before its tolerance")

@@ -31,6 +31,7 @@ __all__ = [
     "pairwise_distance",
     "row_chunks",
     "safe_sqrt",
+    "wide_dtype",
     "zero_with_graph",
 ]
 
@@ -119,15 +120,19 @@ def pairwise_distance(x: Tensor, y: Tensor | None = None, kind: DistanceName = "
 
 def row_chunks(rows: int, columns: int, device: torch.device, at_least: int = 32) -> Iterator[slice]:
     """Slices over ``rows``: blocks of ``rows`` x ``columns`` that fit the cache of a CPU, and are large on a device."""
-    budget = 1 << 17 if device.type == "cpu" else 1 << 26
+    budget = 1 << 17 if device.type == "cpu" else 1 << 24
     step = max(at_least, budget // max(columns, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64 where the device has it: Apple's has not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _wide(x: Tensor) -> Tensor:
-    """``x`` in float64 where the device has it (Apple's has not)."""
-    return x if x.device.type == "mps" else x.double()
+    return x.to(wide_dtype(x.device))
 
 
 def _same_point(dimensions: int) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simclr.distances import row_chunks
+from simclr.distances import row_chunks, wide_dtype
 from simclr.mining_tuples import FEW, positive_table, sort_into_intervals
 
 __all__ = ["AllTriplets", "batch_all"]
@@ -46,7 +46,8 @@ class _BatchAll(torch.autograd.Function):
         table = positive_table(labels)
         size, width = table.samples.shape
         slope = torch.zeros_like(distances)  # d loss / d distances
-        loss, active, hard, near, far = torch.zeros(5, dtype=torch.float64, device=distances.device).unbind()
+        wide = wide_dtype(distances.device)
+        loss, active, hard, near, far = torch.zeros(5, dtype=wide, device=distances.device).unbind()
         walk = _compare if width <= FEW else _sort
         for rows in row_chunks(size, size, distances.device) if width else ():
             block, real = distances[rows], table.valid[rows]
@@ -56,12 +57,12 @@ class _BatchAll(torch.autograd.Function):
             after = torch.nextafter(positive, torch.full_like(positive, torch.inf)).masked_fill_(~real, -torch.inf)
             within = (positive + margin).masked_fill_(~real, -torch.inf)
             row_loss, above, below, closer = walk(others, within, after)
-            loss += row_loss.sum(dtype=torch.float64)
-            active += below.sum(dtype=torch.float64)
-            hard += closer.sum(dtype=torch.float64)
-            of_positives = positive.masked_fill_(~real, 0).sum(dtype=torch.float64)
+            loss += row_loss.sum(dtype=wide)
+            active += below.sum(dtype=wide)
+            hard += closer.sum(dtype=wide)
+            of_positives = positive.masked_fill_(~real, 0).sum(dtype=wide)
             near += of_positives
-            far += block.sum(dtype=torch.float64) - of_positives
+            far += block.sum(dtype=wide) - of_positives
             slope[rows] = above.neg_().scatter_add_(1, table.samples[rows], below)
         ctx.save_for_backward(slope)
         positives, negatives = table.valid.sum(1), table.negatives(size)

@@ -42,7 +42,7 @@ def test_yaml_numbers_and_presets(tmp_path: Path) -> None:
         ("optim: {learning_rat: 1}", "unknown key 'learning_rat'; did you mean learning_rate?"),
         ("train: {epochs: 1.5}", "train: epochs is 1.5; expected int"),
         ("train: {epochs: true}", "epochs is True; expected int"),
-        ("train: {compile: 1}", "compile is 1; expected bool"),
+        ("train: {channels_last: 1}", "channels_last is 1; expected bool"),
         ("train: {precision: fp8}", "expected one of auto, fp32, bf16, fp16"),
         ("augment: {crop_scale: [0.2]}", "crop_scale has 1 values; expected 2"),
         ("augment: {size: 1}", "size is 1"),

@@ -8,7 +8,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from linear_eval import Features, knn_accuracy, knn_predictions
-from linear_eval import knn as knn_module
+from simclr import neighbours
 from simclr.errors import ConfigError, DataError
 
 
@@ -67,9 +67,9 @@ def test_chunks_change_nothing_and_bound_the_memory(size: int, monkeypatch: pyte
         largest.append(cosines.numel())
         return original(cosines, k)
 
-    original = knn_module._largest
-    monkeypatch.setattr(knn_module, "_largest", watched)
-    monkeypatch.setattr(knn_module, "CHUNK_BYTES", size)
+    original = neighbours._largest
+    monkeypatch.setattr(neighbours, "_largest", watched)
+    monkeypatch.setattr(neighbours, "CHUNK_BYTES", size)
     assert torch.equal(knn_predictions(train, test), whole)
     assert len(largest) >= 40 and max(largest) <= max(size // 4, 20)
 

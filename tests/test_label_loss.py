@@ -1,10 +1,12 @@
 """What every loss on labels promises: precision, broken rows, empty batches, statistics, gradients."""
 
+import contextlib
 import dataclasses
 
 import pytest
 import torch
 
+from simclr import mining_all, mining_tuples
 from simclr.errors import ConfigError
 from simclr.losses import (
     ArcFaceConfig,
@@ -189,6 +191,37 @@ def test_order_of_the_batch_does_not_matter(loss):
     z, labels = batch(torch.float64)
     order = torch.randperm(18, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(run(loss, z, labels), run(loss, z[order], labels[order]))
+
+
+def test_nothing_waits_for_a_device(loss, monkeypatch):
+    """On the meta device tensors have no values: whatever would wait for one (item, nonzero, a mask as index) raises."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it does not know that device
+    loss = loss.to("meta")
+    z = torch.zeros(18, DIM, device="meta", requires_grad=True)
+    value = loss(z, torch.zeros(18, dtype=torch.int64, device="meta"))
+    value.backward()
+    assert z.grad.shape == z.shape
+    with pytest.raises(RuntimeError):
+        value.item()
+
+
+def test_tables_as_wide_as_the_batch_change_nothing(loss, monkeypatch):
+    """On a GPU, where the largest class is not known, every table has N - 1 columns and is searched by sorting."""
+    if getattr(loss, "mining", "") in ("random", "distance-weighted"):
+        return  # a wider table takes other draws
+    z, labels = batch(torch.float64)
+    expected_in, wide_in = z.clone().requires_grad_(), z.clone().requires_grad_()
+    expected = run(loss, expected_in, labels)
+    expected.backward()
+    statistics = loss.statistics
+    monkeypatch.setattr(mining_tuples, "_largest", lambda size, most: most)
+    monkeypatch.setattr(mining_tuples, "FEW", 0)
+    monkeypatch.setattr(mining_all, "FEW", 0)
+    value = run(loss, wide_in, labels)
+    value.backward()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(wide_in.grad, expected_in.grad)
+    torch.testing.assert_close(loss.statistics, statistics, equal_nan=True)
 
 
 def test_wrong_input_is_refused(loss):

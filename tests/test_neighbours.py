@@ -8,11 +8,12 @@ import torch
 from simclr.neighbours import nearest_neighbour_vote
 
 
-@pytest.mark.parametrize(("k", "temperature", "chunk"), [(1, 0.1, 7), (5, 0.1, 100), (200, 0.5, 3)])
-def test_vote_equals_a_loop(k: int, temperature: float, chunk: int) -> None:
+@pytest.mark.parametrize(("k", "temperature", "chunk_bytes"), [(1, 0.1, 80), (5, 0.1, 2**26), (200, 0.5, 3000)])
+def test_vote_equals_a_loop(k: int, temperature: float, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simclr.neighbours.CHUNK_BYTES", chunk_bytes)
     torch.manual_seed(0)
     train_x, test_x, train_y = torch.randn(60, 8), torch.randn(25, 8), torch.randint(0, 4, (60,))
-    found = nearest_neighbour_vote(train_x, train_y, test_x, k=k, temperature=temperature, chunk=chunk)
+    found = nearest_neighbour_vote(train_x, train_y, test_x, k=k, temperature=temperature)
     for row, predicted in zip(test_x.double(), found.tolist()):
         cosines = [float(torch.cosine_similarity(row, other, dim=0)) for other in train_x.double()]
         nearest = sorted(range(60), key=lambda i: -cosines[i])[:k]

@@ -81,7 +81,7 @@ class ContrastiveLoss(LabelLoss):
         pairs = len(z) * (len(z) - 1)
         loss = hinge.square().sum() / (2 * max(pairs, 1))
         statistics = {
-            "active": (hinge.detach() > 0).sum() / pairs if pairs else loss.new_tensor(torch.nan),
+            "active": (hinge.detach() > 0).sum() / pairs if pairs else torch.full_like(loss, torch.nan),
             "positive_distance": mean_where(d, positive),
             "negative_distance": mean_where(d, negative),
             "positive_pairs": positive.sum() // 2,
