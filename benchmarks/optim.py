@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-# In place of this folder, whose augment.py would hide the package of that name.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+# Before this folder, whose augment.py would hide the package of that name.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from simclr.optim import LARS, parameter_groups
 

@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-# In place of this folder, whose augment.py would hide the package of that name.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+# Before this folder, whose augment.py would hide the package of that name.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from augment import AugmentConfig, ViewGenerator
 from simclr.config import EncoderConfig, HeadConfig, OptimConfig

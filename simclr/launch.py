@@ -28,7 +28,9 @@ def _precision(loop: LoopConfig) -> str:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        # Private to torch, and not in every release: where one is missing the answer is fp32, which is always right.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, probe, bool)() for probe in probes)
     return "bf16" if native else "no"
 
 
