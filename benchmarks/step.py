@@ -155,7 +155,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=ENCODERS, default="small")
     parser.add_argument("--batch", type=int, default=256, help="images in a batch")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps in a turn")
+    parser.add_argument(
+        "--steps", type=int, default=24, help="timed steps in a turn: many more than the loader prefetches"
+    )
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one turn of two steps of 32 images: does it run at all?")
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "PRECISION"), help=argparse.SUPPRESS)
