@@ -57,6 +57,8 @@ class FusedAugmentation(AugmentationBase2D):
 
         ``normalise=False`` leaves out the last step, for operations that come before it.
         """
+        if images.dtype != torch.uint8:
+            images = images.float()
         size, channels, count = self.config.size, images.shape[1], parameters.views * len(images)
         pixels = torch.empty(count, size, size, channels, dtype=self.view_dtype, device=images.device)
         mean, std = self._moments(channels, images.device) if normalise else (None, None)

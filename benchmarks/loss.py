@@ -1,6 +1,6 @@
 """NT-Xent forward + backward against lightly, pytorch-metric-learning and the textbook form; and gradient caching.
 
-    python benchmarks/loss.py             # on the GPU where there is one; --quick shows that it works, in under a minute
+    python benchmarks/loss.py             # on the GPU where there is one; --quick takes small sizes only
 
 Times are the minimum over rounds in which all methods take turns, so that a busy machine slows all of them alike. Extra
 memory is the peak above what was held before: on the CPU of a fresh process for each figure, on CUDA of the allocator.

@@ -233,8 +233,11 @@ def test_it_is_a_kornia_augmentation() -> None:
     fresh = chain(images.float() / 255)
     assert not torch.equal(views, fresh)
     alone = fused(images)  # uint8 as it comes
-    again = fused(images.float() / 255, params=fused._params)
-    torch.testing.assert_close(alone, again, atol=TOLERANCE, rtol=0)
+    for dtype in (torch.float32, torch.float64):
+        again = fused(images.to(dtype) / 255, params=fused._params)
+        torch.testing.assert_close(alone, again, atol=TOLERANCE, rtol=0)
+    half = fused((images.float() / 255).bfloat16(), params=fused._params)
+    torch.testing.assert_close(alone, half, atol=0.02, rtol=0)  # only the input was rounded
 
 
 @pytest.mark.parametrize("channels", [1, 3])
