@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from augment import AugmentConfig
-from simclr.errors import ConfigError
+from simclr.config_data import DataConfig, SamplerConfig
+from simclr.config_model import EncoderConfig, HeadConfig
+from simclr.errors import ConfigError, require
 from simclr.objectives import NTXentConfig, ObjectiveConfig
 
 __all__ = [
@@ -41,100 +43,6 @@ RUNTIME_FIELDS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which images, how they are stored, and who decodes them."""
-
-    source: Literal["digits", "cifar10", "cifar100", "stl10", "folder"] = "digits"
-    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`."""
-
-    path: Path | None = None
-    """`folder`: its images, at any depth. The named sets: where their files are or are downloaded to (default: data/)."""
-
-    size: int = 32
-    """Stored size in pixels: every image is decoded once to RGB uint8 of size x size (shorter side, centre crop)."""
-
-    labels: Literal["auto", "none"] = "auto"
-    """`folder`: `auto` takes the first sub-folder's name as the label where every image has one; `none` ignores them."""
-
-    test_fraction: float = 0.2
-    """Share of the images held out as the test set, by class, where the set has no `test` (or `val`) part of its own."""
-
-    split_seed: int = 0
-    """Seed of that split. It is apart from the run's seed, so that runs of several seeds share one test set."""
-
-    limit: int | None = None
-    """Train on this many images only, drawn with `split_seed`; None takes all."""
-
-    broken: Literal["refuse", "skip"] = "refuse"
-    """Files that do not decode: `refuse` to start and name them, or `skip` them and say how many."""
-
-    device_resident: Literal["auto", "yes", "no"] = "auto"
-    """Keep the whole set as one uint8 tensor on the device. `auto`: when it takes under a quarter of the free memory."""
-
-    workers: int = 2
-    """Decoding processes for each training process, where the set is not resident."""
-
-    download: bool = True
-    """Let torchvision download a named set that is not under `path` yet."""
-
-    def __post_init__(self) -> None:
-        _require(self.size >= 8, "data.size", self.size, "at least 8 pixels")
-        _require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "strictly between 0 and 1")
-        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
-        _require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number, or none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """The backbone: any image model of timm, cut before its classifier."""
-
-    name: str = "resnet18"
-    """timm model name, e.g. resnet18, resnet50, vit_tiny_patch16_224, convnext_atto."""
-
-    stem: Literal["auto", "small", "imagenet"] = "auto"
-    """ResNets only. `small`: 3x3 stride-1 convolution, no max-pool, as SimCLR does for CIFAR-10. `auto`: small up to 64 px."""
-
-    pretrained: bool = False
-    """Start from timm's published weights (downloaded)."""
-
-    layers: tuple[int, ...] | None = None
-    """ResNets only: blocks in each stage, instead of the model's own."""
-
-    channels: tuple[int, ...] | None = None
-    """ResNets only: channels of each stage, instead of the model's own."""
-
-    patch_size: int | None = None
-    """Transformers with patches only: their size in pixels, instead of the model's own."""
-
-    drop_path: float = 0.0
-    """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "in [0, 1)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """The projection head g of SimCLR; it is thrown away after pretraining."""
-
-    layers: int = 2
-    """Linear layers: 1 to 3. The paper has 2 on CIFAR-10 and 3 in its second version (SimCLR v2); 0 is no head at all."""
-
-    hidden_dim: int | None = None
-    """Width of the hidden layers; None takes the encoder's feature width, as the paper does."""
-
-    out_dim: int = 128
-    """Width D of the embedding that the loss sees."""
-
-    batch_norm: bool = True
-    """BatchNorm after every linear layer (after the last one without a learnable shift), as in the paper's code."""
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.layers <= 3, "head.layers", self.layers, "0, 1, 2 or 3")
-        _require(self.out_dim >= 2, "head.out_dim", self.out_dim, "at least 2")
-
-
-@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """The optimizer and the size of its steps."""
 
@@ -163,10 +71,10 @@ class OptimConfig:
     """Clip the global norm of the gradient to this, before the step."""
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "positive")
-        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
-        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
-        _require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "positive, or none")
+        require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "positive")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
+        require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "positive, or none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +91,8 @@ class ScheduleConfig:
     """The last step's learning rate as a share of the peak."""
 
     def __post_init__(self) -> None:
-        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or more")
-        _require(0 <= self.final <= 1, "schedule.final", self.final, "in [0, 1]")
+        require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or more")
+        require(0 <= self.final <= 1, "schedule.final", self.final, "in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,26 +141,12 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2: NT-Xent needs negatives")
-        _require(
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2: NT-Xent needs negatives")
+        require(
             self.cached_chunk is None or self.cached_chunk >= 1, "train.cached_chunk", self.cached_chunk, "at least 1"
         )
-        _require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """Which images come together in a batch."""
-
-    name: Literal["shuffle", "classes"] = "shuffle"
-    """`shuffle`: a fresh permutation every epoch. `classes`: P classes of K images, the rest of the batch at random."""
-
-    classes: int = 16
-    """`classes`: classes P in a batch."""
-
-    per_class: int = 4
-    """`classes`: images K of each class; classes x per_class below the batch size is FaceNet's mix with random negatives."""
+        require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,8 +190,8 @@ class TrainConfig:
     """The loop."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.name) and Path(self.name).name == self.name, "name", self.name, "a single folder name")
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(bool(self.name) and Path(self.name).name == self.name, "name", self.name, "a single folder name")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.schedule.warmup_epochs > self.train.epochs:
             raise ConfigError(
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} is longer than the run "
@@ -313,8 +207,3 @@ class TrainConfig:
     def run_dir(self) -> Path:
         """The run's folder, `out`/`name`."""
         return self.out / self.name
-
-
-def _require(ok: bool, name: str, got: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} is {got}; it must be {expected}")

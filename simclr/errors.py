@@ -4,7 +4,7 @@ The commands in ``scripts/`` print them without a traceback and exit with 2; any
 and keeps its traceback.
 """
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "MissingExtraError", "PipelineError"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "MissingExtraError", "PipelineError", "require"]
 
 
 class PipelineError(Exception):
@@ -25,3 +25,9 @@ class CheckpointError(PipelineError):
 
 class MissingExtraError(PipelineError, ImportError):
     """An optional package that is not installed; the message names the extra that brings it."""
+
+
+def require(holds: bool, field: str, given: object, expected: str) -> None:
+    """Raise `ConfigError` that names the setting, its value and what was expected, unless ``holds``."""
+    if not holds:
+        raise ConfigError(f"{field} is {given!r}; it must be {expected}")

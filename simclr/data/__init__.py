@@ -1,9 +1,20 @@
 """Images: sources, decoding, the order they are seen in, and how they reach the device."""
 
 from simclr.data.class_sampler import ClassSampler
+from simclr.data.class_split import ClassSplit, class_disjoint_split
 from simclr.data.image_set import ImageSet
 from simclr.data.loader import Batches, make_sampler, place
 from simclr.data.sampler import EpochSampler
 from simclr.data.sources import load_source
 
-__all__ = ["Batches", "ClassSampler", "EpochSampler", "ImageSet", "load_source", "make_sampler", "place"]
+__all__ = [
+    "Batches",
+    "ClassSampler",
+    "ClassSplit",
+    "EpochSampler",
+    "ImageSet",
+    "class_disjoint_split",
+    "load_source",
+    "make_sampler",
+    "place",
+]

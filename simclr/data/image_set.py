@@ -38,6 +38,9 @@ class ImageSet:
     classes: tuple[str, ...] = ()
     """Name of each label."""
 
+    values: Tensor | None = None
+    """float32 (N,) on the CPU, or None: the quality of each label in [0, 1], or without ``labels`` a number to predict."""
+
     broken: Literal["refuse", "skip"] = "refuse"
     """What ``resident`` does with files that do not decode."""
 
@@ -55,10 +58,13 @@ class ImageSet:
         labels: Tensor | None,
         classes: tuple[str, ...],
         name: str,
+        values: Tensor | None = None,
         broken: Literal["refuse", "skip"] = "refuse",
     ) -> "ImageSet":
         """A set of image files, decoded when asked for."""
-        return cls(name=name, size=size, paths=tuple(paths), labels=labels, classes=classes, broken=broken)
+        return cls(
+            name=name, size=size, paths=tuple(paths), labels=labels, classes=classes, values=values, broken=broken
+        )
 
     def __len__(self) -> int:
         """Number of images."""
@@ -91,7 +97,39 @@ class ImageSet:
             pixels=None if self.pixels is None else self.pixels[index.to(self.pixels.device)],
             paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
             labels=None if self.labels is None else self.labels[index],
+            values=None if self.values is None else self.values[index],
         )
+
+    def labelled(self) -> "ImageSet":
+        """The images that have a label, or a value where the set has no labels."""
+        if self.labels is not None:
+            known = self.labels >= 0
+        else:
+            known = torch.ones(len(self), dtype=torch.bool) if self.values is None else self.values.isfinite()
+        return self if bool(known.all()) else self.subset(known.nonzero().flatten())
+
+    def joined(self, other: "ImageSet") -> "ImageSet":
+        """These images and then those of ``other``, a part of the same set with the same numbering of classes."""
+
+        def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else torch.cat([a, b])
+
+        return replace(
+            self,
+            pixels=cat(self.pixels, other.pixels),
+            paths=None if self.paths is None or other.paths is None else self.paths + other.paths,
+            labels=cat(self.labels, other.labels),
+            values=cat(self.values, other.values),
+        )
+
+    def of_classes(self, chosen: tuple[int, ...]) -> "ImageSet":
+        """The images of the classes ``chosen``, whose labels become 0, 1, ... in that order."""
+        assert self.labels is not None
+        number = torch.full((len(self.classes),), -1)
+        number[list(chosen)] = torch.arange(len(chosen))
+        part = self.subset(((self.labels >= 0) & torch.isin(self.labels, torch.tensor(chosen))).nonzero().flatten())
+        assert part.labels is not None
+        return replace(part, labels=number[part.labels], classes=tuple(self.classes[c] for c in chosen))
 
     def relabelled(self, classes: tuple[str, ...]) -> "ImageSet":
         """The same images with labels numbered as in ``classes``; names that are not in it get numbers behind them."""

@@ -1,7 +1,6 @@
-"""Where images come from: ``load_source(config, split)`` gives the train or the test part of any set as an ImageSet."""
+"""Where images come from: ``load_source(config, split)`` gives any part of any set as an ImageSet."""
 
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -9,42 +8,53 @@ import numpy as np
 import torch
 import torchvision
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from simclr.config import DataConfig
 from simclr.data.decode import EXTENSIONS, to_stored_size
 from simclr.data.image_set import ImageSet
-from simclr.distributed import derive_seed
+from simclr.data.label_file import read_labels
+from simclr.data.splits import divide_classes, divide_training, split_by_class
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["Split", "load_source"]
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test", "held-out"]
 
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "val", "valid", "validation", "testing")
 
 
 def load_source(config: DataConfig, split: Split) -> ImageSet:
-    """The ``train`` or ``test`` part of the set that ``config`` names, not decoded yet where it is files.
+    """A part of the set that ``config`` names, not decoded yet where it is files.
 
-    A set with a part of its own for testing keeps it; else ``config.test_fraction`` of every class is held out under
-    ``config.split_seed``. ``config.limit`` thins the training part only.
+    ``train`` is what training sees and ``validation`` the share of it that is kept from it. ``test`` has the same classes
+    and is a part of the set's own where there is one; else ``config.test_fraction`` of every class. ``held-out`` is every
+    image, of both parts, of the classes that training never sees.
 
     Raises:
-        DataError: nothing there, nothing readable, or a named set that is not on the disk and cannot be downloaded.
+        DataError: nothing there, nothing readable, a named set that is not on the disk and cannot be downloaded, or too
+            little for the split that is asked for.
     """
-    if config.source == "digits":
-        images = _held_out(_digits(config), config, split)
-    elif config.source == "folder":
-        images = _folder(config, split)
+    if config.held_out_classes:
+        whole, test = _load(config, "train"), _load(config, "test")
+        known, unknown = divide_classes(whole, config)
+        if split == "held-out":
+            return unknown(whole).joined(unknown(test))
+        images = known(test if split == "test" else whole)
+    elif split == "held-out":
+        raise DataError(f"no class of {config.source} is held out; set --data.held-out-classes, e.g. 0.4")
     else:
-        images = _torchvision(config, split)
-    if split == "train" and config.limit is not None and config.limit < len(images):
-        generator = torch.Generator().manual_seed(derive_seed(config.split_seed, "limit"))
-        images = images.subset(torch.randperm(len(images), generator=generator)[: config.limit].sort().values)
-    return images
+        images = _load(config, "test" if split == "test" else "train")
+    if split == "test":
+        return images
+    return divide_training(images, config, split)
+
+
+def _load(config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
+    if config.source == "digits":
+        return _held_out(_digits(config), config, split)
+    return _folder(config, split) if config.source == "folder" else _torchvision(config, split)
 
 
 def _digits(config: DataConfig) -> ImageSet:
@@ -59,7 +69,7 @@ def _digits(config: DataConfig) -> ImageSet:
     )
 
 
-def _torchvision(config: DataConfig, split: Split) -> ImageSet:
+def _torchvision(config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
     root = config.path or Path("data")
     name = config.source
     sets = torchvision.datasets
@@ -92,7 +102,7 @@ def _torchvision(config: DataConfig, split: Split) -> ImageSet:
     )
 
 
-def _folder(config: DataConfig, split: Split) -> ImageSet:
+def _folder(config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
     root = config.path
     if root is None:
         raise ConfigError("data.source is folder but data.path is not set; give the folder of images: --data.path DIR")
@@ -132,8 +142,15 @@ def _files_below(root: Path, config: DataConfig) -> ImageSet:
     if not paths:
         endings = " ".join(sorted(EXTENSIONS))
         raise DataError(f"no image below {root}; files with these endings are images: {endings}")
-    labels, classes = _labels(root, paths) if config.labels == "auto" else (None, ())
-    return ImageSet.from_files(paths, config.size, labels=labels, classes=classes, name=str(root), broken=config.broken)
+    if isinstance(config.labels, Path):
+        assert config.path is not None
+        labels, classes, values = read_labels(config.labels, config.path, paths)
+    else:
+        labels, classes = _labels(root, paths) if config.labels == "auto" else (None, ())
+        values = None
+    return ImageSet.from_files(
+        paths, config.size, labels=labels, classes=classes, values=values, name=str(root), broken=config.broken
+    )
 
 
 def _labels(root: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...]]:
@@ -145,18 +162,8 @@ def _labels(root: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ..
     return torch.tensor([number[parts[0]] for parts in first]), classes
 
 
-def _held_out(images: ImageSet, config: DataConfig, split: Split) -> ImageSet:
-    labels = None if images.labels is None else images.labels.numpy()
+def _held_out(images: ImageSet, config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
     if len(images) < 2:
         raise DataError(f"{images.name} has {len(images)} image; a training and a test part need at least 2")
-    # A class of one image cannot be in both parts; scikit-learn refuses it, so it is left to chance with the others.
-    counts = Counter([] if labels is None else labels.tolist())
-    n_test = max(1, round(config.test_fraction * len(images)))
-    by_class = bool(counts) and min(counts.values()) >= 2 and len(counts) <= min(n_test, len(images) - n_test)
-    train, test = train_test_split(
-        np.arange(len(images)),
-        test_size=n_test,
-        random_state=config.split_seed,
-        stratify=labels if by_class else None,
-    )
-    return images.subset(torch.from_numpy(np.sort(train if split == "train" else test)))
+    train, test = split_by_class(images, config.test_fraction, config.split_seed)
+    return images.subset(train if split == "train" else test)

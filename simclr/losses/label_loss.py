@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr.distances import full_precision, zero_with_graph
-from simclr.errors import ConfigError
+from simclr.errors import require
 from simclr.mining_tuples import check_labels
 
 __all__ = ["LabelLoss", "LabelLossConfig", "check_classes", "mean_where", "require"]
@@ -116,12 +116,6 @@ class LabelLoss(nn.Module, ABC):
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` over ``mask``; NaN where the mask is empty (a statistic without a value)."""
     return values.detach().masked_fill(~mask, 0).sum() / mask.sum()
-
-
-def require(holds: bool, field: str, given: object, expected: str) -> None:
-    """Raise `ConfigError` that names the setting, its value and what was expected, unless ``holds``."""
-    if not holds:
-        raise ConfigError(f"{field} is {given!r}; it must be {expected}")
 
 
 def check_classes(labels: Tensor, num_classes: int) -> None:

@@ -1,0 +1,82 @@
+"""What a run can be told about its images: which, how they are divided, and which come together in a batch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from simclr.errors import ConfigError, require
+
+__all__ = ["DataConfig", "SamplerConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, how they are stored, and who decodes them."""
+
+    source: Literal["digits", "cifar10", "cifar100", "stl10", "folder"] = "digits"
+    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`."""
+
+    path: Path | None = None
+    """`folder`: its images, at any depth. The named sets: where their files are or are downloaded to (default: data/)."""
+
+    size: int = 32
+    """Stored size in pixels: every image is decoded once to RGB uint8 of size x size (shorter side, centre crop)."""
+
+    labels: Literal["auto", "none"] | Path = "auto"
+    """`folder`: `auto` takes the first sub-folder's name as the label where every image has one; `none` ignores them; a CSV
+    file with the columns path,label or path,label,quality or path,value says it image by image."""
+
+    test_fraction: float = 0.2
+    """Share of the images held out as the test set, by class, where the set has no `test` (or `val`) part of its own."""
+
+    split_seed: int = 0
+    """Seed of that split. It is apart from the run's seed, so that runs of several seeds share one test set."""
+
+    held_out_classes: float = 0.0
+    """Share of the classes, drawn with `split_seed`, that training never sees: what the open-set protocol tests on."""
+
+    label_fraction: float = 1.0
+    """Train on this share of every class (at least one image of each), drawn with `split_seed`; 0.01 is 1 % of the labels."""
+
+    validation: float = 0.0
+    """Share of the training images, by class, kept from training to watch it and to calibrate on."""
+
+    limit: int | None = None
+    """Train on this many images only, drawn with `split_seed`; None takes all."""
+
+    broken: Literal["refuse", "skip"] = "refuse"
+    """Files that do not decode: `refuse` to start and name them, or `skip` them and say how many."""
+
+    device_resident: Literal["auto", "yes", "no"] = "auto"
+    """Keep the whole set as one uint8 tensor on the device. `auto`: when it takes under a quarter of the free memory."""
+
+    workers: int = 2
+    """Decoding processes for each training process, where the set is not resident."""
+
+    download: bool = True
+    """Let torchvision download a named set that is not under `path` yet."""
+
+    def __post_init__(self) -> None:
+        require(self.size >= 8, "data.size", self.size, "at least 8 pixels")
+        require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "strictly between 0 and 1")
+        require(0 <= self.held_out_classes < 1, "data.held_out_classes", self.held_out_classes, "in [0, 1)")
+        require(0 < self.label_fraction <= 1, "data.label_fraction", self.label_fraction, "in (0, 1]")
+        require(0 <= self.validation < 1, "data.validation", self.validation, "in [0, 1)")
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number, or none")
+        if isinstance(self.labels, Path) and self.source != "folder":
+            raise ConfigError(f"data.labels={self.labels} names a file, which data.source={self.source} does not read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Which images come together in a batch."""
+
+    name: Literal["shuffle", "classes"] = "shuffle"
+    """`shuffle`: a fresh permutation every epoch. `classes`: P classes of K images, the rest of the batch at random."""
+
+    classes: int = 16
+    """`classes`: classes P in a batch."""
+
+    per_class: int = 4
+    """`classes`: images K of each class; classes x per_class below the batch size is FaceNet's mix with random negatives."""

@@ -1,0 +1,58 @@
+"""What a run can be told about its model: the backbone and the projection head."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from simclr.errors import require
+
+__all__ = ["EncoderConfig", "HeadConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The backbone: any image model of timm, cut before its classifier."""
+
+    name: str = "resnet18"
+    """timm model name, e.g. resnet18, resnet50, vit_tiny_patch16_224, convnext_atto."""
+
+    stem: Literal["auto", "small", "imagenet"] = "auto"
+    """ResNets only. `small`: 3x3 stride-1 convolution, no max-pool, as SimCLR does for CIFAR-10. `auto`: small up to 64 px."""
+
+    pretrained: bool = False
+    """Start from timm's published weights (downloaded)."""
+
+    layers: tuple[int, ...] | None = None
+    """ResNets only: blocks in each stage, instead of the model's own."""
+
+    channels: tuple[int, ...] | None = None
+    """ResNets only: channels of each stage, instead of the model's own."""
+
+    patch_size: int | None = None
+    """Transformers with patches only: their size in pixels, instead of the model's own."""
+
+    drop_path: float = 0.0
+    """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The projection head g of SimCLR; it is thrown away after pretraining."""
+
+    layers: int = 2
+    """Linear layers: 1 to 3. The paper has 2 on CIFAR-10 and 3 in its second version (SimCLR v2); 0 is no head at all."""
+
+    hidden_dim: int | None = None
+    """Width of the hidden layers; None takes the encoder's feature width, as the paper does."""
+
+    out_dim: int = 128
+    """Width D of the embedding that the loss sees."""
+
+    batch_norm: bool = True
+    """BatchNorm after every linear layer (after the last one without a learnable shift), as in the paper's code."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.layers <= 3, "head.layers", self.layers, "0, 1, 2 or 3")
+        require(self.out_dim >= 2, "head.out_dim", self.out_dim, "at least 2")
