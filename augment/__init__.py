@@ -3,7 +3,17 @@
 from augment.config import AugmentConfig
 from augment.evaluation import preprocess
 from augment.fused import FusedAugmentation
+from augment.mix import Mix, MixConfig, soft_targets
 from augment.parameters import ViewParameters
 from augment.views import ViewGenerator
 
-__all__ = ["AugmentConfig", "FusedAugmentation", "ViewGenerator", "ViewParameters", "preprocess"]
+__all__ = [
+    "AugmentConfig",
+    "FusedAugmentation",
+    "Mix",
+    "MixConfig",
+    "ViewGenerator",
+    "ViewParameters",
+    "preprocess",
+    "soft_targets",
+]

@@ -3,8 +3,8 @@
 The same timm backbone, the same batch, the same optimizer, the same images from memory. Ours: uint8 tensor, views on the
 device, all views in one pass, our loss. lightly's: PIL images, its SimCLR transform in a worker a core, its projection
 head and loss, one pass a view, as its SimCLR example does. Each side runs in processes of its own, in turns; a time is
-the best of its turns, a memory the largest. The last rows say what of our step is not the encoder's own forward and
-backward.
+the best of its turns, a memory the largest. The rows of the encoder alone say what of our step is not its own forward and
+backward, and how much of the device's peak it reaches. The second table splits our step into its parts, each waited for.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,16 +27,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from augment import AugmentConfig, ViewGenerator
 from simclr.config import EncoderConfig, HeadConfig, OptimConfig
 from simclr.encoder import build_backbone, feature_width
+from simclr.flops import model_flops, peak_flops
 from simclr.heads import projection_head
 from simclr.losses.nt_xent import NTXentLoss
 from simclr.model import ContrastiveModel
 from simclr.optim import build_optimizer, parameter_groups
+from simclr.profile import PARTS, StepProfile
 
 ENCODERS = {
     "small": EncoderConfig(name="resnet18", stem="small", layers=(1, 1, 1, 1), channels=(16, 32, 64, 256)),
     "resnet18": EncoderConfig(name="resnet18", stem="small"),
 }
 SIZE = 32
+EPOCH = 50_000
+"""Images of CIFAR-10's epoch."""
 
 
 def model_and_optimizer(encoder: str, device: torch.device) -> tuple[ContrastiveModel, torch.optim.Optimizer]:
@@ -55,18 +60,26 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def our_steps(encoder: str, batch: int, precision: str, device: torch.device) -> Iterator[None]:
+def our_steps(
+    encoder: str, batch: int, precision: str, device: torch.device, profile: StepProfile | None = None
+) -> Iterator[None]:
     images = pixels(batch).to(device)
     model, optimizer = model_and_optimizer(encoder, device)
     views, loss = ViewGenerator(AugmentConfig(size=SIZE)), NTXentLoss(0.5)
+    profile = StepProfile(0, device) if profile is None else profile
     for step in range(1 << 30):
         index = torch.randperm(len(images), device=device)[:batch]
-        x = views(images[index], seed=step)  # (2, B, 3, S, S)
+        chosen = images[index]
+        profile.mark("augment")
+        x = views(chosen, seed=step)  # (2, B, 3, S, S)
+        profile.mark("encoder")
         with autocast(device, precision):
             z = model(x)  # (2, B, D)
-        loss(z).backward()
+        profile.loss(loss)(z).backward()
+        profile.mark("optimizer")
         optimizer.step()
         optimizer.zero_grad()
+        profile.end_step()
         yield
 
 
@@ -125,7 +138,17 @@ SIDES: dict[str, Callable[..., Iterator[None]]] = {
 }
 
 
-def measure(side: str, encoder: str, batch: int, precision: str, steps: int) -> dict[str, float]:
+def split(encoder: str, batch: int, precision: str, steps: int) -> dict[str, float]:
+    """Seconds of each part of our step."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    profile = StepProfile(steps, device, warmup=2, traced=0)
+    run = our_steps(encoder, batch, precision, device, profile)
+    for _ in range(2 + steps):
+        next(run)
+    return profile.seconds()
+
+
+def measure(side: str, encoder: str, batch: int, precision: str, steps: int) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def wait() -> None:
@@ -148,7 +171,13 @@ def measure(side: str, encoder: str, batch: int, precision: str, steps: int) -> 
     grown += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 if side == "lightly" else 0
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else grown
     # The mean, not the best step: a loader that lags shows in every few steps only.
-    return {"seconds": sum(times) / len(times), "memory": memory}
+    found = {"seconds": sum(times) / len(times), "memory": memory}
+    if side == "encoder":
+        model, _ = model_and_optimizer(encoder, device)
+        flops = model_flops(model, torch.empty(2, batch, 3, SIZE, SIZE, device="meta"))
+        peak = peak_flops(device, precision)
+        found |= {"flops": flops or 0, "peak": peak.flops, "source": peak.source}
+    return found
 
 
 def main() -> int:
@@ -166,7 +195,8 @@ def main() -> int:
         options.batch, options.steps, options.turns = 32, 2, 1
     if options.measure:
         side, precision = options.measure
-        print(json.dumps(measure(side, options.encoder, options.batch, precision, options.steps)))
+        sizes = options.encoder, options.batch, precision, options.steps
+        print(json.dumps(split(*sizes) if side == "parts" else measure(side, *sizes)))
         return 0
     try:
         import lightly  # noqa: F401 - its absence is the user's to mend
@@ -182,13 +212,18 @@ def main() -> int:
         ("ours", "bf16"),
         ("encoder", "bf16"),
     ]
-    found: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows}
+
+    def in_a_process(row: tuple[str, str]) -> dict[str, Any]:
+        words = ["--encoder", options.encoder, "--batch", str(options.batch), "--steps", str(options.steps)]
+        command = [sys.executable, __file__, *words, "--measure", *row]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {row: [] for row in rows}
     for _ in range(options.turns):
         for row in rows:
-            words = ["--encoder", options.encoder, "--batch", str(options.batch), "--steps", str(options.steps)]
-            command = [sys.executable, __file__, *words, "--measure", *row]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[row].append(json.loads(done.stdout.splitlines()[-1]))
+            found[row].append(in_a_process(row))
     table = Table(title=f"one step, {options.batch} images of {SIZE} px, two views, {options.encoder}")
     for column in ("", "precision", "seconds", "times lightly's speed", "peak memory MB", "share of lightly's"):
         table.add_column(column, justify="right" if column else "left")
@@ -210,7 +245,24 @@ def main() -> int:
             f"{peak[side, precision]:.0f}",
             f"{share:.2f}",
         )
-    Console(width=110).print(table)
+    console = Console(width=110)
+    console.print(table)
+    for precision in ("fp32", "bf16"):
+        alone = found["encoder", precision][0]
+        speed, peak = alone["flops"] / best["encoder", precision], max(a["peak"] for a in found["encoder", precision])
+        console.print(
+            f"{precision}: {EPOCH / options.batch * best['ours', precision]:.1f} s an epoch of {EPOCH:,} images; encoder "
+            f"{alone['flops'] / 1e9:.4g} GFLOP a step, {speed / 1e12:.3g} TFLOP/s, {100 * speed / peak:.0f} % of "
+            f"{peak / 1e12:.3g} ({alone['source']})"
+        )
+    split_table = Table(title="our step by part, waiting for the device between parts")
+    for column in ("precision", *(f"{part}, ms" for part in PARTS), "outside the encoder"):
+        split_table.add_column(column, justify="right")
+    for precision in ("fp32", "bf16"):
+        seconds = in_a_process(("parts", precision))
+        outside = 1 - seconds["encoder"] / sum(seconds.values())
+        split_table.add_row(precision, *(f"{1e3 * seconds[part]:.2f}" for part in PARTS), f"{100 * outside:.1f} %")
+    console.print(split_table)
     return 0
 
 

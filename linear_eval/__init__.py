@@ -1,41 +1,87 @@
 """From an encoder to numbers that can be trusted.
 
 ``extract_features`` runs a frozen encoder over a set once; ``linear_probe``, ``knn_accuracy`` and ``few_labels`` score
-the features; ``protocol.evaluate`` does all of it for an encoder, the same encoder untrained and raw pixels.
+the features on classes that were trained on, ``retrieval``, ``verification``, ``identification`` and ``one_shot`` on
+any classes. ``evaluate_run`` and ``evaluate_open_set`` do all of it for a run, beside the same encoder untrained and raw
+pixels. ``load_verification`` gives the stored threshold that decides whether two images are of one class.
 """
 
+from linear_eval.calibration import (
+    PairCalibration,
+    Threshold,
+    fit_pair_calibration,
+    fit_threshold,
+    load_verification,
+    pair_calibration_error,
+    save_verification,
+)
 from linear_eval.config import EvalConfig
+from linear_eval.embedding_report import plot_map, plot_pairs, plot_roc, write_embedding_report
+from linear_eval.evaluate import evaluate_run
 from linear_eval.features import Features, encoder_digest, extract_features, pixel_features
 from linear_eval.few_labels import few_labels
+from linear_eval.identification import IdentificationResult, OneShotResult, identification, one_shot
 from linear_eval.knn import knn_accuracy, knn_predictions
 from linear_eval.metrics import bootstrap_interval, paired_difference
+from linear_eval.open_set import ClassSplit, class_disjoint_split, open_set
+from linear_eval.open_set_run import evaluate_open_set
 from linear_eval.probe import LinearClassifier, ProbeResult, linear_probe
+from linear_eval.projector import write_projector
+from linear_eval.reliability import Reliability, expected_calibration_error, reliability
 from linear_eval.report import print_report, result_table, write_report, write_result
-from linear_eval.retrieval import map_at_r, recall_at_k
+from linear_eval.retrieval import RetrievalResult, map_at_r, nmi, r_precision, recall_at_k, retrieval
 from linear_eval.sgd_probe import sgd_probe
 from linear_eval.verification import VerificationResult, verification
 
 __all__ = [
+    "ClassSplit",
     "EvalConfig",
     "Features",
+    "IdentificationResult",
     "LinearClassifier",
+    "OneShotResult",
+    "PairCalibration",
     "ProbeResult",
+    "Reliability",
+    "RetrievalResult",
+    "Threshold",
     "VerificationResult",
     "bootstrap_interval",
+    "class_disjoint_split",
     "encoder_digest",
+    "evaluate_open_set",
+    "evaluate_run",
+    "expected_calibration_error",
     "extract_features",
     "few_labels",
+    "fit_pair_calibration",
+    "fit_threshold",
+    "identification",
     "knn_accuracy",
     "knn_predictions",
     "linear_probe",
+    "load_verification",
     "map_at_r",
+    "nmi",
+    "one_shot",
+    "open_set",
+    "pair_calibration_error",
     "paired_difference",
     "pixel_features",
+    "plot_map",
+    "plot_pairs",
+    "plot_roc",
     "print_report",
+    "r_precision",
     "recall_at_k",
+    "reliability",
     "result_table",
+    "retrieval",
+    "save_verification",
     "sgd_probe",
     "verification",
+    "write_embedding_report",
+    "write_projector",
     "write_report",
     "write_result",
 ]

@@ -14,6 +14,14 @@ encoder it belongs to, and apply it to pairs nobody had seen:
 >>> calibration.probability(torch.tensor([0.999, 0.10])).tolist()
 [1.0, 0.0]
 
+From images, with an encoder and what ``evaluate.py --protocol open-set`` stored beside it::
+
+    encoder = simclr.load_encoder("runs/NAME")
+    threshold, calibration = linear_eval.load_verification("runs/NAME")
+    similarity = threshold.compare(encoder(first), encoder(second))  # images (P, 3, H, W) twice -> (P,)
+    threshold.same(similarity)                                       # (P,) bool
+    calibration.probability(similarity)                              # (P,) in [0, 1]
+
 The calibration of a *classifier's* probabilities is in :mod:`linear_eval.reliability`, and offered here as well.
 """
 
@@ -28,8 +36,10 @@ import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from linear_eval.reliability import Reliability, expected_calibration_error, reliability
+from linear_eval.report import write_result
 from linear_eval.roc import RocCurve, pair_curve
 from linear_eval.similarity import Distance, natural, prepare
 from simclr.errors import CheckpointError, ConfigError, DataError
@@ -75,6 +85,17 @@ class Threshold:
 
     genuine_pairs: int
     impostor_pairs: int
+
+    def compare(self, a: Tensor, b: Tensor) -> Tensor:
+        """Features of one image and of another, (P, F) floating each -> (P,) float64 on the CPU, a cosine or a distance.
+
+        Raises:
+            DataError: two shapes that differ, or that are not rows of features.
+        """
+        if a.ndim != 2 or a.shape != b.shape:
+            raise DataError(f"expected features (P, F) twice, got {tuple(a.shape)} and {tuple(b.shape)}")
+        a, b = a.detach().cpu().double(), b.detach().cpu().double()
+        return cosine_similarity(a, b, eps=1e-300) if self.distance == "cosine" else (a - b).norm(dim=1)
 
     def same(self, similarity: Tensor) -> Tensor:
         """Decide (P,) cosine similarities, or euclidean distances: (P,) bool. NaN is never the same."""
@@ -193,19 +214,16 @@ def save_verification(
         "threshold": asdict(threshold),
         "calibration": None if calibration is None else asdict(calibration),
     }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_result(content, path)
 
 
-def load_verification(folder: str | os.PathLike[str]) -> tuple[Threshold, PairCalibration | None]:
-    """Read what :func:`save_verification` wrote.
+def load_verification(path: str | os.PathLike[str]) -> tuple[Threshold, PairCalibration | None]:
+    """Read what :func:`save_verification` wrote, from a run directory, the folder that holds the file, or the file.
 
     Raises:
         CheckpointError: no file, or one that is damaged or of another format.
     """
-    path = Path(folder) / VERIFICATION_FILE
+    path = _verification_file(Path(path))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -225,6 +243,13 @@ def load_verification(folder: str | os.PathLike[str]) -> tuple[Threshold, PairCa
             f"{path} cannot be read ({type(error).__name__}: {error}); fit and save it again"
         ) from error
     return threshold, calibration
+
+
+def _verification_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    of_run = path / "encoder" / VERIFICATION_FILE
+    return of_run if of_run.exists() and not (path / VERIFICATION_FILE).exists() else path / VERIFICATION_FILE
 
 
 def pair_calibration_error(

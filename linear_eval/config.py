@@ -76,8 +76,22 @@ class EvalConfig:
     sgd_flip: float = 0.5
     """sgd probe: probability of mirroring; 0 where a mirror image means something else."""
 
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """Open set: how two images are compared."""
+
+    one_shot_trials: int = 10_000
+    """Open set: one-shot trials of each difficulty."""
+
     def __post_init__(self) -> None:
-        for name in ("knn_k", "batch_size", "resamples", "pixel_size", "sgd_epochs", "sgd_batch_size"):
+        for name in (
+            "one_shot_trials",
+            "knn_k",
+            "batch_size",
+            "resamples",
+            "pixel_size",
+            "sgd_epochs",
+            "sgd_batch_size",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected at least 1")
         for name in ("knn_temperature", "few_label_c", "sgd_learning_rate"):
@@ -96,5 +110,7 @@ class EvalConfig:
             raise ConfigError(f"trials is {self.trials} and workers is {self.workers}: neither may be negative")
         if self.probe not in ("lbfgs", "sgd"):
             raise ConfigError(f"probe is {self.probe!r}: expected 'lbfgs' or 'sgd'")
+        if self.distance not in ("cosine", "euclidean"):
+            raise ConfigError(f"distance is {self.distance!r}: expected 'cosine' or 'euclidean'")
         if self.precision not in AUTOCAST:
             raise ConfigError(f"precision is {self.precision!r}: expected one of {', '.join(AUTOCAST)}")

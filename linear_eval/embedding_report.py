@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from torch import Tensor
 
+from linear_eval.atomic import atomically
 from linear_eval.features import Features
+from linear_eval.report import COLOURS
 from linear_eval.similarity import prepare
 from linear_eval.verification import verification
 from simclr.errors import ConfigError, DataError
@@ -40,10 +42,10 @@ def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[s
     Points mark the TAR at the reported FARs with their 95 % intervals; a line starts at its first measurable FAR.
     """
     _need_results(results)
-    figure, (axes,) = _figure(1, width=7.0, height=5.0)
+    figure, (axes,) = _figure(1, width=7.0, height=5.0 + 0.2 * len(results))
     floor = min(1 / result["impostor_pairs"] for result in results.values())
     for place, (name, result) in enumerate(results.items()):
-        color = LINES[place % len(LINES)]
+        color = COLOURS.get(name, LINES[place % len(LINES)])
         far, tar = np.asarray(result["roc_far"]), np.asarray(result["roc_tar"])
         start = float(tar[far <= 0].max())  # what is accepted before the first impostor
         far, tar = np.concatenate([[floor], far[far > 0]]), np.concatenate([[start], tar[far > 0]])
@@ -59,7 +61,7 @@ def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[s
                 low, high = point["interval"]
                 share = min(max(point["tar"], low), high)
                 spread = [[share - low], [high - share]]
-                shift = 1.06 ** (place - (len(results) - 1) / 2)  # side by side where several lines are drawn
+                shift = 1.12 ** (place - (len(results) - 1) / 2)  # side by side where several lines are drawn
                 axes.errorbar(
                     *(point["wanted_far"] * shift, share), spread, fmt="o", color=color, markersize=4, capsize=3, lw=1
                 )
@@ -69,16 +71,18 @@ def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[s
     axes.set_xlabel("false accept rate (pairs of different classes accepted)")
     axes.set_ylabel("true accept rate (pairs of one class accepted)")
     axes.set_title("Verification: ROC with 95 % intervals over classes")
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    # Below: the intervals reach from the bottom to the top, and leave no empty corner.
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     return _write(figure, path)
 
 
 def plot_pairs(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Histogram of pair similarities, same class against different, a panel for each named result."""
+    """Histogram of pair similarities, same class against different, a panel for each named result.
+
+    Each panel has a range of its own: the same cosine means different things in two encoders.
+    """
     _need_results(results)
     figure, panels = _figure(len(results), width=7.0, height=2.8 if len(results) > 1 else 4.2)
-    cosine = {result["distance"] for result in results.values()} == {"cosine"}
-    ends = [edge for result in results.values() for edge in result["histogram"]["edges"]]
     for axes, (name, result) in zip(panels, results.items(), strict=True):
         histogram = result["histogram"]
         edges = np.asarray(histogram["edges"])
@@ -95,9 +99,19 @@ def plot_pairs(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike
         axes.set_ylabel("density")
         axes.set_xlabel("cosine similarity" if result["distance"] == "cosine" else "euclidean distance")
         axes.legend(frameon=False)
-        if cosine:
-            axes.set_xlim(min(ends), max(ends))
+        axes.set_xlim(*_where_pairs_are(histogram, result["threshold"]))
     return _write(figure, path)
+
+
+def _where_pairs_are(histogram: Mapping[str, Any], threshold: float) -> tuple[float, float]:
+    """Ends of a picture that leave out the outermost thousandth of the pairs, which would squeeze the others."""
+    edges = np.asarray(histogram["edges"])
+    genuine, impostor = (np.cumsum(histogram[kind]) / np.sum(histogram[kind]) for kind in ("genuine", "impostor"))
+    share = (genuine + impostor) / 2
+    low = edges[int(np.searchsorted(share, 0.001, side="right"))]
+    high = edges[min(int(np.searchsorted(share, 0.999)) + 1, len(share))]
+    margin = 0.03 * (high - low)
+    return float(min(low, threshold) - margin), float(max(high, threshold) + margin)
 
 
 def plot_map(
@@ -128,6 +142,7 @@ def plot_map(
         spots = tsne_map(x, seed=seed)
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.spines[:].set_visible(False)
         axes.set_xlabel("distances between groups carry no meaning", color="#777777")
     classes = np.unique(y)
     few = len(classes) <= len(CLASSES)
@@ -141,7 +156,7 @@ def plot_map(
         for place, label in enumerate(classes.tolist()):
             name = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
             axes.scatter([], [], color=CLASSES[place], s=30, label=name)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="class")
     return _write(figure, path)
 
 
@@ -223,6 +238,5 @@ def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes
 
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    figure.savefig(path, dpi=150)
-    return path
+    atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150))
+    return Path(path)

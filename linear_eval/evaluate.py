@@ -1,34 +1,47 @@
 """Score a run or an encoder file: the table on the screen, ``result.json`` and two pictures beside the encoder."""
 
-import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 
 from linear_eval.config import EvalConfig
+from linear_eval.progress import told
+from linear_eval.projector import check_tensorboard
 from linear_eval.protocol import evaluate
 from linear_eval.report import print_report, write_report
+from linear_eval.run_projector import write_run_projector
 from simclr import load_encoder
-from simclr.config import DataConfig
+from simclr.config import DataConfig, TrainConfig
 from simclr.config_io import load_config
 from simclr.data import ImageSet, load_source, place
 from simclr.errors import DataError
 from simclr.export import find_encoder
 
-__all__ = ["data_of_run", "default_protocol", "evaluate_run", "report_folder"]
+__all__ = [
+    "all_of_training",
+    "config_of_run",
+    "data_of_run",
+    "default_protocol",
+    "evaluate_run",
+    "images_to_score",
+    "report_folder",
+    "same_images",
+]
 
 
-def evaluate_run(path: Path, data: DataConfig | None = None, config: EvalConfig | None = None) -> dict[str, Any]:
+def evaluate_run(
+    path: Path, data: DataConfig | None = None, config: EvalConfig | None = None, *, tensorboard: bool = False
+) -> dict[str, Any]:
     """Score the encoder at ``path`` beside the same encoder untrained and raw pixels, and write what was found.
 
     Args:
         path: a run directory, an encoder folder, or a file in it.
         data: labelled images to score on; the run's own if None.
         config: the protocol; ``default_protocol`` if None.
+        tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
 
     Returns:
         What ``linear_eval.evaluate`` returns. It is also written, with two pictures, to ``report_folder``.
@@ -36,35 +49,62 @@ def evaluate_run(path: Path, data: DataConfig | None = None, config: EvalConfig 
     Raises:
         CheckpointError: no encoder there, or not all of it.
         DataError: images without labels, or none.
+        MissingExtraError: ``tensorboard``, and it is not installed.
     """
     folder = find_encoder(path)
+    if tensorboard:
+        check_tensorboard()
     encoder, untrained = load_encoder(folder), load_encoder(folder, untrained=True)
+    data = images_to_score(folder, data)
+    config = default_protocol(folder) if config is None else config
     own = data_of_run(folder)
-    if data is None:
-        if own is None:
-            raise DataError(
-                f"{folder} does not say what it was trained on; give the images: --data.source, --data.path"
-            )
-        data = own
-    if config is None:
-        config = default_protocol(folder)
-    train, test = (_labelled(replace(data, limit=None), split) for split in ("train", "test"))
+    if own is not None and not same_images(data, own):
+        data = replace(data, held_out_classes=0.0)  # what the run held out of its own images
+    train, test = (_labelled(all_of_training(data), split) for split in ("train", "test"))
     console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status("") as status:
-            result = evaluate(encoder, untrained, train, test, config, progress=status.update)
-    else:
-        result = evaluate(encoder, untrained, train, test, config, progress=partial(print, file=sys.stderr))
+    with told(console) as say:
+        result = evaluate(encoder, untrained, train, test, config, progress=say)
     print_report(result)
-    for file in write_report(result, report_folder(folder, data)):
+    files = write_report(result, report_folder(folder, data))
+    if tensorboard:
+        with told(console) as say:
+            files.append(write_run_projector(folder, test.labelled(), report_folder(folder, data), config, say))
+    for file in files:
         console.print(str(file), highlight=False, soft_wrap=True)
     return result
 
 
+def config_of_run(encoder_folder: Path) -> TrainConfig | None:
+    """The config of the run that wrote ``encoder_folder``, or None for an encoder folder of its own."""
+    written = encoder_folder.parent / "config.yaml"
+    return load_config(written) if written.exists() else None
+
+
 def data_of_run(encoder_folder: Path) -> DataConfig | None:
     """The data config of the run that wrote ``encoder_folder``, or None for an encoder folder of its own."""
-    written = encoder_folder.parent / "config.yaml"
-    return load_config(written).data if written.exists() else None
+    run = config_of_run(encoder_folder)
+    return None if run is None else run.data
+
+
+def images_to_score(encoder_folder: Path, data: DataConfig | None) -> DataConfig:
+    """``data``, or where that is None the run's own images."""
+    data = data_of_run(encoder_folder) if data is None else data
+    if data is None:
+        raise DataError(
+            f"{encoder_folder} does not say what it was trained on; give the images: --data.source, --data.path"
+        )
+    return data
+
+
+def all_of_training(data: DataConfig) -> DataConfig:
+    """The same images without what made training see fewer of them; classes that are held out stay so."""
+    return replace(data, limit=None, label_fraction=1.0, validation=0.0)
+
+
+def same_images(a: DataConfig, b: DataConfig) -> bool:
+    """Whether both name the same set, of whatever stored size."""
+    paths = [None if data.path is None else data.path.resolve() for data in (a, b)]
+    return a.source == b.source and (a.source != "folder" or paths[0] == paths[1])
 
 
 def report_folder(encoder_folder: Path, data: DataConfig) -> Path:
@@ -79,11 +119,11 @@ def report_folder(encoder_folder: Path, data: DataConfig) -> Path:
 
 def default_protocol(encoder_folder: Path) -> EvalConfig:
     """The default protocol, without mirror images where the run's augmentation leaves them out (digits, text)."""
-    written = encoder_folder.parent / "config.yaml"
-    return EvalConfig(sgd_flip=load_config(written).augment.horizontal_flip) if written.exists() else EvalConfig()
+    run = config_of_run(encoder_folder)
+    return EvalConfig() if run is None else EvalConfig(sgd_flip=run.augment.horizontal_flip)
 
 
-def _labelled(data: DataConfig, split: Any) -> ImageSet:
+def _labelled(data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
     images = load_source(data, split)
     if images.labels is None:
         raise DataError(

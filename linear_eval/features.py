@@ -6,17 +6,20 @@
 tensor([1, 0])
 """
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
+from linear_eval.feature_files import FeatureWriter, read_features, write_features
+from linear_eval.frozen import encoder_digest, frozen
 from linear_eval.images import SizedImages, image_batches
+from linear_eval.rows import parts_of
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["Features", "RawPixels", "check_features", "encoder_digest", "extract_features", "frozen", "pixel_features"]
@@ -35,6 +38,9 @@ class Features:
     index: Tensor
     """(N,) int64: number of the image in its set, for messages and for looking it up."""
 
+    mapped: bool = field(default=False, compare=False)
+    """Whether ``x`` is a memory-mapped file: scores then read it in chunks and make no copy of it in host memory."""
+
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1] or self.index.shape != self.y.shape:
             raise DataError(
@@ -48,8 +54,36 @@ class Features:
         return len(self.y)
 
     def subset(self, rows: Tensor) -> "Features":
-        """The rows chosen by position (int64) or by a mask (bool, (N,))."""
+        """The rows chosen by position (int64) or by a mask (bool, (N,)).
+
+        They are copied into memory, unless a mask chooses all of them.
+        """
+        if rows.dtype == torch.bool and rows.shape == self.y.shape and bool(rows.all()):
+            return self
         return Features(self.x[rows], self.y[rows], self.index[rows])
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``x.npy``, ``y.npy`` and ``index.npy`` into ``folder``, all of them or none; features there are replaced.
+
+        Raises:
+            CheckpointError: the folder holds something else, or the disk refuses.
+        """
+        write_features(Path(folder), self.x, self.y, self.index)
+
+    @classmethod
+    def load(cls, folder: Path | str, mmap: bool = True) -> "Features":
+        """Features that ``save`` or ``extract_features(out=...)`` wrote.
+
+        Args:
+            folder: where they are.
+            mmap: leave ``x`` in its file and read it as it is used: 1.28M x 2048 features are 10.5 GB. What is written
+                to such an ``x`` stays in memory and never reaches the file. (Where the file is larger than memory and
+                swap together, Linux allows a read-only map alone, and writing to it ends the process.)
+
+        Raises:
+            CheckpointError: a file is missing, shorter than it says, or holds something else.
+        """
+        return cls(*read_features(Path(folder), mmap), mapped=mmap)
 
 
 def _first(rows: Tensor, index: Tensor) -> str:
@@ -70,50 +104,15 @@ def check_features(features: Features, name: str, *, labelled: bool = True) -> N
         if missing.all():
             raise DataError(f"the {name} set has no labels: this score compares with labels, give a labelled set")
         raise DataError(f"images without a label in the {name} set: {_first(missing, features.index)}; leave them out")
-    for start in range(0, len(features), 65536):
-        bad = ~features.x[start : start + 65536].isfinite().all(1)
+    for part, x in parts_of(features.x):
+        # A sum is finite unless a value is not, or it overflows: one read of x where nothing is wrong.
+        if x.sum(dtype=torch.float64).isfinite():
+            continue
+        bad = ~x.isfinite().all(1)
         if bad.any():
-            rows = _first(bad, features.index[start : start + 65536])
+            rows = _first(bad, features.index[part])
             raise DataError(
                 f"features of the {name} set are NaN or infinite for images {rows}; the encoder has diverged"
-            )
-
-
-def encoder_digest(encoder: nn.Module) -> str:
-    """SHA-256 over every parameter and buffer: name, type, shape and bits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        if not isinstance(tensor, Tensor):
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return digest.hexdigest()
-
-
-class frozen:
-    """Eval mode inside the block, the mode of every submodule as found after it, and proof that nothing was changed.
-
-    Raises:
-        RuntimeError: a parameter or a buffer differs after the block.
-    """
-
-    def __init__(self, encoder: nn.Module) -> None:
-        self.encoder = encoder
-
-    def __enter__(self) -> str:
-        self.modes = {module: module.training for module in self.encoder.modules()}
-        self.digest = encoder_digest(self.encoder)
-        self.encoder.eval()
-        return self.digest
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for module, training in self.modes.items():
-            module.training = training
-        if kind is None and encoder_digest(self.encoder) != self.digest:
-            raise RuntimeError(
-                "the encoder changed while its features were taken: a parameter or buffer is updated in eval mode; "
-                "a score of it would not be that of frozen features"
             )
 
 
@@ -126,6 +125,7 @@ def extract_features(
     workers: int = 0,
     autocast: torch.dtype | None = None,
     distributed: bool = True,
+    out: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """Features of every image of ``dataset``, in order, each exactly once.
@@ -143,10 +143,13 @@ def extract_features(
         autocast: bfloat16 or float16 to run the encoder in; features are float32 in any case.
         distributed: share the images among the processes of torch.distributed, if it is initialised: all of them must
             call. False where one process evaluates alone.
+        out: a folder to write the features to as they come, for more of them than memory holds: what is returned is
+            ``Features.load(out)``, with ``x`` memory-mapped. Several processes must all see the folder.
         progress: called with (images done, images in all) of this process.
 
     Raises:
         DataError: an empty set, or images or features of a wrong shape.
+        CheckpointError: ``out`` holds something else, or the disk refuses.
         RuntimeError: the encoder changed its own state.
     """
     if batch_size < 1:
@@ -158,9 +161,52 @@ def extract_features(
     encoder.to(device)
     shared = distributed and dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
+    if out is not None:  # consecutive rows: each process writes one stretch of the files
+        share = torch.arange(rank * len(dataset) // world, (rank + 1) * len(dataset) // world)
+        writer = FeatureWriter(Path(out), len(dataset), rank * len(dataset) // world)
+        if rank == 0:
+            writer.begin()
+        _wait(world, device)
+        try:
+            _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, writer.append)
+            writer.close()
+        finally:
+            writer.abandon()
+        _wait(world, device)
+        if rank == 0:
+            writer.finish()
+        _wait(world, device)
+        return Features.load(out)
     share = torch.arange(rank, len(dataset), world)
     x: Tensor | None = None
     y = torch.empty(len(share), dtype=torch.int64)
+    done = 0
+
+    def keep(z: Tensor, labels: Tensor, _: Tensor) -> None:
+        nonlocal x, done
+        x = torch.empty(len(share), z.shape[1]) if x is None else x
+        x[done : done + len(z)], y[done : done + len(z)] = z, labels
+        done += len(z)
+
+    _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, keep)
+    if world > 1:
+        return _gather(x, y, share, len(dataset), world, device)
+    assert x is not None and done == len(dataset)
+    return Features(x, y, share)
+
+
+def _encode(
+    encoder: nn.Module,
+    dataset: SizedImages,
+    share: Tensor,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    autocast: torch.dtype | None,
+    progress: Callable[[int, int], None] | None,
+    take: Callable[[Tensor, Tensor, Tensor], None],
+) -> None:
+    """Give features (n, F) float32 on the CPU, labels (n,) and indices (n,) to ``take``, batch after batch."""
     done = 0
     with frozen(encoder), torch.no_grad():
         for images, labels in image_batches(dataset, share, batch_size, device, workers):
@@ -169,16 +215,18 @@ def extract_features(
             if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(images):
                 got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
                 raise DataError(f"the encoder made {got} of {tuple(images.shape)} images: expected ({len(images)}, F)")
-            x = torch.empty(len(share), z.shape[1]) if x is None else x
-            x[done : done + len(z)] = z.float().cpu()
-            y[done : done + len(z)] = labels
+            take(z.float().cpu(), labels, share[done : done + len(z)])
             done += len(z)
             if progress is not None:
                 progress(done, len(share))
+
+
+def _wait(world: int, device: torch.device) -> None:
+    """Go on when all processes are here."""
     if world > 1:
-        return _gather(x, y, share, len(dataset), world, device)
-    assert x is not None and done == len(dataset)
-    return Features(x, y, share)
+        # Without its device NCCL guesses one, and warns.
+        index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+        dist.barrier(device_ids=[index] if dist.get_backend() == "nccl" else None)
 
 
 def _gather(x: Tensor | None, y: Tensor, share: Tensor, count: int, world: int, device: torch.device) -> Features:

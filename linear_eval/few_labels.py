@@ -22,7 +22,7 @@ from torch import Tensor
 from linear_eval.features import Features, check_features
 from linear_eval.logistic import fit_logistic
 from linear_eval.probe import LinearClassifier
-from linear_eval.rows import Rows, column_statistics
+from linear_eval.rows import Rows, column_statistics, rows_of_each_class
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["FEW_LABEL_C", "draw_rows", "few_labels"]
@@ -37,8 +37,7 @@ def draw_rows(y: Tensor, trial: int, seed: int, *, per_class: int | None = None,
     A class gives ``per_class`` rows, or ``share`` of its rows and at least one; all it has if it has fewer.
     """
     rows = []
-    for label in y.unique().tolist():
-        own = (y == label).nonzero().flatten()
+    for label, own in rows_of_each_class(y):
         order = np.random.default_rng([seed, trial, label]).permutation(len(own))
         if per_class is not None:
             count = per_class
@@ -98,7 +97,7 @@ def few_labels(
         raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     mean, scale = column_statistics(train.x)
-    test_rows = Rows(test.x, mean=mean, scale=scale, device=place)
+    test_rows = Rows(test.x, mean=mean, scale=scale, device=place, mapped=test.mapped)
     results: dict[int | float, dict[str, Any]] = {}
     settings: list[tuple[int | float, dict[str, Any]]] = [(k, {"per_class": k}) for k in per_class]
     settings += [(float(share), {"share": share}) for share in fractions]
@@ -108,7 +107,7 @@ def few_labels(
         for trial in range(trials):
             rows = draw_rows(train.y, trial, seed, **setting)
             fit = fit_logistic(
-                Rows(train.x[rows], mean=mean, scale=scale, device=place),
+                Rows(train.x, mean=mean, scale=scale, device=place, index=rows),
                 target[rows],
                 len(classes),
                 torch.tensor([1 / (c * len(rows))], dtype=torch.float64),

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from linear_eval.similarity import (
+    CHUNK_BYTES,
     Distance,
     Embeddings,
     block_scores,
@@ -178,7 +179,9 @@ def one_shot(
         raise DataError(f"{ways}-way one-shot needs {ways} classes with two images, there are {len(usable)}")
     first, sizes = (sizes.cumsum(0) - sizes)[usable], sizes[usable]
     generator = torch.Generator().manual_seed(seed)
-    step = max(1, min(2**22 // len(usable), 2**22 // (ways * embeddings.rows.shape[1])))
+    # The width of the embeddings has no say in how trials are drawn: encoders of any width are given the same ones.
+    step = max(1, 2**22 // max(len(usable), ways))
+    at_once = max(1, CHUNK_BYTES // (8 * embeddings.rows.shape[1]))
     targets, right = [], []
     for start in range(0, trials, step):
         count = min(step, trials - start)
@@ -191,7 +194,8 @@ def one_shot(
         ) % size  # an image of the target, not that one
         support, query = members[first[drawn] + offset], members[first[target] + other]
         pairs = torch.stack([query[:, None].expand_as(support), support], dim=2).view(-1, 2)
-        scores = pair_scores(embeddings, pairs.to(embeddings.rows.device)).view(count, ways)
+        parts = pairs.to(embeddings.rows.device).split(at_once)
+        scores = torch.cat([pair_scores(embeddings, part) for part in parts]).view(count, ways)
         right.append((scores[:, :1] > scores[:, 1:]).all(1).cpu())
         targets.append(target)
     hit, target = torch.cat(right), torch.cat(targets)

@@ -43,7 +43,8 @@ def knn_predictions(
 
     Nearness is the cosine s, and a neighbour's vote counts exp(s / temperature). Of equally near rows the one that
     stands earlier in ``train`` is taken, of equal votes the lower label wins. A zero row has cosine 0 with every other.
-    Memory is bounded: neither N x M similarities nor N x C votes are ever held.
+    Memory is bounded: neither N x M similarities nor N x C votes are ever held, nor a copy of the features; what lies in
+    memory-mapped files is read a few times, see ``simclr.neighbours``.
 
     Args:
         train: labelled features, M rows.
@@ -68,6 +69,4 @@ def knn_predictions(
             "take both from the same encoder"
         )
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    return nearest_neighbour_vote(
-        train.x.to(place), train.y.to(place), test.x.to(place), k=k, temperature=temperature
-    ).cpu()
+    return nearest_neighbour_vote(train.x, train.y, test.x, k=k, temperature=temperature, device=place).cpu()

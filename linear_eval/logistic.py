@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from linear_eval.rows import Rows, row_space, second_moment
+from linear_eval.rows import Rows, chunk_values, row_space, second_moment
 from simclr.losses.nt_xent_tiled import float32_products
 
 __all__ = ["LogisticFit", "fit_logistic"]
@@ -69,45 +69,68 @@ def _evaluate(problem: _Problem, theta: Tensor, strength: Tensor) -> tuple[Tenso
     """Objective (S,) float64, gradient (S, C, F + 1) and mean p (1 - p) (S, C) of every strength, in one pass."""
     rows, target, sample_weight = problem.rows, problem.target, problem.sample_weight
     strengths, classes, width = theta.shape
-    weight = theta[:, :, :-1].reshape(strengths * classes, width - 1)
-    bias = theta[:, :, -1].reshape(strengths * classes, 1)
-    gradient = torch.zeros(strengths * classes, width, device=theta.device)
+    gradient = torch.zeros(strengths, classes, width, device=theta.device)
     loss = torch.zeros(strengths, dtype=torch.float64, device=theta.device)
     variance = torch.zeros(strengths, classes, dtype=torch.float64, device=theta.device)
     total = float(rows.count) if sample_weight is None else float(sample_weight.sum(dtype=torch.float64))
-    for part, x in rows.chunks(strengths * classes):
-        # Class-major, so that the softmax runs along contiguous samples.
-        z = torch.addmm(bias, weight, x.t()).view(strengths, classes, -1)  # (S, C, n)
-        label = target[part].view(1, 1, -1).expand(strengths, 1, -1)
-        z -= z.amax(1, keepdim=True)
-        z_label = z.gather(1, label)
-        z.exp_()
-        # The label's own term is kept apart: 1 - p and log p then keep their digits when p is almost 1.
-        z.scatter_(1, label, 0.0)
-        others = z.sum(1, keepdim=True)
-        e_label = z_label.exp()
-        norm = others + e_label
-        cross_entropy = torch.where(z_label == 0, others.log1p(), norm.log() - z_label)
-        z /= norm
-        z.scatter_(1, label, e_label / norm)
-        spread = z * (1 - z)
-        z.scatter_(1, label, -others / norm)
-        if sample_weight is not None:
-            w = sample_weight[part]
-            z *= w
-            cross_entropy = cross_entropy * w
-            spread *= w
-        loss += cross_entropy.sum((1, 2), dtype=torch.float64)
-        variance += spread.sum(2)
-        residual = z.view(strengths * classes, -1)
-        gradient[:, :-1].addmm_(residual, x)
-        gradient[:, -1] += residual.sum(1)
-    gradient = (gradient / total).view(strengths, classes, width)
+    groups = _groups(rows, strengths, classes)
+    for part, x in rows.chunks(classes * (groups[0].stop - groups[0].start)):
+        label = target[part].view(1, 1, -1)
+        w = None if sample_weight is None else sample_weight[part]
+        for group in groups:
+            _add_chunk(theta[group], x, label, w, gradient[group], loss[group], variance[group])
+    gradient /= total
     gradient[:, :, :-1] += strength.view(-1, 1, 1).float() * theta[:, :, :-1]
     penalty = theta[:, :, :-1].double().square().sum((1, 2))
     curvature = variance / total
     curvature = curvature.clamp_min(1e-3 * curvature.amax(1, keepdim=True)).clamp_min(1e-12)
     return loss / total + 0.5 * strength * penalty, gradient, curvature.float()
+
+
+def _groups(rows: Rows, strengths: int, classes: int) -> list[slice]:
+    """Strengths whose probabilities for a chunk of rows stay in the cache together: all of them if classes are few.
+
+    With many classes the product of one strength is large already. More of them at once would leave room for a few rows
+    only, and every chunk would read all weights from memory for these.
+    """
+    most = max(1, chunk_values(rows.device) // (256 * classes))
+    size = -(-strengths // -(-strengths // most))
+    return [slice(start, min(start + size, strengths)) for start in range(0, strengths, size)]
+
+
+def _add_chunk(
+    theta: Tensor, x: Tensor, label: Tensor, w: Tensor | None, gradient: Tensor, loss: Tensor, variance: Tensor
+) -> None:
+    """Add rows x (n, F) with labels (1, 1, n) and weights (n,) to the sums of the strengths theta (S, C, F + 1)."""
+    strengths, classes, width = theta.shape
+    weight = theta[:, :, :-1].reshape(strengths * classes, width - 1)
+    bias = theta[:, :, -1].reshape(strengths * classes, 1)
+    label = label.expand(strengths, 1, -1)
+    # Class-major, so that the softmax runs along contiguous samples.
+    z = torch.addmm(bias, weight, x.t()).view(strengths, classes, -1)  # (S, C, n)
+    z -= z.amax(1, keepdim=True)
+    z_label = z.gather(1, label)
+    z.exp_()
+    # The label's own term is kept apart: 1 - p and log p then keep their digits when p is almost 1.
+    z.scatter_(1, label, 0.0)
+    others = z.sum(1, keepdim=True)
+    e_label = z_label.exp()
+    norm = others + e_label
+    cross_entropy = torch.where(z_label == 0, others.log1p(), norm.log() - z_label)
+    z /= norm
+    z.scatter_(1, label, e_label / norm)
+    spread = z * (1 - z)
+    z.scatter_(1, label, -others / norm)
+    if w is not None:
+        z *= w
+        cross_entropy = cross_entropy * w
+        spread *= w
+    loss += cross_entropy.sum((1, 2), dtype=torch.float64)
+    variance += spread.sum(2)
+    residual = z.view(strengths * classes, -1)
+    sums = gradient.view(strengths * classes, width)
+    sums[:, :-1].addmm_(residual, x)
+    sums[:, -1] += residual.sum(1)
 
 
 class _Search:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from linear_eval.config import EvalConfig
 from linear_eval.evaluate import data_of_run, default_protocol
@@ -18,15 +19,21 @@ __all__ = ["EvaluationOptions", "parse_evaluation"]
 class EvaluationOptions:
     """What an evaluation can be told; the images default to the run's own."""
 
+    protocol: Literal["closed", "open-set"] = "closed"
+    """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw."""
+
+    tensorboard: bool = False
+    """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
+
     data: DataConfig = field(default_factory=DataConfig)
     """Labelled images to score on."""
 
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """The protocol."""
+    """The protocol's settings."""
 
 
 def parse_evaluation(arguments: Sequence[str], command: str, about: str) -> tuple[Path, EvaluationOptions]:
-    """``RUN [--data.*] [--eval.*]`` as the encoder's folder and the options.
+    """``RUN [--protocol P] [--tensorboard] [--data.*] [--eval.*]`` as the encoder's folder and the options.
 
     Raises:
         ConfigError: no RUN, an unknown flag or a wrong value.

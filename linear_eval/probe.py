@@ -21,7 +21,7 @@ from torch import Tensor
 from linear_eval.features import Features, check_features
 from linear_eval.logistic import fit_logistic
 from linear_eval.metrics import bootstrap_interval, confusion_matrix, per_class_accuracy
-from linear_eval.rows import Rows, column_statistics
+from linear_eval.rows import Rows, column_statistics, parts_of, rows_of_each_class
 from simclr.errors import ConfigError, DataError
 
 __all__ = [
@@ -65,7 +65,7 @@ class LinearClassifier:
 
     def predict(self, x: Tensor) -> Tensor:
         """Labels (N,) int64 of features x (N, F)."""
-        labels = [self.classes[self.logits(part).argmax(1)] for part in x.split(8192)]
+        labels = [self.classes[self.logits(part).argmax(1)] for _, part in parts_of(x)]
         return torch.cat(labels) if labels else self.classes[:0]
 
 
@@ -143,8 +143,7 @@ def held_out_rows(y: Tensor, share: float, seed: int) -> Tensor:
     """A stratified part of the rows, bool (N,): of each class ``share`` of its rows, at least one and never all."""
     generator = torch.Generator().manual_seed(seed)
     held_out = torch.zeros(len(y), dtype=torch.bool)
-    for label in y.unique().tolist():
-        rows = (y == label).nonzero().flatten()
+    for _, rows in rows_of_each_class(y):
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
         held_out[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return held_out
@@ -164,6 +163,14 @@ def _validate(rows: Rows, target: Tensor, held_out: Tensor, weight: Tensor, bias
         right += (z.argmax(1) == label).sum(1)
         entropy -= z.log_softmax(1).gather(1, label.expand(strengths, 1, -1)).sum((1, 2))
     return right / held_out.sum(), entropy / held_out.sum()
+
+
+def _share_right(rows: Rows, target: Tensor, weight: Tensor, bias: Tensor) -> float:
+    """Share of the rows that a classifier (C, F) recognises."""
+    right = torch.zeros((), dtype=torch.int64, device=rows.device)
+    for part, x in rows.chunks(len(bias)):
+        right += (torch.addmm(bias.view(-1, 1), weight, x.t()).argmax(0) == target[part]).sum()
+    return right.item() / rows.count
 
 
 def score_predictions(
@@ -235,7 +242,7 @@ def linear_probe(
         raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     mean, scale = column_statistics(train.x)
-    rows = Rows(train.x, mean=mean, scale=scale, device=place)
+    rows = Rows(train.x, mean=mean, scale=scale, device=place, mapped=train.mapped)
     target = target.to(place)
     sweep = torch.tensor(strengths, dtype=torch.float64)
     held_out = held_out_rows(train.y, validation, seed).to(place)
@@ -279,7 +286,7 @@ def linear_probe(
         strengths=tuple(map(float, strengths)),
         validation=accuracies,
         held_out=int(held_out.sum()),
-        train_accuracy=(classifier.predict(train.x) == train.y).double().mean().item(),
+        train_accuracy=_share_right(rows, target, fit.weight[0], fit.bias[0]),
         objective=fit.objective.item(),
         converged=bool(fit.converged),
         classifier=classifier,

@@ -20,7 +20,7 @@ from simclr.errors import DataError, MissingExtraError
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["Snapshot", "write_projector"]
+__all__ = ["Snapshot", "check_tensorboard", "write_projector"]
 
 Snapshot = tuple[int, Features, Tensor | None]
 """Step, the features at that step, and uint8 thumbnails (N, C, H, W) or None."""
@@ -63,6 +63,11 @@ def write_projector(
                 tag="embeddings",
             )
     return folder
+
+
+def check_tensorboard() -> None:
+    """Raise MissingExtraError if tensorboard is not installed; for those who have long work to do before they write."""
+    _summary_writer()
 
 
 def _summary_writer() -> "type[SummaryWriter]":

@@ -4,30 +4,27 @@ A number of its own says little: 0.45 on CIFAR-10 is what raw pixels give. Every
 beside those two, with an interval, and the result says in words how it was taken.
 """
 
-import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 from torch import nn
 
 from linear_eval.config import AUTOCAST, EvalConfig
+from linear_eval.environment import environment
 from linear_eval.features import Features, RawPixels, check_features, encoder_digest, extract_features
 from linear_eval.few_labels import few_labels
 from linear_eval.images import SizedImages, all_labels
 from linear_eval.knn import knn_predictions
 from linear_eval.metrics import bootstrap_interval, paired_difference
 from linear_eval.probe import ProbeResult, linear_probe
+from linear_eval.progress import Progress
 from linear_eval.sgd_probe import sgd_probe
 from simclr.errors import DataError
 
 __all__ = ["EvalConfig", "evaluate", "few_label_name"]
-
-Progress = Callable[[str], None]
 
 
 def evaluate(
@@ -90,17 +87,7 @@ def evaluate(
             "features": rows["encoder"]["features"],
             "parameters": sum(p.numel() for p in encoder.parameters()),
         },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "hardware": {
-            "device": torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        **environment(place),
         "seconds": round(time.perf_counter() - began, 2),
     }
 

@@ -1,11 +1,8 @@
 """The numbers of an evaluation as a table, as ``result.json`` and as pictures."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +10,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["confusion_picture", "print_report", "result_table", "score_picture", "write_report", "write_result"]
+from linear_eval.atomic import atomically as _atomically
+
+__all__ = [
+    "confusion_picture",
+    "print_report",
+    "result_table",
+    "save_figure",
+    "score_picture",
+    "write_report",
+    "write_result",
+]
 
 COLOURS = {"encoder": "#2a6f97", "untrained": "#a9a9a9", "raw pixels": "#e09f3e"}
 INK = "#333333"
@@ -87,25 +94,6 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside ``path`` and rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read; a result is as public as its folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(partial).chmod(0o666 & ~umask)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
 def write_result(result: dict[str, Any], path: Path | str) -> Path:
     """Write ``result`` as JSON, atomically."""
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
@@ -113,7 +101,8 @@ def write_result(result: dict[str, Any], path: Path | str) -> Path:
     return Path(path)
 
 
-def _save(figure: Figure, path: Path | str) -> Path:
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Write ``figure`` as a PNG, atomically."""
     FigureCanvasAgg(figure)
     _atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150, facecolor="white"))
     return Path(path)
@@ -159,11 +148,13 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
     data = result["data"]
     figure.suptitle(f"{data['test']['name']}, {data['test']['images']} test images", x=0.01, ha="left", fontsize=11)
     figure.legend(loc="outside upper right", ncols=len(rows), frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def confusion_picture(result: dict[str, Any], path: Path | str, row: str = "encoder") -> Path:
-    """The confusion matrix of the linear probe, each true class's row in percent."""
+def confusion_picture(
+    result: dict[str, Any], path: Path | str, row: str = "encoder", title: str = "linear probe of the encoder"
+) -> Path:
+    """The confusion matrix of a row's classifier, each true class's row in percent."""
     linear = result["rows"][row]["linear"]
     counts = np.array(linear["confusion"], dtype=float)
     totals = counts.sum(1, keepdims=True)
@@ -189,8 +180,8 @@ def confusion_picture(result: dict[str, Any], path: Path | str, row: str = "enco
     bar = figure.colorbar(picture, ax=axes, shrink=0.8, pad=0.02)
     bar.set_ticks(np.sqrt([0, 1, 5, 20, 50, 100]).tolist(), labels=["0", "1", "5", "20", "50", "100"])
     bar.set_label("% of the true class (square-root scale)")
-    axes.set_title(f"linear probe of the {row}: {100 * linear['accuracy']:.1f} %", loc="left", fontsize=11)
-    return _save(figure, path)
+    axes.set_title(f"{title}: {100 * linear['accuracy']:.1f} %", loc="left", fontsize=11)
+    return save_figure(figure, path)
 
 
 def write_report(result: dict[str, Any], folder: Path | str) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from augment import AugmentConfig
+from augment import AugmentConfig, MixConfig
 from simclr.config_data import DataConfig, SamplerConfig
 from simclr.config_model import EncoderConfig, HeadConfig
 from simclr.errors import ConfigError, require
@@ -37,6 +37,8 @@ RUNTIME_FIELDS = frozenset(
         "train.keep_checkpoints",
         "train.trackers",
         "train.evaluate",
+        "train.scratch",
+        "train.profile",
     }
 )
 """Fields that may differ when a run is resumed, since no weight depends on them."""
@@ -58,6 +60,10 @@ class OptimConfig:
     weight_decay: float = 1e-4
     """Weight decay; never applied to biases and normalisation parameters."""
 
+    layer_decay: float = 1.0
+    """Learning rate of each layer of the backbone over that of the layer above it; the head has the full one. Fine-tuning
+    takes 0.65 to 0.9 (Clark et al. 2020; Bao et al. 2022)."""
+
     momentum: float = 0.9
     """Momentum of LARS and SGD."""
 
@@ -73,6 +79,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "positive")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "in (0, 1]")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
         require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "positive, or none")
 
@@ -87,10 +94,14 @@ class ScheduleConfig:
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly from 0."""
 
+    head_epochs: int = 0
+    """Epochs, before the others, in which only the head learns: linear probing, then fine-tuning (Kumar et al. 2022)."""
+
     final: float = 0.0
     """The last step's learning rate as a share of the peak."""
 
     def __post_init__(self) -> None:
+        require(self.head_epochs >= 0, "schedule.head_epochs", self.head_epochs, "0 or more")
         require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or more")
         require(0 <= self.final <= 1, "schedule.final", self.final, "in [0, 1]")
 
@@ -136,6 +147,16 @@ class LoopConfig:
     trackers: tuple[str, ...] = ()
     """Experiment trackers, by their accelerate name: tensorboard, wandb, trackio, ..."""
 
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, e.g. 0.999; it rises to that from 0, and the average is what is
+    exported. None is no average."""
+
+    profile: int = 0
+    """Time the parts of this many steps, print where they went, write a trace, and stop; 0 trains."""
+
+    scratch: bool = True
+    """Fine-tuning: also train the same network from random weights, to compare with."""
+
     evaluate: bool = True
     """Let the command score the encoder at the end, beside raw pixels and an untrained encoder, where there are labels."""
 
@@ -146,6 +167,8 @@ class LoopConfig:
         require(
             self.cached_chunk is None or self.cached_chunk >= 1, "train.cached_chunk", self.cached_chunk, "at least 1"
         )
+        require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "in (0, 1), or none")
+        require(self.profile >= 0, "train.profile", self.profile, "0 or more")
         require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
 
 
@@ -170,6 +193,9 @@ class TrainConfig:
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How the views are made."""
+
+    mix: MixConfig = field(default_factory=MixConfig)
+    """Mixed images, for objectives on soft labels."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The backbone."""
@@ -197,6 +223,28 @@ class TrainConfig:
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} is longer than the run "
                 f"(train.epochs={self.train.epochs}); shorten it, e.g. --schedule.warmup-epochs {self.train.epochs / 10:g}"
             )
+        if self.schedule.warmup_epochs + self.schedule.head_epochs > self.train.epochs:
+            raise ConfigError(
+                f"schedule.head_epochs={self.schedule.head_epochs} and schedule.warmup_epochs="
+                f"{self.schedule.warmup_epochs:g} together are longer than the run (train.epochs={self.train.epochs})"
+            )
+        given = getattr(self.objective, "mining", None) == "given"
+        if given and self.sampler.name != "mined":
+            raise ConfigError(
+                "objective.mining=given takes the triplets of sampler.name=mined; set --sampler.name mined"
+            )
+        if self.sampler.name == "mined" and (not self.objective.needs_labels or self.train.batch_size % 3):
+            raise ConfigError(
+                f"sampler.name=mined fills batches with triplets of labelled images: it needs an objective on labels, got "
+                f"{self.objective.name}, and a train.batch_size that 3 divides, got {self.train.batch_size}"
+            )
+        if self.mix.active and not self.objective.soft_labels:
+            raise ConfigError(
+                f"mix.mixup={self.mix.mixup:g} and mix.cutmix={self.mix.cutmix:g} give soft labels, which the objective "
+                f"{self.objective.name} does not take; use objective:cross-entropy or objective:quality-focal"
+            )
+        if self.encoder.init is not None and self.encoder.pretrained:
+            raise ConfigError("encoder.init and encoder.pretrained both name weights to start from; give one of them")
         if self.objective.views > self.augment.views:
             raise ConfigError(
                 f"the objective {self.objective.name} compares at least {self.objective.views} views of an image, "

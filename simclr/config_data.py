@@ -72,11 +72,29 @@ class DataConfig:
 class SamplerConfig:
     """Which images come together in a batch."""
 
-    name: Literal["shuffle", "classes"] = "shuffle"
-    """`shuffle`: a fresh permutation every epoch. `classes`: P classes of K images, the rest of the batch at random."""
+    name: Literal["shuffle", "classes", "mined"] = "shuffle"
+    """`shuffle`: a fresh permutation every epoch. `classes`: P classes of K images, the rest of the batch at random.
+    `mined`: triplets mined offline, every few epochs, with the latest weights (Schroff et al. 2015, section 3.2)."""
 
     classes: int = 16
     """`classes`: classes P in a batch."""
 
     per_class: int = 4
     """`classes`: images K of each class; classes x per_class below the batch size is FaceNet's mix with random negatives."""
+
+    mine_every: int = 1
+    """`mined`: epochs between two minings."""
+
+    mine_images: int = 10_000
+    """`mined`: images, drawn afresh each time, among which triplets are looked for."""
+
+    mine_strategy: Literal["hard", "semi-hard"] = "semi-hard"
+    """`mined`: an anchor's farthest positive and nearest negative, or the nearest negative beyond a positive."""
+
+    mine_margin: float = 0.2
+    """`mined`: triplets whose negative is farther than the positive by this teach nothing and are left out."""
+
+    def __post_init__(self) -> None:
+        require(self.mine_every >= 1, "sampler.mine_every", self.mine_every, "at least 1")
+        require(self.mine_images >= 3, "sampler.mine_images", self.mine_images, "at least 3")
+        require(self.mine_margin > 0, "sampler.mine_margin", self.mine_margin, "positive")

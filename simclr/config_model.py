@@ -15,6 +15,17 @@ class EncoderConfig:
     name: str = "resnet18"
     """timm model name, e.g. resnet18, resnet50, vit_tiny_patch16_224, convnext_atto."""
 
+    init: str | None = None
+    """Start from these weights: a run, an encoder folder, or a checkpoint file of timm, torchvision, lightly or solo-learn.
+    Every tensor of the backbone must be in it."""
+
+    init_partial: bool = False
+    """Take the tensors of `init` that match, and start the others afresh."""
+
+    frozen_layers: int = 0
+    """Layers, counted from the image, that keep the weights they start from: 1 is the stem, 2 the first block with it, and
+    so on; -1 freezes the whole backbone. Their BatchNorm keeps its statistics."""
+
     stem: Literal["auto", "small", "imagenet"] = "auto"
     """ResNets only. `small`: 3x3 stride-1 convolution, no max-pool, as SimCLR does for CIFAR-10. `auto`: small up to 64 px."""
 
@@ -34,6 +45,7 @@ class EncoderConfig:
     """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
 
     def __post_init__(self) -> None:
+        require(self.frozen_layers >= -1, "encoder.frozen_layers", self.frozen_layers, "-1, 0 or more")
         require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "in [0, 1)")
 
 

@@ -23,7 +23,8 @@ def contrastive_diagnostics(views: Tensor, features: Tensor) -> dict[str, float]
         all pairs of rows (Wang & Isola 2020, eq. 2 and 3), both on the unit sphere; lower is better for both.
         ``effective_rank``: of the features (RankMe, Garrido et al. 2023, eq. 1).
         ``feature_spread``: mean over dimensions of the standard deviation of normalised z, times sqrt(D): 1 when
-        spread evenly, 0 at collapse (Chen & He 2021, fig. 2).
+        spread evenly, 0 at collapse (Chen & He 2021, fig. 2). With one view of every image there is no other to compare
+        it with, and the first two are left out.
     """
     n_views, batch, dim = views.shape
     rows = F.normalize(views.float().flatten(0, 1), dim=-1)  # (V*B, D)
@@ -37,9 +38,9 @@ def contrastive_diagnostics(views: Tensor, features: Tensor) -> dict[str, float]
     others = image[:, None] == image[None]
     others.fill_diagonal_(False)
     alignment = squared.masked_fill(~others, 0).sum() / others.sum().clamp_min(1)
+    compared = {"contrastive_top1": top1, "alignment": alignment} if n_views > 1 else {}
     figures = {
-        "contrastive_top1": top1,
-        "alignment": alignment,
+        **compared,
         "uniformity": uniformity,
         "effective_rank": effective_rank(features),
         "feature_spread": rows.std(dim=0).mean() * math.sqrt(dim),
@@ -76,7 +77,9 @@ def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objecti
             f"the loss {loss:.3f} sits at ln(2N - 1) = {chance:.3f}, which is guessing: the head tells no image from "
             f"another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
         )
-    if figures["effective_rank"] < 2 or figures["feature_spread"] < 0.05:
+    # Features of labelled classes may well have as few dimensions as there are classes.
+    low_rank = objective == "nt-xent" and figures["effective_rank"] < 2
+    if low_rank or figures["feature_spread"] < 0.05:
         said["collapse"] = (
             f"the features are collapsing (effective rank {figures['effective_rank']:.1f}, spread "
             f"{figures['feature_spread']:.3f}): all images get nearly one feature. Lower the learning rate"

@@ -1,14 +1,16 @@
 """Where a run runs: the Accelerator, the arithmetic that the device does natively, and the run's first line."""
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import nn
+from torch import Tensor, nn
 
 from simclr.config import LoopConfig, TrainConfig
 from simclr.data import ImageSet
+from simclr.flops import model_flops, peak_flops
+from simclr.profile import StepProfile
 
-__all__ = ["make_accelerator", "opening_line"]
+__all__ = ["make_accelerator", "opening_line", "report_profile"]
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -19,6 +21,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=_precision(config.train),
         log_with=list(config.train.trackers) or None,
         project_dir=config.run_dir,
+        # While only the head learns, the backbone's weights get no gradient that processes could wait for.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.schedule.head_epochs > 0)],
     )
 
 
@@ -49,3 +53,24 @@ def opening_line(
         f"parameters, {config.objective.name}, {total_steps} steps of {config.train.batch_size} images, {where}, "
         f"{_precision(config.train).replace('no', 'fp32')}"
     )
+
+
+def report_profile(
+    profile: StepProfile, config: TrainConfig, model: nn.Module, views: Tensor, accelerator: Accelerator
+) -> None:
+    """Print where the profiled steps went, and write their trace into the run's folder.
+
+    Args:
+        profile: what was timed.
+        config: the run.
+        model: backbone and head.
+        views: a batch of this process (V, B, 3, S, S), to count the model's operations on.
+        accelerator: of the run; the main process speaks.
+    """
+    if not accelerator.is_main_process:
+        return
+    precision = _precision(config.train).replace("no", "fp32")
+    print(profile.report(model_flops(model, views), peak_flops(accelerator.device, precision)))
+    trace = config.run_dir / "trace.json.gz"
+    if profile.write_trace(trace):
+        print(f"{trace}: for chrome://tracing or ui.perfetto.dev")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["FEW", "Positives", "Triplets", "check_labels", "positive_table", "sort_into_intervals"]
+__all__ = ["FEW", "Positives", "Triplets", "check_labels", "given_triplets", "positive_table", "sort_into_intervals"]
 
 FEW = 24
 """Up to so many thresholds a row, comparing with each is faster than searching among them."""
@@ -90,6 +90,18 @@ def positive_table(labels: Tensor, anchors: Tensor | None = None) -> Positives:
     valid = column < size.unsqueeze(1)
     own = torch.arange(len(labels), device=labels.device) if anchors is None else anchors
     return Positives(order[first.unsqueeze(1) + column.where(valid, 0)], valid, own.unsqueeze(1))
+
+
+def given_triplets(labels: Tensor) -> Triplets:
+    """Rows 0, 1, 2 as a triplet, rows 3, 4, 5 as the next: what is there of them with ``labels`` (N,) that fit.
+
+    >>> given_triplets(torch.tensor([7, 7, 1, 4, 5, 6])).indices()
+    tensor([[0, 1, 2]])
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    positive, negative = ((rows + ahead).clamp(max=max(len(labels) - 1, 0)) for ahead in (1, 2))
+    fits = (labels == labels[positive]) & (labels != labels[negative]) & (rows % 3 == 0) & (rows + 2 < len(labels))
+    return Triplets(positive.unsqueeze(1), negative.unsqueeze(1), fits.unsqueeze(1))
 
 
 def _largest(size: Tensor, most: int) -> int:

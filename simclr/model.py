@@ -7,6 +7,7 @@ from simclr.config import TrainConfig
 from simclr.distributed import derive_seed
 from simclr.encoder import build_backbone, feature_width
 from simclr.heads import projection_head
+from simclr.layers import freeze
 
 __all__ = ["ContrastiveModel", "build_model"]
 
@@ -25,13 +26,31 @@ class ContrastiveModel(nn.Module):
         self.head = head
         self.memory_format = memory_format
         self.features = torch.empty(0)
+        self.frozen: list[nn.Module] = []
+        """Modules that stay in eval mode: those whose parameters are all frozen."""
+        self.only_head = False
+        """Whether the backbone rests, in eval mode and without a graph, while the head learns."""
         self.to(memory_format=memory_format)
 
     def forward(self, views: Tensor) -> Tensor:
         images = views.flatten(0, 1).contiguous(memory_format=self.memory_format)  # (V*B, 3, S, S)
-        h = self.backbone(images)  # (V*B, F)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.only_head):
+            h = self.backbone(images)  # (V*B, F)
         self.features = h.detach()
         return self.head(h).unflatten(0, views.shape[:2])  # (V, B, D)
+
+    def train(self, mode: bool = True) -> "ContrastiveModel":
+        """As in every module, but what is frozen keeps its BatchNorm statistics."""
+        super().train(mode)
+        for module in [self.backbone] if self.only_head else self.frozen:
+            module.eval()
+        return self
+
+    def rest_backbone(self, resting: bool) -> None:
+        """Let only the head learn, or all again."""
+        if resting != self.only_head:
+            self.only_head = resting
+            self.train(self.training)
 
 
 def build_model(config: TrainConfig) -> ContrastiveModel:
@@ -42,4 +61,6 @@ def build_model(config: TrainConfig) -> ContrastiveModel:
         torch.manual_seed(derive_seed(config.seed, "head"))
         head = projection_head(feature_width(backbone, config.augment.size), config.head)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    return ContrastiveModel(backbone, head, memory_format)
+    model = ContrastiveModel(backbone, head, memory_format)
+    model.frozen = freeze(backbone, config.encoder.frozen_layers)
+    return model

@@ -17,6 +17,7 @@ from simclr.losses import (
     ContrastiveConfig,
     CrossEntropyConfig,
     DistributionFocalConfig,
+    DistributionFocalLoss,
     LabelLoss,
     LabelLossConfig,
     MarginConfig,
@@ -29,7 +30,15 @@ from simclr.losses import (
     TripletConfig,
 )
 
-__all__ = ["OBJECTIVES", "NTXentConfig", "Objective", "ObjectiveConfig", "SupConConfig", "build_objective"]
+__all__ = [
+    "OBJECTIVES",
+    "NTXentConfig",
+    "Objective",
+    "ObjectiveConfig",
+    "SupConConfig",
+    "build_objective",
+    "fit_objective",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,8 @@ class NTXentConfig:
     name: ClassVar[str] = "nt-xent"
     views: ClassVar[int] = 2
     needs_labels: ClassVar[bool] = False
+    soft_labels: ClassVar[bool] = False
+    reads_numbers: ClassVar[bool] = False
     lr_multiplier: ClassVar[float] = 1.0
 
     temperature: float = 0.5
@@ -56,6 +67,8 @@ class SupConConfig:
     name: ClassVar[str] = "supcon"
     views: ClassVar[int] = 1
     needs_labels: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = False
+    reads_numbers: ClassVar[bool] = False
     lr_multiplier: ClassVar[float] = 1.0
 
     temperature: float = 0.1
@@ -93,7 +106,8 @@ else:
 class Objective(nn.Module):
     """What the loop calls: ``(z (V, B, D), labels (B,), indices (B,), seed) -> scalar``.
 
-    All views of an image share its label and its number. ``statistics`` holds 0-dim tensors of the latest call.
+    Labels are int64 (B,); numbers (B,) or soft labels (B, C) for the losses that read them. All views of an image share
+    its label and its number. ``statistics`` holds 0-dim tensors of the latest call.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -113,12 +127,26 @@ class Objective(nn.Module):
         views = len(z)
         # Every rank draws the same negatives: the generator is theirs in common, not the process's own.
         generator = torch.Generator(device=z.device).manual_seed(seed)
-        return self.loss(z.flatten(0, 1), labels.repeat(views), indices.repeat(views), generator=generator)
+        labels = labels.repeat(views, *[1] * (labels.ndim - 1))
+        return self.loss(z.flatten(0, 1), labels, indices.repeat(views), generator=generator)
+
+    def scores(self, z: Tensor) -> Tensor | None:
+        """Class logits (N, C) of embeddings ``z`` (N, D), or None where the loss has no classifier of its own."""
+        return self.loss.scores(z) if isinstance(self.loss, LabelLoss) else None
+
+    def numbers(self, z: Tensor) -> Tensor | None:
+        """Predicted numbers (N,) of embeddings ``z`` (N, D), or None where the loss predicts none."""
+        return self.loss.predict(z) if isinstance(self.loss, DistributionFocalLoss) else None
 
     def warning(self, loss: float, figures: dict[str, float]) -> dict[str, str]:
         """Plain words for a collapse that an epoch's mean ``loss`` and ``figures`` show, by its kind."""
         said = self.loss.warning(loss, figures) if isinstance(self.loss, LabelLoss) else None
         return {"objective": said} if said else {}
+
+
+def fit_objective(config: ObjectiveConfig, targets: Tensor | None) -> ObjectiveConfig:
+    """``config`` with what it leaves to the training images' labels or numbers (N,) filled in."""
+    return config.fitted(targets) if isinstance(config, LabelLossConfig) and targets is not None else config
 
 
 def build_objective(config: ObjectiveConfig, *, classes: int, dim: int, samples: int, seed: int) -> Objective:

@@ -69,24 +69,30 @@ class LARS(torch.optim.Optimizer):
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, objective: nn.Module | None = None, lr_multiplier: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    objective: nn.Module | None = None,
+    lr_multiplier: float = 1.0,
+    layer_scale: Callable[[str], float] = lambda name: 1.0,
 ) -> list[dict[str, Any]]:
     """Matrices and convolutions with weight decay; biases, normalisation and other vectors without; the objective's own.
 
-    All but the first group have ``weight_decay=0`` and ``adapt=False`` (which only LARS reads). The parameters of
-    ``objective`` (class weights, betas, thresholds) learn at ``lr_multiplier`` times the learning rate.
+    All but the first kind have ``weight_decay=0`` and ``adapt=False`` (which only LARS reads). The parameters of
+    ``objective`` (class weights, betas, thresholds) learn at ``lr_multiplier`` times the learning rate, those of
+    ``model`` at ``layer_scale(name)`` times it: a group for each scale.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    plain = [p for p in trained if p.ndim <= 1]
-    decayed = [p for p in trained if p.ndim > 1]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay, "adapt": True, "lr_scale": 1.0},
-        {"params": plain, "weight_decay": 0.0, "adapt": False, "lr_scale": 1.0},
-    ]
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        matrix, scale = p.ndim > 1, layer_scale(name)
+        kind = {"weight_decay": weight_decay if matrix else 0.0, "adapt": matrix, "lr_scale": scale}
+        groups.setdefault((not matrix, scale), {"params": [], **kind})["params"].append(p)
+    ordered = [groups[key] for key in sorted(groups)]
     if objective is not None:
         own = [p for p in objective.parameters() if p.requires_grad]
-        groups.append({"params": own, "weight_decay": 0.0, "adapt": False, "lr_scale": lr_multiplier})
-    return [group for group in groups if group["params"]]
+        ordered.append({"params": own, "weight_decay": 0.0, "adapt": False, "lr_scale": lr_multiplier})
+    return [group for group in ordered if group["params"]]
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float) -> torch.optim.Optimizer:

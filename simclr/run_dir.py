@@ -1,15 +1,21 @@
 """A run's folder: who may write there, where the run stands, and what it left behind."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from simclr.checkpoint import Checkpoint, newest_checkpoint
+from simclr.classifier import export_head
 from simclr.config import TrainConfig
 from simclr.config_io import differences, load_config, save_config
+from simclr.distributed import derive_seed
 from simclr.errors import CheckpointError, ConfigError
+from simclr.export import export_encoder
+from simclr.losses import LabelLossConfig
+from simclr.model import ContrastiveModel
+from simclr.objectives import Objective, ObjectiveConfig
 
-__all__ = ["RunResult", "claim", "open_run"]
+__all__ = ["RunResult", "claim", "export_run", "open_run"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class RunResult:
 
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last figures of ``metrics.jsonl``: loss, diagnostics, online kNN."""
+
+    main: bool = True
+    """Whether this process speaks for all of them: it is the first."""
 
     scorable: bool = False
     """Whether this process should score the encoder: it is the main one, the run is finished, and there are labels."""
@@ -71,3 +80,39 @@ def claim(config: TrainConfig) -> None:
             save_config(config, config.run_dir / "config.yaml")
     except OSError as error:
         raise CheckpointError(f"{config.run_dir} cannot be written ({error.strerror}); choose another --out") from error
+
+
+def export_run(
+    config: TrainConfig,
+    model: ContrastiveModel,
+    objective: Objective,
+    objective_config: ObjectiveConfig,
+    classes: tuple[str, ...],
+    sizes: dict[str, int],
+) -> None:
+    """Write the finished run's encoder, and with labels its head, to ``config.run_dir / "encoder"``."""
+    folder = config.run_dir / "encoder"
+    export_encoder(
+        model.backbone,
+        folder,
+        # What comes out is whole: nothing has to be fetched to load it.
+        config=replace(config.encoder, init=None, init_partial=False, pretrained=False, frozen_layers=0),
+        augment=config.augment,
+        seed=derive_seed(config.seed, "init"),
+        training={
+            "run": config.name,
+            "objective": config.objective.name,
+            "epochs": config.train.epochs,
+            "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
+        },
+    )
+    if config.objective.needs_labels and isinstance(objective_config, LabelLossConfig):
+        export_head(
+            folder,
+            model.head,
+            objective,
+            head_config=config.head,
+            objective_config=objective_config,
+            classes=classes,
+            sizes=sizes,
+        )

@@ -1,4 +1,4 @@
-"""Training, start to end, on one page: ``accelerate launch scripts/pretrain.py``.
+"""Training, start to end, on one page: pretraining, supervised objectives and fine-tuning alike.
 
 A step is a pure function of (config, weights, step): the order of the images, their views and every random number of
 the model come from seeds derived from the step. So there is no random state to save, a resumed run takes the same
@@ -10,37 +10,41 @@ import time
 import torch
 from torch import nn
 
-from augment import ViewGenerator
+from augment import Mix, ViewGenerator
 from simclr.checkpoint import save_checkpoint
 from simclr.config import TrainConfig
 from simclr.config_io import to_dict
 from simclr.curves import draw_curves
-from simclr.data import Batches, load_source, make_sampler, place
+from simclr.data import Batches, MinedSampler, load_source, make_sampler, place, with_targets
 from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.encoder import feature_width
-from simclr.errors import ConfigError, DataError
-from simclr.export import export_encoder
+from simclr.errors import ConfigError
 from simclr.finite import FiniteGuard
 from simclr.grad_cache import cached_step
-from simclr.launch import make_accelerator, opening_line
+from simclr.launch import make_accelerator, opening_line, report_profile
+from simclr.layers import layer_decay
 from simclr.model import build_model
-from simclr.objectives import build_objective
-from simclr.online import OnlineScore
+from simclr.objectives import build_objective, fit_objective
+from simclr.offline import OfflineMiner
+from simclr.online import make_online_score
 from simclr.optim import build_optimizer, parameter_groups, peak_learning_rate
 from simclr.preview import draw_views
-from simclr.run_dir import RunResult, claim, open_run
+from simclr.profile import StepProfile
+from simclr.run_dir import RunResult, claim, export_run, open_run
 from simclr.runlog import RunLog
 from simclr.schedule import learning_rate
 from simclr.signals import StopFlag
+from simclr.starting_point import start_from
 from simclr.state import gather_state, restore_state
 from simclr.trackers import check_trackers, start_trackers
+from simclr.weights import Weights
 
 __all__ = ["pretrain"]
 
 
 def pretrain(config: TrainConfig) -> RunResult:
-    """Pretrain an encoder as ``config`` says, or continue a run that was stopped.
+    """Train an encoder as ``config`` says, or continue a run that was stopped.
 
     Writes everything below ``config.run_dir``. The same call again continues from the newest whole checkpoint, in the
     middle of an epoch too, and gives the weights of an undisturbed run; on a CPU to the bit.
@@ -61,28 +65,38 @@ def pretrain(config: TrainConfig) -> RunResult:
     with accelerator.main_process_first():  # one process downloads, the others find it there
         images = load_source(config.data, "train")
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    images = place(images, device, config.data.device_resident)
-    if config.objective.needs_labels and images.labels is None:
-        raise DataError(f"the objective {config.objective.name} needs labels, and {images.name} has none")
+    images = place(with_targets(images, config.objective), device, config.data.device_resident)
     sampler = make_sampler(config, images)
-    if config.train.batch_size % world:
-        raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes")
+    if config.train.batch_size % (2 * world if config.mix.active else world):
+        pairs = " in whole pairs of mixed images" if config.mix.active else ""
+        raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes{pairs}")
     steps_per_epoch = sampler.steps_per_epoch
     total_steps = config.train.epochs * steps_per_epoch
     local = config.train.batch_size // world
 
     # The model, what it minimises, and how.
     views = ViewGenerator(config.augment).to(device)
-    model = build_model(config).to(device)
+    model = build_model(config)
+    if config.encoder.init is not None and checkpoint is None:
+        notes.append(start_from(model.backbone, config.encoder))
+    model.to(device)
     if world > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     width = config.head.out_dim if config.head.layers else feature_width(model.backbone, config.augment.size)
     sizes = {"classes": len(images.classes), "dim": width, "samples": len(images)}
-    objective = build_objective(config.objective, **sizes, seed=derive_seed(config.seed, "objective")).to(device)
-    groups = parameter_groups(model, config.optim.weight_decay, objective, config.objective.lr_multiplier)
+    fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels)
+    objective = build_objective(fitted, **sizes, seed=derive_seed(config.seed, "objective")).to(device)
+    groups = parameter_groups(
+        model,
+        config.optim.weight_decay,
+        objective,
+        config.objective.lr_multiplier,
+        layer_decay(model.backbone, config.optim.layer_decay),
+    )
     peak = peak_learning_rate(config.optim, config.train.batch_size)
     optimizer = build_optimizer(groups, config.optim, peak)
-    done = restore_state(checkpoint, model, objective, optimizer, accelerator) if checkpoint else 0
+    weights = Weights(model, objective, config.train.ema)
+    done = restore_state(checkpoint, weights, sampler, optimizer, accelerator) if checkpoint else 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     runner = model if config.train.compile == "no" else torch.compile(model, mode=config.train.compile)
     runner, optimizer = accelerator.prepare(runner, optimizer)
@@ -95,11 +109,15 @@ def pretrain(config: TrainConfig) -> RunResult:
     for note in notes:
         log.say(note)
     log.say(opening_line(config, images, model, accelerator, done, total_steps))
-    online = OnlineScore(images, config) if images.labels is not None and config.train.knn_every else None
+    online = make_online_score(images, config, device)
     guard = FiniteGuard(local, device)
     batches = Batches(
         images, sampler, device, start=done, stop=total_steps, rank=rank, world=world, workers=config.data.workers
     )
+    if isinstance(sampler, MinedSampler):
+        batches.call_every(sampler.period, OfflineMiner(sampler, images, model, config, device, log.say))
+    soft = config.mix.active or (images.values is not None and config.objective.soft_labels)
+    profile = StepProfile(config.train.profile, device)
     loss_sum, counted = torch.zeros((), device=device), 0
     epoch_loss = torch.full((), checkpoint.progress["epoch_loss"] if checkpoint else 0.0, device=device)
     began, waited = time.perf_counter(), 0.0
@@ -107,7 +125,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     def save(step: int) -> None:
         guard.refuse(images)
         if accelerator.is_main_process:
-            tensors, state = gather_state(model, objective, optimizer, accelerator)
+            tensors, state = gather_state(weights, sampler, optimizer, accelerator)
             folder = config.run_dir / "checkpoints"
             progress = {"processes": world, "epoch_loss": epoch_loss.item()}
             save_checkpoint(folder, step, tensors, state, progress, keep=config.train.keep_checkpoints)
@@ -117,35 +135,48 @@ def pretrain(config: TrainConfig) -> RunResult:
     step, stopped = done, False
     with StopFlag() as stop, log:
         for step, batch in enumerate(batches, start=done):
+            profile.mark("other")
             # Randomness of the model itself (dropout, stochastic depth): a function of the step, like all the rest.
             torch.manual_seed(derive_seed(config.seed, "model", step, rank))
             rate = _set_learning_rate(config, optimizer, step, steps_per_epoch, total_steps, peak)
+            model.rest_backbone(step < config.schedule.head_epochs * steps_per_epoch)
 
             # Views are drawn for the whole global batch and each rank takes its own, so that they do not depend on
             # how many ranks there are.
+            profile.mark("augment")
             drawn = views.sample(
                 config.train.batch_size, (images.size, images.size), derive_seed(config.seed, "views", step), device
             )
             drawn = drawn.rows(slice(rank * local, (rank + 1) * local))
             x = views.apply(batch.images, drawn)  # (V, B, 3, S, S)
+            targets = batch.targets(len(images.classes), soft)  # (B,), or (B, C) where soft
+            if config.mix.active:
+                mix_seed = derive_seed(config.seed, "mix", step)
+                mix = Mix.sample(config.mix, config.train.batch_size, x.shape[-1], mix_seed)
+                mix = mix.rows(slice(rank * local, (rank + 1) * local))
+                x, targets = mix.apply(x), mix.targets(targets)
             if step == 0 and accelerator.is_main_process:
                 draw_views(config, batch.images, x, drawn, config.run_dir / "views.png")
 
+            profile.mark("encoder")
             draws = derive_seed(config.seed, "objective", step)
-            labels, indices = (gather_rows(t[None])[0] for t in (batch.labels, batch.indices))  # (global B,)
+            labels, indices = (gather_rows(t[None])[0] for t in (targets, batch.indices))  # (global B, ...)
             loss, z = cached_step(
-                runner,
+                model if model.only_head and not config.head.layers else runner,  # the objective alone learns
                 x,
-                lambda z: objective(gather_rows(z), labels, indices, draws),  # noqa: B023 - called before it changes
-                chunk=config.train.cached_chunk or local,
+                profile.loss(lambda z: objective(gather_rows(z), labels, indices, draws)),  # noqa: B023 - called at once
+                chunk=local if model.only_head else config.train.cached_chunk or local,
                 backward=accelerator.backward,
             )  # scalar, (V, B, D), both without a graph; the gradients are in place
+            profile.mark("optimizer")
             accelerator.unscale_gradients()
             norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm or float("inf"), foreach=True)
             # fp16 meets infinite gradients as a matter of course: its scaler skips those steps and lowers the scale.
             guard.watch(step, loss, z, norm if accelerator.scaler is None else loss, batch.indices)
             optimizer.step()
             optimizer.zero_grad()
+            weights.follow(step + 1)
+            profile.mark("other")
 
             loss_sum, counted, epoch_loss = loss_sum + loss, counted + 1, epoch_loss + loss
             step += 1
@@ -176,7 +207,7 @@ def pretrain(config: TrainConfig) -> RunResult:
                     figures = {name: value.item() for name, value in objective.statistics.items()}
                     log.warn(epoch, warnings | objective.warning(mean_loss, figures))
                 if online and (epoch % config.train.knn_every == 0 or last):
-                    diagnostics["online_knn"] = online(model.backbone, device)
+                    diagnostics |= online(*weights.final, device)
                 log.epoch(step, epoch, {"epoch_loss": mean_loss, **diagnostics})
                 epoch_loss = torch.zeros_like(epoch_loss)
             # With one process the flag is free to read at every step; several must agree, which costs a wait.
@@ -185,27 +216,23 @@ def pretrain(config: TrainConfig) -> RunResult:
             )
             if stopped or last or step % config.train.checkpoint_every == 0:
                 save(step)
-            if stopped:
+            if stopped or profile.end_step():
                 break
 
+    if config.train.profile:
+        report_profile(profile, config, model, x, accelerator)
     finished = step == total_steps
     if accelerator.is_main_process:
         draw_curves(config.run_dir / "metrics.jsonl", config.run_dir / "curves.png")
         if finished:
-            notes_on_training = {"run": config.name, "objective": config.objective.name, "epochs": config.train.epochs}
-            seed = derive_seed(config.seed, "init")
-            export_encoder(
-                model.backbone,
-                config.run_dir / "encoder",
-                config=config.encoder,
-                augment=config.augment,
-                seed=seed,
-                training=notes_on_training,
-            )
+            export_run(config, *weights.final, fitted, images.classes, sizes)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    scorable = finished and accelerator.is_main_process and images.labels is not None
-    return RunResult(run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, scorable=scorable)
+    main = accelerator.is_main_process
+    scorable = finished and main and images.labels is not None
+    return RunResult(
+        run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, main=main, scorable=scorable
+    )
 
 
 def _set_learning_rate(
@@ -216,14 +243,16 @@ def _set_learning_rate(
     total_steps: int,
     peak: float,
 ) -> float:
+    first = config.schedule.head_epochs * steps_per_epoch  # the head alone learns at the full rate
     rate = learning_rate(
-        step,
-        total_steps=total_steps,
+        step - first,
+        total_steps=total_steps - first,
         warmup_steps=round(config.schedule.warmup_epochs * steps_per_epoch),
         peak=peak,
         final=config.schedule.final,
         decay=config.schedule.decay,
     )
+    rate = peak if step < first else rate
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     return rate

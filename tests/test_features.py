@@ -13,7 +13,7 @@ from torch import multiprocessing as mp
 
 from linear_eval import Features, encoder_digest, extract_features, pixel_features
 from linear_eval.features import check_features
-from simclr.errors import ConfigError, DataError
+from simclr.errors import CheckpointError, ConfigError, DataError
 
 
 class Numbered:
@@ -171,6 +171,12 @@ def _share(number: int, rank: int, folder: str) -> None:
         features = extract_features(MeanPixel(), images, 2)
         if rank == 0:  # alone, while the other process does not call
             assert torch.equal(extract_features(MeanPixel(), Numbered(7), distributed=False).x, features.x)
+        for count in (7, 1):  # of one image the first process gets none
+            own = Numbered(count)
+            written = extract_features(MeanPixel(), own, 2, out=f"{folder}/features")
+            assert torch.equal(written.x[:, 0], torch.arange(float(count))) and written.mapped
+            assert torch.equal(written.y, torch.arange(count) % 3) and torch.equal(written.index, torch.arange(count))
+            assert len(own.read) == (count * (rank + 1) // 2 - count * rank // 2)
     finally:
         dist.destroy_process_group()
     torch.save((features.x, features.y, features.index, images.read), Path(folder) / f"rank-{rank}.pt")
@@ -204,6 +210,135 @@ def test_subset_keeps_rows_together() -> None:
     part = features.subset(torch.tensor([4, 1]))
     assert part.x[:, 0].tolist() == [4.0, 1.0] and part.y.tolist() == [1, 1] and part.index.tolist() == [4, 1]
     assert features.subset(features.y == 0).index.tolist() == [0, 3]
+
+    assert features.subset(features.y >= 0) is features  # nothing to leave out, nothing to copy
+
+
+def three(seed: int = 0, count: int = 3) -> Features:
+    x = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed))
+    return Features(x, torch.arange(count) - 1, torch.arange(count) + 2**40)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_files_give_back_every_bit(tmp_path: Path, mmap: bool) -> None:
+    features = three()
+    features.x[0, 0], features.x[0, 1] = torch.nan, -0.0
+    features.save(tmp_path / "deep" / "er")
+    again = Features.load(tmp_path / "deep" / "er", mmap=mmap)
+    assert torch.equal(again.x.view(torch.int32), features.x.view(torch.int32)) and again.x.is_contiguous()
+    assert torch.equal(again.y, features.y) and torch.equal(again.index, features.index)
+    assert again.mapped == mmap
+    assert np.array_equal(np.load(tmp_path / "deep" / "er" / "x.npy")[1:], features.x.numpy()[1:])  # anyone can read it
+    again.x.zero_()
+    assert not torch.equal(Features.load(tmp_path / "deep" / "er").x[1:], again.x[1:])
+
+
+def test_saving_again_replaces_and_may_read_what_it_replaces(tmp_path: Path) -> None:
+    for seed, count in ((0, 5), (1, 3)):
+        three(seed, count).save(tmp_path / "f")
+    mapped = Features.load(tmp_path / "f")
+    assert torch.equal(mapped.x, three(1).x)
+    mapped.save(str(tmp_path / "f"))
+    assert torch.equal(Features.load(tmp_path / "f").x, three(1).x)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["index.npy", "x.npy", "y.npy"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename", "last rename"])
+def test_a_disk_that_refuses_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    three(0).save(tmp_path / "f")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if call == "fsync":
+            patch.setattr("os.fsync", full)
+        else:
+            rename = Path.rename
+            patch.setattr(
+                Path,
+                "rename",
+                lambda path, to: full() if call == "rename" or "partial" in path.name else rename(path, to),
+            )
+        with pytest.raises(CheckpointError, match=r"could not be written .*No space left.*untouched"):
+            three(1).save(tmp_path / "f")
+    assert torch.equal(Features.load(tmp_path / "f").x, three(0).x)
+    three(1).save(tmp_path / "f")  # what the failure left behind is in nobody's way
+    assert torch.equal(Features.load(tmp_path / "f").x, three(1).x)
+
+
+def test_foreign_folders_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("meow")
+    (tmp_path / "file").write_text("")
+    for name, expected in (("photos", "cat.jpg"), ("file", "is a file")):
+        with pytest.raises(CheckpointError, match=expected):
+            three().save(tmp_path / name)
+        with pytest.raises(CheckpointError, match=expected):
+            extract_features(MeanPixel(), Numbered(3), out=tmp_path / name)
+    assert (tmp_path / "photos" / "cat.jpg").read_text() == "meow"
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path, mmap: bool) -> None:
+    def cut(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:-3])
+
+    cases = [
+        ("x.npy", cut, "x.npy is damaged"),
+        ("y.npy", cut, "y.npy is damaged"),
+        ("x.npy", lambda path: path.write_bytes(b""), "x.npy is damaged"),
+        ("x.npy", lambda path: path.write_text("not an array"), "x.npy is damaged"),
+        ("x.npy", Path.unlink, "x.npy is missing"),
+        ("index.npy", Path.unlink, "index.npy is missing"),
+        ("x.npy", lambda path: np.save(path, np.zeros((3, 5))), "holds float64"),
+        ("x.npy", lambda path: np.save(path, np.zeros((3, 5), np.float32).T.copy().T), "C order"),
+        ("y.npy", lambda path: np.save(path, np.zeros((3, 1), np.int64)), r"shape \(3, 1\)"),
+        ("y.npy", lambda path: np.save(path, np.zeros(4, np.int64)), "'y': 4"),
+        ("y.npy", lambda path: np.save(path, np.array([object()] * 3), allow_pickle=True), "y.npy is damaged"),
+    ]
+    for number, (name, damage, expected) in enumerate(cases):
+        folder = tmp_path / str(number)
+        three().save(folder)
+        damage(folder / name)
+        with pytest.raises(CheckpointError, match=expected) as caught:
+            Features.load(folder, mmap=mmap)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="missing"):
+        Features.load(tmp_path / "nowhere", mmap=mmap)
+
+
+def test_a_file_larger_than_memory_is_mapped_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    three().save(tmp_path / "f")
+    load = np.load
+
+    def refusing(path: Path, mmap_mode: str | None = None, **options: bool) -> np.ndarray:
+        if mmap_mode == "c":
+            raise OSError(12, "Cannot allocate memory")
+        return load(path, mmap_mode=mmap_mode, **options)
+
+    monkeypatch.setattr(np, "load", refusing)
+    assert torch.equal(Features.load(tmp_path / "f").x, three().x)
+
+
+def test_features_written_as_they_come_are_those_of_memory(tmp_path: Path) -> None:
+    encoder = small_encoder()
+    images = [(image, i % 4) for i, image in enumerate(torch.rand(10, 3, 6, 6))]
+    expected = extract_features(encoder, images, 3)
+    written = extract_features(encoder, images, 3, out=tmp_path / "f")
+    assert written.mapped and torch.equal(written.x, expected.x)
+    assert torch.equal(written.y, expected.y) and torch.equal(written.index, expected.index)
+
+
+def test_an_encoder_that_fails_half_way_leaves_no_features(tmp_path: Path) -> None:
+    images = [torch.rand(3, 4, 4)] * 4 + [torch.rand(3, 5, 5)]
+    with pytest.raises(DataError, match=r"image 4 .* one size"):
+        extract_features(
+            nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten()), images, 3, out=tmp_path / "f"
+        )
+    with pytest.raises(CheckpointError, match="missing"):
+        Features.load(tmp_path / "f")
 
 
 def test_what_makes_no_sense_is_refused_in_one_line() -> None:

@@ -68,6 +68,6 @@ def test_every_objective_trains_and_resumes_to_the_same_bits(
 @pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o.needs_labels], ids=lambda objective: objective.name)
 def test_labels_are_asked_for(objective: type, tiny_run: TrainConfig, image_folder: Path) -> None:
     data = replace(tiny_run.data, source="folder", path=image_folder, limit=None, labels="none")
-    with pytest.raises(DataError, match=f"the objective {objective.name} needs labels, and .* has none"):
+    with pytest.raises(DataError, match=f"the objective {objective.name} needs labels, and .* has no labels"):
         simclr.pretrain(replace(tiny_run, objective=objective(), data=data))
     assert not tiny_run.run_dir.exists()

@@ -106,6 +106,13 @@ def test_protocol_is_a_function_of_the_seed():
     assert open_set(test, trials=200, ways=(3,), seed=1) != open_set(test, trials=200, ways=(3,), seed=2)
 
 
+def test_encoders_of_any_width_are_given_the_same_trials():
+    test = blobs([0, 1, 2, 3, 4], 9, 8, spread=3.0)
+    wide = Features(x=torch.cat([test.x, torch.zeros(len(test), 8000)], dim=1), y=test.y, index=test.index)
+    narrow, padded = (open_set(one, ways=(5,), trials=600)["one_shot"]["5"] for one in (test, wide))
+    assert 0.2 < narrow["accuracy"] < 1 and narrow == padded
+
+
 def test_shared_classes_are_refused():
     test = blobs([0, 1, 2, 3], 5, 4)
     with pytest.raises(DataError, match="shares 2 classes with trained_on: 1, 3"):

@@ -3,9 +3,11 @@
 from simclr.data.class_sampler import ClassSampler
 from simclr.data.class_split import ClassSplit, class_disjoint_split
 from simclr.data.image_set import ImageSet
-from simclr.data.loader import Batches, make_sampler, place
+from simclr.data.loader import Batches, Sampler, make_sampler, place
+from simclr.data.mined_sampler import MinedSampler
 from simclr.data.sampler import EpochSampler
 from simclr.data.sources import load_source
+from simclr.data.targets import with_targets
 
 __all__ = [
     "Batches",
@@ -13,8 +15,11 @@ __all__ = [
     "ClassSplit",
     "EpochSampler",
     "ImageSet",
+    "MinedSampler",
+    "Sampler",
     "class_disjoint_split",
     "load_source",
     "make_sampler",
     "place",
+    "with_targets",
 ]

@@ -1,7 +1,7 @@
 """Batches of uint8 images on the device, in the sampler's order: from one resident tensor, or decoded by workers."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from augment import soft_targets
 from simclr.config import TrainConfig
 from simclr.data.class_sampler import ClassSampler
 from simclr.data.image_set import ImageSet
+from simclr.data.mined_sampler import MinedSampler
 from simclr.data.sampler import EpochSampler
 from simclr.errors import DataError
 
-__all__ = ["Batch", "Batches", "fits_on", "make_sampler", "place"]
+__all__ = ["Batch", "Batches", "Sampler", "fits_on", "make_sampler", "place"]
+
+
+Sampler = EpochSampler | ClassSampler | MinedSampler
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,15 @@ class Batch:
 
     indices: Tensor
     """int64 (B,) on the device: the images' numbers in the set."""
+
+    values: Tensor | None = None
+    """float32 (B,) on the device, where the set has them: qualities of the labels, or numbers to predict."""
+
+    def targets(self, classes: int, soft: bool = False) -> Tensor:
+        """What an objective learns: labels int64 (B,); if ``soft``, shares of classes (B, C); numbers (B,) without classes."""
+        if self.values is not None and not classes:
+            return self.values
+        return soft_targets(self.labels, classes, self.values) if soft else self.labels
 
 
 def fits_on(device: torch.device, nbytes: int) -> bool:
@@ -51,7 +65,7 @@ def place(images: ImageSet, device: torch.device, resident: Literal["auto", "yes
     return images.intact() if images.broken == "skip" else images
 
 
-def make_sampler(config: TrainConfig, images: ImageSet) -> EpochSampler | ClassSampler:
+def make_sampler(config: TrainConfig, images: ImageSet) -> Sampler:
     """The sampler that ``config.sampler`` names, over ``images``.
 
     Raises:
@@ -61,7 +75,9 @@ def make_sampler(config: TrainConfig, images: ImageSet) -> EpochSampler | ClassS
     if chosen.name == "shuffle":
         return EpochSampler(images=len(images), batch_size=batch, seed=config.seed)
     if images.labels is None:
-        raise DataError(f"sampler.name=classes needs labels, and {images.name} has none")
+        raise DataError(f"sampler.name={chosen.name} needs labels, and {images.name} has none")
+    if chosen.name == "mined":
+        return MinedSampler(images=len(images), batch_size=batch, mine_every=chosen.mine_every)
     return ClassSampler(
         labels=images.labels, batch_size=batch, classes=chosen.classes, per_class=chosen.per_class, seed=config.seed
     )
@@ -81,7 +97,7 @@ class Batches:
     def __init__(
         self,
         images: ImageSet,
-        sampler: EpochSampler | ClassSampler,
+        sampler: Sampler,
         device: torch.device,
         *,
         start: int,
@@ -90,38 +106,56 @@ class Batches:
         world: int = 1,
         workers: int = 2,
     ) -> None:
+        self.refresh: Callable[[int], None] | None = None
+        self.refresh_every = 0
         self.images, self.sampler, self.device = images, sampler, device
         self.start, self.stop, self.rank, self.world, self.workers = start, stop, rank, world, workers
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        source = self._resident() if self.images.pixels is not None else self._decoded()
-        while True:
-            began = time.perf_counter()
-            batch = next(source, None)
-            self.waited += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
+        begin = self.start
+        while begin < self.stop:
+            end = self.stop
+            if self.refresh is not None:
+                if begin % self.refresh_every == 0:
+                    self.refresh(begin)
+                end = min(end, begin - begin % self.refresh_every + self.refresh_every)
+            steps = range(begin, end)
+            source = self._resident(steps) if self.images.pixels is not None else self._decoded(steps)
+            while True:
+                began = time.perf_counter()
+                batch = next(source, None)
+                self.waited += time.perf_counter() - began
+                if batch is None:
+                    break
+                yield batch
+            begin = end
 
-    def _steps(self) -> Iterator[Tensor]:
-        return (self.sampler.indices(step, self.rank, self.world) for step in range(self.start, self.stop))
+    def call_every(self, steps: int, refresh: Callable[[int], None]) -> None:
+        """Call ``refresh(step)`` before every step that ``steps`` divides: after the step before it is done, and before
+        anything of the steps behind it is read."""
+        self.refresh_every, self.refresh = steps, refresh
 
-    def _resident(self) -> Iterator[Batch]:
+    def lists(self, steps: range) -> Iterator[Tensor]:
+        """The image indices of each step on this rank."""
+        return (self.sampler.indices(step, self.rank, self.world) for step in steps)
+
+    def _resident(self, steps: range) -> Iterator[Batch]:
         pixels = self.images.pixels
         assert pixels is not None
         labels = self._labels().to(self.device)
-        for indices in self._steps():
+        values = None if self.images.values is None else self.images.values.to(self.device)
+        for indices in self.lists(steps):
             here = indices.to(self.device, non_blocking=True)
             images = pixels[here.to(pixels.device)].to(self.device, non_blocking=True)
-            yield Batch(images, labels[here], here)
+            yield Batch(images, labels[here], here, None if values is None else values[here])
 
-    def _decoded(self) -> Iterator[Batch]:
-        labels = self._labels()
+    def _decoded(self, steps: range) -> Iterator[Batch]:
+        labels, values = self._labels(), self.images.values
         loader = DataLoader(
             _Decoded(self.images),
-            # One loader for all steps that are left: no pause between epochs while workers start again.
-            batch_sampler=_Lists(self),
+            # One loader for all these steps: no pause between epochs while workers start again.
+            batch_sampler=_Lists(self, steps),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if self.workers else None,
@@ -131,6 +165,7 @@ class Batches:
                 images.to(self.device, non_blocking=True),
                 labels[indices].to(self.device, non_blocking=True),
                 indices.to(self.device, non_blocking=True),
+                None if values is None else values[indices].to(self.device, non_blocking=True),
             )
 
     def _labels(self) -> Tensor:
@@ -149,11 +184,11 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
 class _Lists:
     """The index lists that DataLoader's ``batch_sampler`` wants."""
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
+    def __init__(self, batches: Batches, steps: range) -> None:
+        self.batches, self.steps = batches, steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (indices.tolist() for indices in self.batches._steps())
+        return (indices.tolist() for indices in self.batches.lists(self.steps))
 
     def __len__(self) -> int:
-        return self.batches.stop - self.batches.start
+        return len(self.steps)

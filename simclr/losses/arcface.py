@@ -89,6 +89,10 @@ class ArcFaceLoss(LabelLoss):
                 cosines = cosines.unflatten(1, (self.num_classes, self.subcenters)).max(2).values
             return cosines
 
+    def scores(self, z: Tensor) -> Tensor:
+        """Class logits (N, C) of embeddings ``z`` (N, D): scaled cosines, without a margin."""
+        return self.scale * self.cosines(z)
+
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -115,6 +115,10 @@ class CenterCrossEntropyLoss(LabelLoss):
         self.cross_entropy = CrossEntropyLoss(num_classes, dim, label_smoothing)
         self.center = CenterLoss(num_classes, dim, alpha)
 
+    def scores(self, z: Tensor) -> Tensor:
+        """Class logits (N, C) of embeddings ``z`` (N, D)."""
+        return self.cross_entropy.scores(z)
+
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:

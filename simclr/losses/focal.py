@@ -19,7 +19,14 @@ from simclr.distances import full_precision, zero_with_graph
 from simclr.losses.label_loss import require
 from simclr.mining_tuples import check_labels
 
-__all__ = ["DistributionHead", "FocalReduction", "distribution_focal_loss", "integral", "quality_focal_loss"]
+__all__ = [
+    "DistributionHead",
+    "FocalReduction",
+    "distribution_focal_loss",
+    "integral",
+    "quality_focal_loss",
+    "soft_quality_focal_loss",
+]
 
 FocalReduction = Literal["mean", "sum", "none"]
 """Mean or sum over the N samples, or one value a sample (N,)."""
@@ -43,11 +50,25 @@ def quality_focal_loss(
     require(beta > 0, "beta", beta, "positive")
     _check_logits(logits, quality, "quality")
     check_labels(labels, len(logits))
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    at_label = labels.unsqueeze(1) == classes  # (N, C), all False for background
+    target = torch.where(at_label, full_precision(quality).unsqueeze(1), 0)
+    return soft_quality_focal_loss(logits, target, beta, reduction)
+
+
+def soft_quality_focal_loss(
+    logits: Tensor, target: Tensor, beta: float = 2.0, reduction: FocalReduction = "mean"
+) -> Tensor:
+    """Quality focal loss of ``logits`` (N, C) against a ``target`` (N, C) in [0, 1] for every class: mixed images.
+
+    Raises `ValueError` for shapes that do not fit, `ConfigError` for ``beta`` <= 0 or an unknown ``reduction``.
+    """
+    require(beta > 0, "beta", beta, "positive")
+    if logits.ndim != 2 or logits.shape != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} must both be (N, C)")
     with torch.autocast(logits.device.type, enabled=False):
         logits = full_precision(logits)
-        classes = torch.arange(logits.shape[1], device=logits.device)
-        at_label = labels.unsqueeze(1) == classes  # (N, C), all False for background
-        target = torch.where(at_label, quality.to(logits.dtype).unsqueeze(1), 0)
+        target = target.to(logits.dtype)
         # Not y - sigma itself: a negative base and a beta that is no integer give NaN.
         miss = (target - logits.sigmoid()).abs()
         hit = miss == 0  # a slope of miss^beta for beta < 1 is infinite there; the loss is at its least

@@ -1,17 +1,23 @@
 """The focal losses as objectives with a head: a classifier of independent sigmoids, and a regressor over bins."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.errors import ConfigError
-from simclr.losses.focal import DistributionHead, distribution_focal_loss, integral, quality_focal_loss
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, require
-from simclr.losses.target_bins import TargetBins
+from simclr.losses.focal import (
+    DistributionHead,
+    distribution_focal_loss,
+    integral,
+    quality_focal_loss,
+    soft_quality_focal_loss,
+)
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_targets, require
+from simclr.losses.target_bins import TargetBins, choose_bins
 
 __all__ = ["DistributionFocalConfig", "DistributionFocalLoss", "QualityFocalConfig", "QualityFocalLoss"]
 
@@ -21,6 +27,7 @@ class QualityFocalConfig(LabelLossConfig):
     """Quality focal loss with a linear head (Li et al. 2020)."""
 
     name: ClassVar[str] = "quality-focal"
+    soft_labels: ClassVar[bool] = True
 
     beta: float = 2.0
     """Exponent of |y - sigma|: how much less a sample weighs that is nearly right."""
@@ -37,7 +44,7 @@ class QualityFocalConfig(LabelLossConfig):
 class QualityFocalLoss(LabelLoss):
     """`quality_focal_loss` of a linear head on embeddings as they are, quality 1 at the label; mean over the batch.
 
-    For soft labels: ``quality_focal_loss(loss.logits(z), labels, quality)``. Labels below 0 are background.
+    Labels below 0 are background. Labels may also be soft: the quality of every class in [0, 1], floating point (N, C).
 
     Parameters: ``head``. `statistics`: accuracy (over the samples that have a class).
     """
@@ -49,16 +56,23 @@ class QualityFocalLoss(LabelLoss):
         self.head = nn.Linear(dim, num_classes)
         nn.init.constant_(self.head.bias, -4.0)  # sigma 0.018: rare classes, as focal losses start (Lin et al. 2017)
 
-    def logits(self, z: Tensor) -> Tensor:
-        """Class scores (N, C) of embeddings ``z`` (N, D)."""
+    def scores(self, z: Tensor) -> Tensor:
+        """Class logits (N, C) of embeddings ``z`` (N, D): each class is a sigmoid of its own."""
         return F.linear(z, self.head.weight.to(z.dtype), self.head.bias.to(z.dtype))
+
+    def check_labels(self, labels: Tensor, rows: int) -> None:
+        """Raise unless ``labels`` are int64 (rows,) or qualities of the classes (rows, C)."""
+        check_targets(labels, rows, self.num_classes)
 
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss; 0 for an empty batch."""
+        logits = self.scores(z)
+        if labels.ndim == 2:
+            right = logits.argmax(1) == labels.argmax(1)
+            return soft_quality_focal_loss(logits, labels, self.beta), {"accuracy": right.sum() / max(len(z), 1)}
         check_classes(labels.clamp(min=0), self.num_classes)
-        logits = self.logits(z)
         foreground = labels >= 0
         right = (logits.argmax(1) == labels) & foreground
         loss = quality_focal_loss(logits, labels, torch.ones_like(logits[:, 0]), self.beta)
@@ -73,9 +87,11 @@ class DistributionFocalConfig(LabelLossConfig):
     """Regression of a number by distribution focal loss over bins (Li et al. 2020)."""
 
     name: ClassVar[str] = "distribution-focal"
+    reads_numbers: ClassVar[bool] = True
 
     low: float | None = None
-    """Target at the first bin; None for labels 0..C-1 as the number, one bin a class."""
+    """Target at the first bin; None takes the bins from the training images' numbers (`choose_bins`), or one bin a class
+    for labels 0..C-1 as the number."""
     high: float | None = None
     """Target at the last bin; None with low."""
     bins: int | None = None
@@ -87,6 +103,13 @@ class DistributionFocalConfig(LabelLossConfig):
         if any(value is None for value in given) and any(value is not None for value in given):
             raise ConfigError(f"low, high and bins are {given}; give all three (see choose_bins) or none")
         self._bins(2)
+
+    def fitted(self, targets: Tensor) -> Self:
+        """With bins chosen on the histogram of ``targets`` (N,), where they are numbers and none are given."""
+        if self.low is not None or not targets.is_floating_point():
+            return self
+        bins = choose_bins(targets)
+        return replace(self, low=bins.low, high=bins.high, bins=bins.count)
 
     def _bins(self, num_classes: int) -> TargetBins:
         if self.low is None or self.high is None or self.bins is None:

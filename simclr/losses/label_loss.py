@@ -15,7 +15,7 @@ A new loss is a subclass of `LabelLoss` with one method:
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from simclr.distances import full_precision, zero_with_graph
 from simclr.errors import require
 from simclr.mining_tuples import check_labels
 
-__all__ = ["LabelLoss", "LabelLossConfig", "check_classes", "mean_where", "require"]
+__all__ = ["LabelLoss", "LabelLossConfig", "check_classes", "check_targets", "mean_where", "require"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,10 @@ class LabelLossConfig(ABC):
     name: ClassVar[str]
     views: ClassVar[int] = 1
     needs_labels: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = False
+    """Whether the loss also takes targets (N, C): mixed images, labels with a quality."""
+    reads_numbers: ClassVar[bool] = False
+    """Whether the loss takes a number (N,) for a label."""
 
     lr_multiplier: float = 1.0
     """Learning rate of the objective's own parameters (class weights, betas, thresholds) over the encoder's. They get
@@ -41,6 +45,10 @@ class LabelLossConfig(ABC):
 
     def __post_init__(self) -> None:
         require(self.lr_multiplier > 0, "lr_multiplier", self.lr_multiplier, "a positive number")
+
+    def fitted(self, targets: Tensor) -> Self:
+        """This config with what it leaves to the training ``targets`` (N,) filled in, e.g. weights of rare classes."""
+        return self
 
     @abstractmethod
     def build(self, num_classes: int, dim: int, num_samples: int) -> "LabelLoss":
@@ -99,6 +107,10 @@ class LabelLoss(nn.Module, ABC):
         """Raise unless ``labels`` suit this loss: int64 (rows,), for all but regression."""
         check_labels(labels, rows)
 
+    def scores(self, z: Tensor) -> Tensor | None:
+        """Class logits (N, C) of embeddings ``z`` (N, D), or None for a loss that has no classifier of its own."""
+        return None
+
     def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
         """Plain words for a collapse that the figures of a step (or their means over an epoch) show, or None."""
         positive, negative = statistics.get("positive_distance"), statistics.get("negative_distance")
@@ -116,6 +128,17 @@ class LabelLoss(nn.Module, ABC):
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` over ``mask``; NaN where the mask is empty (a statistic without a value)."""
     return values.detach().masked_fill(~mask, 0).sum() / mask.sum()
+
+
+def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:
+    """Raise unless ``targets`` are int64 (rows,) or shares of the classes, floating point (rows, num_classes)."""
+    if targets.ndim == 1:
+        check_labels(targets, rows)
+    elif targets.shape != (rows, num_classes) or not targets.is_floating_point():
+        raise ValueError(
+            f"targets are {targets.dtype} of shape {tuple(targets.shape)}, expected int64 ({rows},) or floating point "
+            f"({rows}, {num_classes})"
+        )
 
 
 def check_classes(labels: Tensor, num_classes: int) -> None:

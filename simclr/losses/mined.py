@@ -11,13 +11,14 @@ from simclr.errors import ConfigError
 from simclr.losses.label_loss import mean_where
 from simclr.mining_all import AllTriplets
 from simclr.mining_hard import Fallback, hard, semi_hard
-from simclr.mining_tuples import Triplets
+from simclr.mining_tuples import Triplets, given_triplets
 from simclr.mining_weighted import distance_weighted, random_negatives
 
 __all__ = ["MinedDistances", "Mining", "batch_all_statistics", "check_mining", "mine", "triplet_statistics"]
 
-Mining = Literal["all", "hard", "semi-hard", "distance-weighted", "random"]
-"""The strategies of `simclr.mining`, by the name a config gives them."""
+Mining = Literal["all", "hard", "semi-hard", "distance-weighted", "random", "given"]
+"""The strategies of `simclr.mining`, by the name a config gives them; "given": the rows are triplets already, anchor,
+positive and negative in turn, as offline mining puts them into a batch."""
 
 
 class MinedDistances(NamedTuple):
@@ -60,6 +61,8 @@ def mine(
         triplets = hard(choose_by, labels)
     elif strategy == "semi-hard":
         triplets = semi_hard(choose_by, labels, margin, fallback)
+    elif strategy == "given":
+        triplets = given_triplets(labels)
     elif strategy == "random":
         triplets = random_negatives(choose_by, labels, generator=generator)
     else:

@@ -41,7 +41,8 @@ class TripletConfig(LabelLossConfig):
     margin: float = 0.2
     """By how much a negative must be farther than a positive."""
     mining: Mining = "semi-hard"
-    """Which triplets of a batch count: all, hard, semi-hard, distance-weighted or random."""
+    """Which triplets of a batch count: all, hard, semi-hard, distance-weighted or random; given: those that were mined
+    offline (sampler.name mined)."""
     distance: DistanceName = "euclidean"
     """euclidean, squared (the paper's), manhattan or cosine."""
     reduction: Reduction = "active"
@@ -66,9 +67,10 @@ class TripletLoss(LabelLoss):
     """Triplet loss of L2-normalised embeddings: mean of max(0, d_ap - d_an + ``margin``) over mined triplets.
 
     ``mining``: "all" (every triplet), "hard" (one an anchor), "semi-hard", "distance-weighted", "random" (one a
-    positive pair each); see `simclr.mining`. ``reduction``: mean over "active" triplets, those with a loss, or over
-    "all". ``fallback``: what a positive pair without a semi-hard negative takes. ``cutoff`` and ``nonzero_below``
-    belong to distance-weighted draws. ``normalize=False`` compares embeddings as they are.
+    positive pair each), "given" (rows 3i, 3i + 1, 3i + 2); see `simclr.mining`. ``reduction``: mean over "active"
+    triplets, those with a loss, or over "all". ``fallback``: what a positive pair without a semi-hard negative takes.
+    ``cutoff`` and ``nonzero_below`` belong to distance-weighted draws. ``normalize=False`` compares embeddings as they
+    are.
 
     `statistics`: triplets, active (share), easy, semi_hard, hard (counts of the mined triplets), anchors_dropped,
     order_violations (share with d_an <= d_ap), positive_distance, negative_distance (means over the mined triplets;

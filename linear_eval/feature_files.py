@@ -1,0 +1,200 @@
+"""Features on disk: a folder of ``x.npy``, ``y.npy`` and ``index.npy``, whole or not there, that need not fit in memory.
+
+numpy's own format, so that anything can read them. A folder is filled under another name, synced, and renamed when it
+is complete. Rows are written one after the other to a plain file and never through a mapping: a full disk is then an
+error with a message, where a write to mapped memory would end the process. There is no digest, since taking one reads
+all of a file that may be larger than memory: what is checked is types, shapes and that the files are as long as they say.
+"""
+
+import errno
+import os
+import shutil
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simclr.errors import CheckpointError
+
+__all__ = ["FeatureWriter", "read_features", "write_features"]
+
+_FILES: dict[str, tuple[np.dtype[Any], int]] = {
+    "x": (np.dtype("<f4"), 2),
+    "y": (np.dtype("<i8"), 1),
+    "index": (np.dtype("<i8"), 1),
+}
+"""Type and number of dimensions of the array in each file."""
+
+
+class FeatureWriter:
+    """Fills a folder with the features of ``count`` images, row after row.
+
+    Several processes can share the work, if all of them see the folder: each gives the first of its own rows, and what
+    they write does not overlap. One of them calls ``begin`` before and ``finish`` after all others wrote.
+    """
+
+    def __init__(self, folder: Path, count: int, start: int = 0) -> None:
+        self.folder = folder
+        self.count = count
+        self.start = start
+        self.partial = folder.with_name(f".partial-{folder.name}")
+        self._open: dict[str, BinaryIO] = {}
+
+    def begin(self) -> None:
+        """Check that ``folder`` may be written, and make the one beside it.
+
+        Raises:
+            CheckpointError: it holds something else, or the disk refuses.
+        """
+        try:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise CheckpointError(f"{self.folder} is a file; features are a folder: choose another name")
+            if self.folder.exists():
+                others = sorted({path.name for path in self.folder.iterdir()} - {f"{name}.npy" for name in _FILES})
+                if others:
+                    raise CheckpointError(
+                        f"{self.folder} holds files that are no features ({', '.join(others[:3])}); choose another folder"
+                    )
+            if self.partial.exists():
+                shutil.rmtree(self.partial)
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def append(self, x: Tensor, y: Tensor, index: Tensor) -> None:
+        """The next rows: x (n, F) float32, y and index (n,) int64, on the CPU."""
+        try:
+            for name, rows in (("x", x), ("y", y), ("index", index)):
+                if name not in self._open:
+                    self._open[name] = self._start(name, rows)
+                self._open[name].write(rows.numpy().astype(_FILES[name][0], copy=False).tobytes())
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _start(self, name: str, rows: Tensor) -> BinaryIO:
+        """The file of ``name``, its header written, at this process's first row."""
+        kind = _FILES[name][0]
+        shape = (self.count, *rows.shape[1:])
+        # Not "wb": another process may have opened it already. All write the same header.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        file = os.fdopen(os.open(self.partial / f"{name}.npy", flags, 0o666), "r+b")
+        description = {"descr": kind.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, description)
+        file.seek(self.start * int(np.prod(shape[1:])) * kind.itemsize, os.SEEK_CUR)
+        return file
+
+    def close(self) -> None:
+        """The rows of this process are on the disk."""
+        try:
+            for file in self._open.values():
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._refused(error) from error
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the files, come what may; what is in them is never taken for features."""
+        for file in self._open.values():
+            with suppress(OSError):  # a write that failed is tried again when the file is closed, and fails again
+                file.close()
+        self._open = {}
+
+    def finish(self) -> None:
+        """Put the folder in its place; features that stood there before are gone after that, not sooner.
+
+        Raises:
+            CheckpointError: the files are not whole, or the disk refuses.
+        """
+        read_features(self.partial, mapped=True)
+        old = self.folder.with_name(f".old-{self.folder.name}")
+        try:
+            if old.exists():
+                shutil.rmtree(old)
+            if self.folder.exists():
+                self.folder.rename(old)
+            try:
+                self.partial.rename(self.folder)
+            except OSError:
+                if old.exists():
+                    old.rename(self.folder)
+                raise
+            if old.exists():
+                shutil.rmtree(old)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"features could not be written to {self.folder} ({error.strerror}); what stood there before is untouched; "
+            "free some space or choose another folder"
+        )
+
+
+def write_features(folder: Path, x: Tensor, y: Tensor, index: Tensor) -> None:
+    """Write x (N, F), y and index (N,) as a folder, a few rows at a time.
+
+    Raises:
+        CheckpointError: the folder holds something else, or the disk refuses.
+    """
+    writer = FeatureWriter(folder, len(x))
+    writer.begin()
+    try:
+        size = max(1, (1 << 22) // max(1, x.shape[1]))
+        for start in range(0, max(1, len(x)), size):
+            part = slice(start, start + size)
+            writer.append(x[part], y[part], index[part])
+        writer.close()
+    finally:
+        writer.abandon()
+    writer.finish()
+
+
+def read_features(folder: Path, mapped: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """x (N, F) float32, y and index (N,) int64 of a folder; ``mapped``: x is the file itself, read as it is used.
+
+    Raises:
+        CheckpointError: a file is missing, shorter than it says, or holds something else.
+    """
+    arrays = {}
+    for name, (kind, dimensions) in _FILES.items():
+        path = folder / f"{name}.npy"
+        try:
+            array = _load(path, mapped and name == "x")
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{folder} holds no whole set of features: {path.name} is missing; take them again"
+            ) from error
+        except (OSError, ValueError, EOFError) as error:
+            raise CheckpointError(f"{path} is damaged or no .npy file ({error}); take the features again") from error
+        if array.dtype != kind or array.ndim != dimensions or not array.flags.c_contiguous:
+            raise CheckpointError(
+                f"{path} holds {array.dtype} of shape {array.shape}: expected {kind.name} of {dimensions} dimensions, "
+                "in C order"
+            )
+        arrays[name] = array
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise CheckpointError(f"the files in {folder} have {lengths} rows: expected as many in each; take them again")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        x, y, index = (torch.from_numpy(array) for array in arrays.values())
+    return x, y, index
+
+
+def _load(path: Path, mapped: bool) -> np.ndarray[Any, Any]:
+    if not mapped or path.stat().st_size == 0:
+        return np.load(path, allow_pickle=False)
+    try:
+        # Copy on write: who changes x in place changes neither the file nor, as with a read-only map, ends the process.
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError as error:
+        # Linux refuses a writable map that is larger than memory and swap together, whatever is written to it.
+        if error.errno != errno.ENOMEM:
+            raise
+        return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,0 +1,32 @@
+"""Fine-tune an encoder on labels: ``accelerate launch scripts/finetune.py --encoder.init RUN_OR_FILE [--overrides]``.
+
+RUN_OR_FILE is a run, an encoder folder, a checkpoint file of timm, torchvision, lightly or solo-learn, or a timm model's
+name. The same network from random weights and a linear probe of the encoder as it was are scored beside it; the test
+images are scored once. The same command run again continues where it was stopped.
+"""
+
+import sys
+
+from linear_eval.finetuned import evaluate_finetuned
+from simclr import pretrain
+from simclr.commands import run_command
+from simclr.finetune import from_scratch, parse_finetuning
+from simclr.signals import die_with_parent
+
+
+def main(arguments: list[str]) -> int:
+    config = parse_finetuning(arguments, "finetune.py", __doc__ or "")
+    with_scratch = config.train.evaluate and config.train.scratch
+    for one in [config, from_scratch(config)] if with_scratch else [config]:
+        result = pretrain(one)
+        if not result.finished:
+            print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
+            return 130
+    if config.train.evaluate and result.main:
+        evaluate_finetuned(config)
+    return 0
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(run_command(main))
