@@ -250,8 +250,14 @@ def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> A
         try:
             return _value(member, value, where, default)
         except ConfigError as error:
-            errors.append(error)
-    raise errors[-1]
+            errors.append(str(error))
+    if len(errors) > 1 and isinstance(value, str):
+        raise ConfigError(f"{errors[0]}, or {_kind(others[1])}")
+    raise ConfigError(errors[-1])
+
+
+def _kind(hint: Any) -> str:
+    return "a list" if get_origin(hint) is tuple else getattr(hint, "__name__", str(hint))
 
 
 def _tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from simclr.config import EncoderConfig
 from simclr.errors import ConfigError
 
-__all__ = ["SMALL_IMAGE", "build_backbone", "feature_width"]
+__all__ = ["SMALL_IMAGE", "build_backbone", "feature_width", "without_weights"]
 
 SMALL_IMAGE = 64
 """Up to this size in pixels, ``stem="auto"`` is the small-image stem."""
@@ -43,6 +44,13 @@ def build_backbone(config: EncoderConfig, size: int, seed: int) -> nn.Module:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"encoder.name={config.name} cannot take images of {size} px: {reason}") from error
     return backbone
+
+
+def without_weights(config: EncoderConfig) -> EncoderConfig:
+    """The same network with no weights to start from or to fetch, all of it free to learn."""
+    # stem="auto" depends on whether published weights are loaded: what it meant for them is written out.
+    stem = "imagenet" if config.pretrained and config.stem == "auto" else config.stem
+    return replace(config, init=None, init_partial=False, pretrained=False, frozen_layers=0, stem=stem)
 
 
 @torch.no_grad()

@@ -14,10 +14,12 @@ import timm
 from augment import AugmentConfig
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
 from simclr.config_io import from_dict, load_config, parse_flags
-from simclr.data import load_source, with_targets
-from simclr.errors import ConfigError
+from simclr.data import ImageSet, load_source, with_targets
+from simclr.encoder import without_weights
+from simclr.errors import CheckpointError, ConfigError
 from simclr.export import find_encoder
 from simclr.losses import CrossEntropyConfig
+from simclr.objectives import build_objective, fit_objective
 
 __all__ = ["finetune_config", "from_scratch", "parse_finetuning"]
 
@@ -28,10 +30,18 @@ def finetune_config(init: str) -> TrainConfig:
     A run brings its images, its network and its image size; published weights of timm bring their network, size and
     normalisation; a checkpoint file brings nothing: name its network with ``encoder.name``. Views are one an image,
     cropped, and flipped where pretraining flipped, without colours changed.
+
+    Raises:
+        ConfigError: neither a file, nor a folder, nor the name of a timm model with published weights.
+        CheckpointError: a folder without an encoder, or with a damaged one.
     """
     path = Path(init)
-    if not path.exists() and timm.is_model(init.split(".")[0]):
-        return _recipe(init, *_published(init))
+    if not path.exists() and path.suffix not in (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors"):
+        if timm.is_model(init.split(".")[0]):
+            return _recipe(init, *_published(init))
+        raise ConfigError(f"encoder.init is {init!r}: there is no such file or folder, and timm has no model of that name")
+    if not path.exists():
+        raise ConfigError(f"encoder.init is {init!r}: there is no such file")
     if path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
         return _recipe(find_encoder(path).parent.resolve().name, *_own(find_encoder(path), init))
     return _recipe(path.stem, DataConfig(source="folder"), EncoderConfig(init=init), AugmentConfig(size=32))
@@ -48,26 +58,49 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
     if "--help" in words or "-h" in words:
         parse_flags(TrainConfig, ["--help"], command, about, default=TrainConfig())
     if words and words[0].endswith((".yaml", ".yml")):
-        return parse_flags(TrainConfig, words[1:], command, about, default=load_config(Path(words[0])))
+        return _checked(parse_flags(TrainConfig, words[1:], command, about, default=load_config(Path(words[0]))), command)
     init = _value_of("--encoder.init", words)
     if init is None:
-        raise ConfigError(
-            f"{command} needs weights to start from: --encoder.init with a run, an encoder folder, a checkpoint file or the "
-            f"name of a timm model"
-        )
+        raise _no_start(command)
     default = finetune_config(init)
     if default.encoder.init is None:  # published weights: timm fetches them by the model's name
         words = _without("--encoder.init", words)
-    config = parse_flags(TrainConfig, words, command, about, default=default)
-    given = [flag for flag in ("--train.epochs", "--train.batch-size") if _value_of(flag, words) is not None]
-    if given:
-        return config
-    return parse_flags(TrainConfig, words, command, about, default=_long_enough(default, config))
+    config = _checked(parse_flags(TrainConfig, words, command, about, default=default), command)
+    images = with_targets(load_source(config.data, "train"), config.objective)
+    if not _head_learns(config, images):
+        default = replace(default, schedule=replace(default.schedule, head_epochs=0))
+    if not any(_value_of(flag, words) for flag in ("--train.epochs", "--train.batch-size", "--train.batch_size")):
+        default = _long_enough(default, len(images))
+    return parse_flags(TrainConfig, words, command, about, default=default)
 
 
-def _long_enough(default: TrainConfig, config: TrainConfig) -> TrainConfig:
+def _checked(config: TrainConfig, command: str) -> TrainConfig:
+    if config.encoder.init is None and not config.encoder.pretrained:
+        raise _no_start(command)
+    if not config.objective.needs_labels:
+        raise ConfigError(f"{command} learns from labels; the objective {config.objective.name} has no use for them")
+    return config
+
+
+def _no_start(command: str) -> ConfigError:
+    return ConfigError(
+        f"{command} needs weights to start from: --encoder.init with a run, an encoder folder, a checkpoint file or the "
+        f"name of a timm model"
+    )
+
+
+def _head_learns(config: TrainConfig, images: ImageSet) -> bool:
+    """Whether anything but the backbone has weights: a loss on embeddings alone has no head to train first."""
+    if config.head.layers:
+        return True
+    classes, targets = len(images.classes), images.values if images.labels is None else images.labels
+    fitted = fit_objective(config.objective, targets, classes)
+    objective = build_objective(fitted, classes=classes, dim=2, samples=len(images), seed=0)
+    return any(p.requires_grad for p in objective.parameters())
+
+
+def _long_enough(default: TrainConfig, images: int) -> TrainConfig:
     """``default`` with batches of an eighth of the labelled images at most, and epochs for a thousand steps at least."""
-    images = len(with_targets(load_source(config.data, "train"), config.objective))
     batch = next((size for size in (128, 64, 32) if size <= images / 8), 16)
     epochs = min(max(30, math.ceil(1000 / max(1, images // batch))), 300)
     return replace(default, train=replace(default.train, batch_size=batch, epochs=epochs, knn_every=epochs // 6))
@@ -79,7 +112,7 @@ def from_scratch(config: TrainConfig) -> TrainConfig:
         config,
         name="scratch",
         out=config.run_dir,
-        encoder=replace(config.encoder, init=None, init_partial=False, pretrained=False, frozen_layers=0),
+        encoder=without_weights(config.encoder),
         optim=replace(config.optim, layer_decay=1.0),
         schedule=replace(config.schedule, head_epochs=0),
     )
@@ -110,15 +143,18 @@ def _recipe(name: str, data: DataConfig, encoder: EncoderConfig, augment: Augmen
 
 
 def _own(folder: Path, init: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:
-    described = json.loads((folder / "encoder.json").read_text())
-    where = f"{folder / 'encoder.json'}: encoder"
-    encoder = replace(from_dict(EncoderConfig, described["encoder"], where=where), init=init)
+    file = folder / "encoder.json"
+    try:
+        described = json.loads(file.read_text())
+        encoder = replace(from_dict(EncoderConfig, described["encoder"], where=f"{file}: encoder"), init=init)
+        size, mean, std = described["size"], described["mean"], described["std"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged: {type(error).__name__} {error}") from error
     written = folder.parent / "config.yaml"
     if written.exists():
         run = load_config(written)
         return run.data, encoder, run.augment
-    mean, std = (described[key] and tuple(described[key]) for key in ("mean", "std"))
-    return DataConfig(size=described["size"]), encoder, AugmentConfig(size=described["size"], mean=mean, std=std)
+    return DataConfig(size=size), encoder, AugmentConfig(size=size, mean=mean and tuple(mean), std=std and tuple(std))
 
 
 def _published(name: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:

@@ -61,4 +61,5 @@ def layer_decay(backbone: nn.Module, decay: float) -> Callable[[str], float]:
         return lambda name: 1.0
     numbers = layer_numbers(backbone)
     head = max(numbers.values()) + 1
-    return lambda name: decay ** (head - numbers.get(name.removeprefix("backbone."), head))
+    of_model = {f"backbone.{name}": number for name, number in numbers.items()}
+    return lambda name: decay ** (head - of_model.get(name, head))

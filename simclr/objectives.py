@@ -144,9 +144,9 @@ class Objective(nn.Module):
         return {"objective": said} if said else {}
 
 
-def fit_objective(config: ObjectiveConfig, targets: Tensor | None) -> ObjectiveConfig:
-    """``config`` with what it leaves to the training images' labels or numbers (N,) filled in."""
-    return config.fitted(targets) if isinstance(config, LabelLossConfig) and targets is not None else config
+def fit_objective(config: ObjectiveConfig, targets: Tensor | None, classes: int) -> ObjectiveConfig:
+    """``config`` with what it leaves to the training images' labels, of ``classes``, or numbers (N,) filled in."""
+    return config.fitted(targets, classes) if isinstance(config, LabelLossConfig) and targets is not None else config
 
 
 def build_objective(config: ObjectiveConfig, *, classes: int, dim: int, samples: int, seed: int) -> Objective:

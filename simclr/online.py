@@ -62,7 +62,7 @@ class OnlineScore:
         z = embed_images(self.validation, lambda images: model(images[None])[0], self.augment, device)
         numbers, scores = objective.numbers(z), objective.scores(z)
         if numbers is not None:
-            target = self.validation.labels if self.validation.values is None else self.validation.values
+            target = self.validation.values if self.validation.labels is None else self.validation.labels
             assert target is not None
             return {"validation_error": (numbers.cpu() - target).abs().mean().item()}
         if scores is None or self.validation.labels is None:

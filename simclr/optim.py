@@ -18,7 +18,8 @@ class LARS(torch.optim.Optimizer):
     ``w = w - v``. The learning rate is inside the momentum, so a change of it takes hold gradually. Groups with
     ``adapt=False`` (biases and normalisation) take ``|w| / |u| * trust`` as 1; so does a tensor whose norm is 0.
 
-    Every operation is a multi-tensor one and none waits for the device.
+    On a GPU every operation is a multi-tensor one and none waits for it. On a CPU a tensor is finished before the next is
+    touched, while it is in the cache.
 
     Args:
         params: parameters or groups of them.
@@ -56,6 +57,10 @@ class LARS(torch.optim.Optimizer):
                 if "velocity" not in self.state[p]:
                     self.state[p]["velocity"] = torch.zeros_like(p)
             velocities = [self.state[p]["velocity"] for p in weights]
+            if all(p.device.type == "cpu" for p in weights):
+                for p, velocity in zip(weights, velocities, strict=True):
+                    _step_on_cpu(p, velocity, group)
+                continue
             updates = list(torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"]))
             if group["adapt"]:
                 w_norm = torch.stack(torch._foreach_norm(weights)).float()  # (T,) for T tensors
@@ -66,6 +71,18 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_add_(velocities, updates, alpha=group["lr"])
             torch._foreach_sub_(weights, velocities)
         return loss
+
+
+def _step_on_cpu(p: Tensor, velocity: Tensor, group: dict[str, Any]) -> None:
+    assert p.grad is not None
+    update = torch.add(p.grad, p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
+    rate = group["lr"]
+    if group["adapt"]:
+        w_norm, u_norm = torch.linalg.vector_norm(p).item(), torch.linalg.vector_norm(update).item()
+        if w_norm > 0 and u_norm > 0:
+            rate *= group["trust"] * w_norm / u_norm
+    velocity.mul_(group["momentum"]).add_(update, alpha=rate)
+    p.sub_(velocity)
 
 
 def parameter_groups(

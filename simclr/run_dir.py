@@ -1,6 +1,6 @@
 """A run's folder: who may write there, where the run stands, and what it left behind."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ from simclr.classifier import export_head
 from simclr.config import TrainConfig
 from simclr.config_io import differences, load_config, save_config
 from simclr.distributed import derive_seed
+from simclr.encoder import without_weights
 from simclr.errors import CheckpointError, ConfigError
 from simclr.export import export_encoder
-from simclr.losses import LabelLossConfig
 from simclr.model import ContrastiveModel
 from simclr.objectives import Objective, ObjectiveConfig
 
@@ -95,8 +95,7 @@ def export_run(
     export_encoder(
         model.backbone,
         folder,
-        # What comes out is whole: nothing has to be fetched to load it.
-        config=replace(config.encoder, init=None, init_partial=False, pretrained=False, frozen_layers=0),
+        config=without_weights(config.encoder),  # what comes out is whole: nothing has to be fetched to load it
         augment=config.augment,
         seed=derive_seed(config.seed, "init"),
         training={
@@ -106,7 +105,7 @@ def export_run(
             "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
         },
     )
-    if config.objective.needs_labels and isinstance(objective_config, LabelLossConfig):
+    if config.objective.needs_labels:
         export_head(
             folder,
             model.head,

@@ -23,6 +23,9 @@ from simclr.export import find_encoder
 
 __all__ = ["start_from"]
 
+_AVERAGE = re.compile(r"momentum|teacher|target|encoder_k|ema|average")
+"""Prefixes of a slow copy of the network (MoCo, BYOL, DINO); its like without one of these words is preferred."""
+
 _NESTED = ("state_dict", "model", "model_state_dict", "model_state", "student", "teacher")
 """Keys under which training scripts put the weights among the rest of their state."""
 
@@ -60,11 +63,8 @@ def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
     strangers += [name for name in left if not prefix and not _CLASSIFIER.search(name)]
     unmatched += [f"{name} has no place in {config.name}" for name in strangers]
     if not found or (unmatched and not config.init_partial):
-        hint = (
-            " (--encoder.stem small is for networks whose first convolution is 3x3)"
-            if "conv1" in str(unmatched)
-            else ""
-        )
+        stem = any(line.startswith("conv1.weight is (") for line in unmatched)
+        hint = " (--encoder.stem small is for networks whose first convolution is 3x3)" if stem else ""
         raise CheckpointError(
             f"{path} does not hold the weights of {config.name}: {len(found)} of {len(wanted)} tensors match; "
             f"{'; '.join(unmatched)}{hint}. Another --encoder.name may, or --encoder.init-partial takes what matches"
@@ -74,6 +74,8 @@ def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     under = f" under {prefix!r}" if prefix else ""
     rest = f"; not taken: {'; '.join(unmatched)}" if unmatched else ""
+    if names.get("layer1.0.conv1.weight") == "2.0.conv1.weight":
+        rest += "; lightly's ResNetGenerator as a Sequential has no ReLU after its first BatchNorm, this backbone has one"
     return f"started from {path} (SHA-256 {digest}...): {len(fitting)} of {len(wanted)} tensors{under}{rest}"
 
 
@@ -85,11 +87,11 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} does not exist; --encoder.init takes a run, an encoder or a checkpoint file"
         ) from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
     except Exception as error:  # torch.load raises whatever its unpickler met
         raise CheckpointError(
-            f"{path} is not a file of weights alone: {str(error).splitlines()[0]}. Save its tensors by name and give that "
-            "file: torch.save(checkpoint['state_dict'], 'weights.pth') in a program that trusts it"
+            f"{path} is damaged, or not a file of weights alone: {_first_line(error)}. Save its tensors by name and give "
+            "that file: torch.save(checkpoint['state_dict'], 'weights.pth') in a program that trusts it"
         ) from error
     for _ in range(3):
         inner = next(
@@ -98,17 +100,22 @@ def _read(path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name; expected a state_dict")
     return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _best_naming(
     wanted: dict[str, Tensor], tensors: dict[str, Tensor], backbone: nn.Module
 ) -> tuple[str, dict[str, str]]:
     """The prefix and the names (ours -> theirs) under which the most tensors of ``wanted`` are there in their shape."""
-    best: tuple[int, int, str, dict[str, str]] = (-1, 0, "", {name: name for name in wanted})
+    best: tuple[int, bool, int, str, dict[str, str]] = (-1, False, 0, "", {name: name for name in wanted})
     for names in _namings(wanted, backbone):
         ends = {theirs: name for name, theirs in names.items()}
         prefixes: Counter[str] = Counter()
@@ -120,8 +127,8 @@ def _best_naming(
                     same = tensor.shape == wanted[name].shape
                     prefixes[".".join([*parts[:start], ""]) if start else ""] += 2 if same else 1
         for prefix, count in prefixes.items():
-            best = max(best, (count, -len(prefix), prefix, names), key=lambda c: c[:2])
-    return best[2], best[3]
+            best = max(best, (count, not _AVERAGE.search(prefix), -len(prefix), prefix, names), key=lambda c: c[:3])
+    return best[3], best[4]
 
 
 def _namings(wanted: dict[str, Tensor], backbone: nn.Module) -> Iterator[dict[str, str]]:

@@ -84,7 +84,9 @@ def pretrain(config: TrainConfig) -> RunResult:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     width = config.head.out_dim if config.head.layers else feature_width(model.backbone, config.augment.size)
     sizes = {"classes": len(images.classes), "dim": width, "samples": len(images)}
-    fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels)
+    fitted = fit_objective(
+        config.objective, images.values if images.labels is None else images.labels, len(images.classes)
+    )
     objective = build_objective(fitted, **sizes, seed=derive_seed(config.seed, "objective")).to(device)
     groups = parameter_groups(
         model,
@@ -93,6 +95,13 @@ def pretrain(config: TrainConfig) -> RunResult:
         config.objective.lr_multiplier,
         layer_decay(model.backbone, config.optim.layer_decay),
     )
+    if not any(p.requires_grad for module in (model, objective) for p in module.parameters()):
+        raise ConfigError("encoder.frozen_layers=-1 leaves nothing to learn: there is no head, and the objective has no weights")
+    if config.schedule.head_epochs and not any(p.requires_grad for m in (model.head, objective) for p in m.parameters()):
+        raise ConfigError(
+            f"schedule.head_epochs={config.schedule.head_epochs}, but there is no head (head.layers=0), and the objective "
+            f"{config.objective.name} has no weights that could learn first; set --schedule.head-epochs 0"
+        )
     peak = peak_learning_rate(config.optim, config.train.batch_size)
     optimizer = build_optimizer(groups, config.optim, peak)
     weights = Weights(model, objective, config.train.ema)

@@ -136,7 +136,7 @@ class ImageSet:
         assert self.labels is not None
         names = classes + tuple(name for name in self.classes if name not in classes)
         number = torch.tensor([names.index(name) for name in self.classes])
-        return replace(self, labels=number[self.labels], classes=names)
+        return replace(self, labels=torch.where(self.labels >= 0, number[self.labels], -1), classes=names)
 
     def resident(self, device: torch.device) -> "ImageSet":
         """The same set with every image decoded into one uint8 tensor on ``device``.

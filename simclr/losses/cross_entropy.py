@@ -8,6 +8,7 @@ effective number (1 - b^n_c) / (1 - b), b = 1 - 1/N (Cui et al. 2019, "Class-Bal
 the mean over the images is 1, as it is for "balanced".
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -38,13 +39,14 @@ class CrossEntropyConfig(LabelLossConfig):
         super().__post_init__()
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         if not isinstance(self.class_weights, str):
-            require(all(w >= 0 for w in self.class_weights), "class_weights", self.class_weights, "0 or more, each")
+            fine = all(0 <= w < math.inf for w in self.class_weights) and any(self.class_weights)
+            require(fine, "class_weights", self.class_weights, "0 or more, each, and not all 0")
 
-    def fitted(self, targets: Tensor) -> Self:
+    def fitted(self, targets: Tensor, num_classes: int) -> Self:
         """With the weights of the classes counted among ``targets`` (N,) int64; a class without images weighs 0."""
         if not isinstance(self.class_weights, str) or self.class_weights == "none":
             return self
-        counts = torch.bincount(targets[targets >= 0].cpu()).double()
+        counts = torch.bincount(targets[targets >= 0].cpu(), minlength=num_classes).double()
         total = counts.sum()
         keep = 1 - 1 / total
         effective = (1 - keep**counts) / (1 - keep)
@@ -59,10 +61,8 @@ class CrossEntropyConfig(LabelLossConfig):
             require(self.class_weights == "none", "class_weights", self.class_weights, "fitted to labels before")
             return CrossEntropyLoss(num_classes, dim, self.label_smoothing)
         given = len(self.class_weights)
-        require(given <= num_classes, "class_weights", self.class_weights, f"one for each of {num_classes} classes")
-        return CrossEntropyLoss(
-            num_classes, dim, self.label_smoothing, (*self.class_weights, *[0.0] * (num_classes - given))
-        )
+        require(given == num_classes, "class_weights", self.class_weights, f"one for each of {num_classes} classes")
+        return CrossEntropyLoss(num_classes, dim, self.label_smoothing, self.class_weights)
 
 
 class CrossEntropyLoss(LabelLoss):

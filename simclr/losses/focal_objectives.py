@@ -104,7 +104,7 @@ class DistributionFocalConfig(LabelLossConfig):
             raise ConfigError(f"low, high and bins are {given}; give all three (see choose_bins) or none")
         self._bins(2)
 
-    def fitted(self, targets: Tensor) -> Self:
+    def fitted(self, targets: Tensor, num_classes: int) -> Self:
         """With bins chosen on the histogram of ``targets`` (N,), where they are numbers and none are given."""
         if self.low is not None or not targets.is_floating_point():
             return self

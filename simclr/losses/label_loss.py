@@ -46,7 +46,7 @@ class LabelLossConfig(ABC):
     def __post_init__(self) -> None:
         require(self.lr_multiplier > 0, "lr_multiplier", self.lr_multiplier, "a positive number")
 
-    def fitted(self, targets: Tensor) -> Self:
+    def fitted(self, targets: Tensor, num_classes: int) -> Self:
         """This config with what it leaves to the training ``targets`` (N,) filled in, e.g. weights of rare classes."""
         return self
 
