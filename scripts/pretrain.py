@@ -16,6 +16,8 @@ from simclr.signals import die_with_parent
 def main(arguments: list[str]) -> int:
     config = parse_command(arguments, "pretrain.py", f"{__doc__}\n{describe_presets()}")
     result = pretrain(config)
+    if config.profile:
+        return 0
     if not result.finished:
         print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
         return 130

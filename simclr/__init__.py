@@ -1,6 +1,7 @@
 """Views to encoder: config, data, objectives, training, checkpoints, export."""
 
 from simclr import losses
+from simclr.classifier import load_classifier
 from simclr.config import TrainConfig
 from simclr.errors import CheckpointError, ConfigError, DataError, MissingExtraError, PipelineError
 from simclr.export import load_encoder
@@ -16,6 +17,7 @@ __all__ = [
     "PipelineError",
     "RunResult",
     "TrainConfig",
+    "load_classifier",
     "load_encoder",
     "losses",
     "preset",

@@ -38,7 +38,7 @@ RUNTIME_FIELDS = frozenset(
         "train.trackers",
         "train.evaluate",
         "train.scratch",
-        "train.profile",
+        "profile",
     }
 )
 """Fields that may differ when a run is resumed, since no weight depends on them."""
@@ -151,9 +151,6 @@ class LoopConfig:
     """Decay of an exponential moving average of the weights, e.g. 0.999; it rises to that from 0, and the average is what is
     exported. None is no average."""
 
-    profile: int = 0
-    """Time the parts of this many steps, print where they went, write a trace, and stop; 0 trains."""
-
     scratch: bool = True
     """Fine-tuning: also train the same network from random weights, to compare with."""
 
@@ -168,7 +165,6 @@ class LoopConfig:
             self.cached_chunk is None or self.cached_chunk >= 1, "train.cached_chunk", self.cached_chunk, "at least 1"
         )
         require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "in (0, 1), or none")
-        require(self.profile >= 0, "train.profile", self.profile, "0 or more")
         require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
 
 
@@ -184,6 +180,9 @@ class TrainConfig:
 
     seed: int = 0
     """Seed of the initial weights, the order of the images and the augmentation."""
+
+    profile: bool = False
+    """Time the parts of 20 steps, print where they went, write a trace, and stop."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Which images."""

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: ``--train.profile 20`` times that many steps, prints a table and writes a trace.
+"""Where a training step's time goes: ``--profile`` times 20 steps, prints a table and writes a trace.
 
 Between two parts of a step the device is waited for, so that a part's time is the time of its work and not of its launch:
 a profiled step is a little slower than others. Off, nothing is called and nothing waits.

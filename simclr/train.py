@@ -126,7 +126,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     if isinstance(sampler, MinedSampler):
         batches.call_every(sampler.period, OfflineMiner(sampler, images, model, config, device, log.say))
     soft = config.mix.active or (images.values is not None and config.objective.soft_labels)
-    profile = StepProfile(config.train.profile, device)
+    profile = StepProfile(20 if config.profile else 0, device)
     loss_sum, counted = torch.zeros((), device=device), 0
     epoch_loss = torch.full((), checkpoint.progress["epoch_loss"] if checkpoint else 0.0, device=device)
     began, waited = time.perf_counter(), 0.0
@@ -228,7 +228,7 @@ def pretrain(config: TrainConfig) -> RunResult:
             if stopped or profile.end_step():
                 break
 
-    if config.train.profile:
+    if config.profile:
         report_profile(profile, config, model, x, accelerator)
     finished = step == total_steps
     if accelerator.is_main_process:
