@@ -53,6 +53,9 @@ class DataConfig:
     workers: int = 2
     """Decoding processes for each training process, where the set is not resident."""
 
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """Who decodes JPEGs that are not resident: the workers, or nvJPEG on the GPU, while the workers only read."""
+
     download: bool = True
     """Let torchvision download a named set that is not under `path` yet."""
 

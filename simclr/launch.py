@@ -1,5 +1,7 @@
 """Where a run runs: the Accelerator, the arithmetic that the device does natively, and the run's first line."""
 
+import sys
+
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
@@ -17,13 +19,23 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """The process group, placement, precision and trackers of a run."""
     # accelerate keeps one state a process, which would refuse a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=_precision(config.train),
         log_with=list(config.train.trackers) or None,
         project_dir=config.run_dir,
         # While only the head learns, the backbone's weights get no gradient that processes could wait for.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.schedule.head_epochs > 0)],
     )
+    if accelerator.gradient_accumulation_steps != 1:
+        if accelerator.is_main_process:
+            print(
+                f"note: accelerate is set to accumulate gradients over {accelerator.gradient_accumulation_steps} batches, "
+                "which this loop does not do: a contrastive loss gains no negatives by it. train.cached_chunk compares the "
+                "whole of a batch that does not fit at once",
+                file=sys.stderr,
+            )
+        accelerator.gradient_accumulation_steps = 1  # or accelerate divides every loss by it
+    return accelerator
 
 
 def _precision(loop: LoopConfig) -> str:

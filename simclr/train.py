@@ -96,8 +96,12 @@ def pretrain(config: TrainConfig) -> RunResult:
         layer_decay(model.backbone, config.optim.layer_decay),
     )
     if not any(p.requires_grad for module in (model, objective) for p in module.parameters()):
-        raise ConfigError("encoder.frozen_layers=-1 leaves nothing to learn: there is no head, and the objective has no weights")
-    if config.schedule.head_epochs and not any(p.requires_grad for m in (model.head, objective) for p in m.parameters()):
+        raise ConfigError(
+            "encoder.frozen_layers=-1 leaves nothing to learn: there is no head, and the objective has no weights"
+        )
+    if config.schedule.head_epochs and not any(
+        p.requires_grad for m in (model.head, objective) for p in m.parameters()
+    ):
         raise ConfigError(
             f"schedule.head_epochs={config.schedule.head_epochs}, but there is no head (head.layers=0), and the objective "
             f"{config.objective.name} has no weights that could learn first; set --schedule.head-epochs 0"
@@ -121,7 +125,15 @@ def pretrain(config: TrainConfig) -> RunResult:
     online = make_online_score(images, config, device)
     guard = FiniteGuard(local, device)
     batches = Batches(
-        images, sampler, device, start=done, stop=total_steps, rank=rank, world=world, workers=config.data.workers
+        images,
+        sampler,
+        device,
+        start=done,
+        stop=total_steps,
+        rank=rank,
+        world=world,
+        workers=config.data.workers,
+        decode=config.data.decode,
     )
     if isinstance(sampler, MinedSampler):
         batches.call_every(sampler.period, OfflineMiner(sampler, images, model, config, device, log.say))

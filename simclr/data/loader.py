@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 from augment import soft_targets
 from simclr.config import TrainConfig
 from simclr.data.class_sampler import ClassSampler
+from simclr.data.device_decode import decode_batch, read_for_device
 from simclr.data.image_set import ImageSet
 from simclr.data.mined_sampler import MinedSampler
 from simclr.data.sampler import EpochSampler
-from simclr.errors import DataError
+from simclr.errors import ConfigError, DataError
 
 __all__ = ["Batch", "Batches", "Sampler", "fits_on", "make_sampler", "place"]
 
@@ -105,7 +106,13 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         workers: int = 2,
+        decode: Literal["cpu", "gpu"] = "cpu",
     ) -> None:
+        self.on_device = decode == "gpu"
+        if self.on_device and images.pixels is None and device.type != "cuda":
+            raise ConfigError(
+                f"data.decode=gpu needs a CUDA device, this run is on {device.type}; set --data.decode cpu"
+            )
         self.refresh: Callable[[int], None] | None = None
         self.refresh_every = 0
         self.images, self.sampler, self.device = images, sampler, device
@@ -152,8 +159,10 @@ class Batches:
 
     def _decoded(self, steps: range) -> Iterator[Batch]:
         labels, values = self._labels(), self.images.values
-        loader = DataLoader(
-            _Decoded(self.images),
+        on_device = self.on_device
+        loader: DataLoader[Any] = DataLoader(
+            _Read(self.images) if on_device else _Decoded(self.images),
+            collate_fn=_listed if on_device else None,
             # One loader for all these steps: no pause between epochs while workers start again.
             batch_sampler=_Lists(self, steps),
             num_workers=self.workers,
@@ -161,8 +170,14 @@ class Batches:
             prefetch_factor=4 if self.workers else None,
         )
         for images, indices in loader:
+            if on_device:
+                assert self.images.paths is not None
+                paths = [self.images.paths[i] for i in indices.tolist()]
+                pixels = decode_batch(images, paths, self.images.size, self.device)
+            else:
+                pixels = images.to(self.device, non_blocking=True)
             yield Batch(
-                images.to(self.device, non_blocking=True),
+                pixels,
                 labels[indices].to(self.device, non_blocking=True),
                 indices.to(self.device, non_blocking=True),
                 None if values is None else values[indices].to(self.device, non_blocking=True),
@@ -179,6 +194,16 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index][0], index
+
+
+class _Read(_Decoded):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        assert self.images.paths is not None
+        return read_for_device(self.images.paths[index], self.images.size), index
+
+
+def _listed(items: list[tuple[Tensor, int]]) -> tuple[list[Tensor], Tensor]:
+    return [item for item, _ in items], torch.tensor([index for _, index in items])
 
 
 class _Lists:
