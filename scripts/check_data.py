@@ -1,0 +1,26 @@
+"""Look through a folder of images: ``python scripts/check_data.py [FILE.yaml] --data.path DIR [--data.*]``.
+
+Names the files that do not decode and those that are there twice, in training and test above all, and says how many
+images, classes and sizes there are. The exit code is 1 where a file does not decode.
+"""
+
+import sys
+
+from rich.progress import Progress
+
+from simclr.commands import run_command
+from simclr.config_io import parse_command
+from simclr.data.check import check_folder
+
+
+def main(arguments: list[str]) -> int:
+    config = parse_command(arguments, "check_data.py", __doc__ or "", default="folder")
+    with Progress(transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        report = check_folder(config.data, lambda done, total: bar.update(task, completed=done, total=total))
+    print("\n".join(report.lines()))
+    return 1 if report.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,65 @@
+"""Looking through a dirty folder: every broken file and every copy is found, and nothing else."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simclr.config import DataConfig
+from simclr.data.check import check_folder
+from simclr.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def dirty(tmp_path: Path) -> Path:
+    """Two classes with parts of their own; 3 broken files, a copy inside training and one that leaked into test."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "photos"
+    for part, count in (("train", 10), ("test", 4)):
+        for number in range(count):
+            folder = root / part / ("cats" if number % 2 else "dogs")
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.{'png' if number % 3 else 'jpg'}")
+    (root / "train" / "cats" / "empty.png").write_bytes(b"")
+    (root / "train" / "cats" / "text.jpg").write_text("not an image")
+    whole = (root / "train" / "dogs" / "0.jpg").read_bytes()
+    (root / "test" / "dogs" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    shutil.copy(root / "train" / "cats" / "1.png", root / "train" / "cats" / "again.png")
+    shutil.copy(root / "train" / "dogs" / "2.png", root / "test" / "dogs" / "leak.png")
+    return root
+
+
+def test_what_is_broken_and_what_is_there_twice(dirty: Path) -> None:
+    report = check_folder(DataConfig(source="folder", path=dirty, limit=3, validation=0.5))
+    assert {path.name for path in report.broken} == {"empty.png", "text.jpg", "cut.jpg"}
+    assert {frozenset(path.name for path in group) for group in report.duplicates} == {
+        frozenset({"1.png", "again.png"}),
+        frozenset({"2.png", "leak.png"}),
+    }
+    assert [{path.name for path in group} for group in report.leaked] == [{"2.png", "leak.png"}]
+    assert report.parts == {"train": 13, "test": 6} and report.classes == {"cats": 10, "dogs": 9}
+    assert min(height for _, height in report.sizes) == 20 and len(report.sizes) == 16
+    words = "\n".join(report.lines())
+    assert "3 files do not decode" in words and "1 groups of them in training and test alike" in words
+    for name in ("empty.png", "text.jpg", "cut.jpg"):
+        assert name in words
+
+
+def test_the_command(dirty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("check_data", ROOT / "scripts" / "check_data.py")
+    assert spec is not None and spec.loader is not None
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    assert command.main(["--data.path", str(dirty)]) == 1
+    assert "cut.jpg" in capsys.readouterr().out
+    for path in check_folder(DataConfig(source="folder", path=dirty)).broken:
+        path.unlink()
+    assert command.main(["--data.path", str(dirty)]) == 0
+    with pytest.raises(ConfigError, match="only folders"):
+        command.main(["digits"])
