@@ -7,6 +7,7 @@ Neighbours in the batch are mixed with each other, 0 with 1, 2 with 3: their ord
 batch that several processes share keeps its pairs.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ class MixConfig:
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"mix.{name} is {getattr(self, name)}; it must be 0 (off) or a positive alpha")
 
     @property
@@ -85,7 +86,14 @@ class Mix:
         )
 
     def rows(self, rows: slice) -> "Mix":
-        """The part of the batch that one process sees; it must start and end between pairs."""
+        """The part of the batch that one process sees.
+
+        Raises:
+            ValueError: a part that cuts a pair.
+        """
+        start, stop, _ = rows.indices(len(self.share))
+        if start % 2 or stop % 2:
+            raise ValueError(f"rows {start} to {stop} cut a pair of mixed images; both ends must be even")
         return Mix(share=self.share[rows], box=self.box[rows])
 
     def apply(self, views: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
     parts = {split: _images(config, split) for split in ("train", "validation", "test") if _exists(config, split)}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)
-    numbers = parts["test"].labels is None
+    numbers = config.objective.reads_numbers
     rows: dict[str, dict[str, Any]] = {}
     answers: dict[str, np.ndarray] = {}
     runs = {"fine-tuned": config.run_dir}
@@ -84,7 +84,8 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T > 0 of the least cross-entropy of ``logits`` (N, C) / T against ``labels`` (N,): Guo et al. 2017, eq. 9.
 
-    Cross-entropy is convex in 1 / T; the minimum is found by bisection of its slope, in [1/100, 100].
+    Cross-entropy is convex in 1 / T; the minimum is found by bisection of its slope, in [1/100, 100]. Where every label
+    has the highest logit there is none, any more certainty is better: T is 1 then, since nothing was learned of it.
 
     >>> sure_and_right_half_the_time = torch.tensor([[10.0, 0.0]] * 4)
     >>> fit_temperature(sure_and_right_half_the_time, torch.tensor([0, 1, 0, 1])) > 50
@@ -92,6 +93,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     logits = logits.double()
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    if bool((own == logits.max(1).values).all()):
+        return 1.0
     low, high = 0.01, 100.0  # of 1 / T
     for _ in range(60):
         middle = (low * high) ** 0.5
@@ -175,12 +178,11 @@ def _score_numbers(
 
 def _number_row(predicted: np.ndarray, target: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     error = np.abs(predicted - target)
-    draws = np.random.default_rng(0).integers(0, len(error), (2_000, len(error)))
-    low, high = np.percentile(error[draws].mean(1), [2.5, 97.5])
+    low, high = _interval_of_mean(error)
     spread = float(((target - target.mean()) ** 2).sum())
     row = {
         "mean_absolute_error": float(error.mean()),
-        "interval": [float(low), float(high)],
+        "interval": [low, high],
         "r_squared": float(1 - ((predicted - target) ** 2).sum() / spread) if spread else None,
         "error_of_the_mean": float(np.abs(target - target.mean()).mean()),
     }
@@ -188,7 +190,7 @@ def _number_row(predicted: np.ndarray, target: np.ndarray) -> tuple[dict[str, An
 
 
 def _targets(images: ImageSet) -> np.ndarray:
-    values = images.labels if images.values is None else images.values
+    values = images.values if images.labels is None else images.labels
     assert values is not None
     return values.double().numpy()
 
@@ -203,7 +205,7 @@ def _probe(
     # Validation images too: the probe holds out its own, and gets no fewer labels than fine-tuning did.
     known = [extract_features(encoder, parts[s], _BATCH, device) for s in ("train", "validation") if s in parts]
     x = torch.cat([f.x for f in known])
-    if parts["test"].labels is None:
+    if config.objective.reads_numbers:
         target = np.concatenate([_targets(parts[s]) for s in ("train", "validation") if s in parts])
         mean, scale = x.mean(0), x.std(0).clamp_min(1e-8)
         ridge = RidgeCV(alphas=np.logspace(-2, 6, 17)).fit(((x - mean) / scale).double().numpy(), target)
@@ -230,8 +232,14 @@ def _compare(mine: np.ndarray, other: np.ndarray, numbers: bool) -> dict[str, An
         pair = paired_difference(mine, other)
         return {**pair, "interval": list(pair["interval"])}
     gain = other - mine
-    draws = np.random.default_rng(0).integers(0, len(gain), (2_000, len(gain)))
-    return {"difference": float(gain.mean()), "interval": np.percentile(gain[draws].mean(1), [2.5, 97.5]).tolist()}
+    return {"difference": float(gain.mean()), "interval": _interval_of_mean(gain)}
+
+
+def _interval_of_mean(values: np.ndarray, resamples: int = 2_000) -> list[float]:
+    """95 % percentile bootstrap interval of the mean of ``values`` (N,), a resample at a time: memory grows with N alone."""
+    random = np.random.default_rng(0)
+    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
+    return [float(end) for end in np.percentile(means, [2.5, 97.5])]
 
 
 def _in_words(config: TrainConfig, parts: dict[str, ImageSet]) -> dict[str, str]:
@@ -247,7 +255,7 @@ def _in_words(config: TrainConfig, parts: dict[str, ImageSet]) -> dict[str, str]
         "from scratch": "the same network, images and recipe from random weights, without layer decay or a head's phase",
         "linear probe": "on the features of the encoder before fine-tuning, fitted on training and validation images",
     }
-    if parts["test"].labels is not None:
+    if not config.objective.reads_numbers:
         words["calibration"] = (
             "expected calibration error over 15 bins of confidence (Guo et al. 2017), before and after dividing the logits by "
             "the temperature that minimises cross-entropy on the validation images"

@@ -67,7 +67,10 @@ def feature_width(backbone: nn.Module, size: int) -> int:
 
 def _create(config: EncoderConfig, size: int) -> nn.Module:
     options: dict[str, Any] = {"num_classes": 0, "pretrained": config.pretrained}
-    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    try:
+        pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    except RuntimeError as error:
+        raise ConfigError(f"encoder.name is {config.name!r}, whose weights timm does not know: {error}") from error
     if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         options["img_size"] = size
     chosen: dict[str, Callable[[], Any]] = {

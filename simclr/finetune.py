@@ -39,7 +39,9 @@ def finetune_config(init: str) -> TrainConfig:
     if not path.exists() and path.suffix not in (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors"):
         if timm.is_model(init.split(".")[0]):
             return _recipe(init, *_published(init))
-        raise ConfigError(f"encoder.init is {init!r}: there is no such file or folder, and timm has no model of that name")
+        raise ConfigError(
+            f"encoder.init is {init!r}: there is no such file or folder, and timm has no model of that name"
+        )
     if not path.exists():
         raise ConfigError(f"encoder.init is {init!r}: there is no such file")
     if path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
@@ -58,7 +60,9 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
     if "--help" in words or "-h" in words:
         parse_flags(TrainConfig, ["--help"], command, about, default=TrainConfig())
     if words and words[0].endswith((".yaml", ".yml")):
-        return _checked(parse_flags(TrainConfig, words[1:], command, about, default=load_config(Path(words[0]))), command)
+        return _checked(
+            parse_flags(TrainConfig, words[1:], command, about, default=load_config(Path(words[0]))), command
+        )
     init = _value_of("--encoder.init", words)
     if init is None:
         raise _no_start(command)
@@ -158,7 +162,10 @@ def _own(folder: Path, init: str) -> tuple[DataConfig, EncoderConfig, AugmentCon
 
 
 def _published(name: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:
-    weights = timm.get_pretrained_cfg(name)
+    try:
+        weights = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag behind the dot that timm does not know
+        weights = None
     if weights is None or not weights.has_weights:
         raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
     size = weights.input_size[-1]

@@ -75,7 +75,9 @@ def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
     under = f" under {prefix!r}" if prefix else ""
     rest = f"; not taken: {'; '.join(unmatched)}" if unmatched else ""
     if names.get("layer1.0.conv1.weight") == "2.0.conv1.weight":
-        rest += "; lightly's ResNetGenerator as a Sequential has no ReLU after its first BatchNorm, this backbone has one"
+        rest += (
+            "; lightly's ResNetGenerator as a Sequential has no ReLU after its first BatchNorm, this backbone has one"
+        )
     return f"started from {path} (SHA-256 {digest}...): {len(fitting)} of {len(wanted)} tensors{under}{rest}"
 
 

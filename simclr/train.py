@@ -240,7 +240,7 @@ def pretrain(config: TrainConfig) -> RunResult:
             if stopped or profile.end_step():
                 break
 
-    if config.profile:
+    if config.profile and step > done:
         report_profile(profile, config, model, x, accelerator)
     finished = step == total_steps
     if accelerator.is_main_process:
@@ -264,16 +264,18 @@ def _set_learning_rate(
     total_steps: int,
     peak: float,
 ) -> float:
-    first = config.schedule.head_epochs * steps_per_epoch  # the head alone learns at the full rate
-    rate = learning_rate(
-        step - first,
-        total_steps=total_steps - first,
-        warmup_steps=round(config.schedule.warmup_epochs * steps_per_epoch),
-        peak=peak,
-        final=config.schedule.final,
-        decay=config.schedule.decay,
-    )
-    rate = peak if step < first else rate
+    first = config.schedule.head_epochs * steps_per_epoch
+    if step < first:
+        rate = peak  # the head alone learns at the full rate
+    else:
+        rate = learning_rate(
+            step - first,
+            total_steps=total_steps - first,
+            warmup_steps=round(config.schedule.warmup_epochs * steps_per_epoch),
+            peak=peak,
+            final=config.schedule.final,
+            decay=config.schedule.decay,
+        )
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     return rate

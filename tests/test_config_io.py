@@ -7,10 +7,10 @@ import pytest
 
 import simclr
 from augment import AugmentConfig
-from simclr.config import EncoderConfig, TrainConfig
+from simclr.config import DataConfig, EncoderConfig, TrainConfig
 from simclr.config_io import differences, from_dict, load_config, parse_command, save_config
 from simclr.errors import ConfigError
-from simclr.losses import TripletConfig
+from simclr.losses import CrossEntropyConfig, TripletConfig
 from simclr.objectives import OBJECTIVES
 from simclr.presets import PRESETS
 
@@ -123,3 +123,51 @@ def test_from_dict_keeps_defaults_and_refuses_unknown_keys() -> None:
     assert from_dict(EncoderConfig, {"name": "resnet50", "channels": [1, 2]}).channels == (1, 2)
     with pytest.raises(ConfigError, match=r"stemm.*did you mean stem"):
         from_dict(EncoderConfig, {"stemm": "small"})
+
+
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [(["balanced"], "balanced"), (["effective"], "effective"), (["none"], "none"), (["0.2", "0.8"], (0.2, 0.8)),
+     (["1e-1", "2"], (0.1, 2.0))],
+)  # fmt: skip
+def test_class_weights_are_a_word_or_numbers(words: list[str], weights: object, tmp_path: Path) -> None:
+    config = parse("digits", "objective:cross-entropy", "--objective.class-weights", *words, "--train.epochs", "20")
+    assert config.objective == CrossEntropyConfig(class_weights=weights)
+    assert config.train.epochs == 20
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert not differences(load_config(tmp_path / "config.yaml"), config)
+
+
+@pytest.mark.parametrize("words", [["balancd"], ["0.2", "x"], ["-1", "2"], []])
+def test_other_class_weights_are_refused_in_one_line(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"class.weights") as error:
+        parse("digits", "objective:cross-entropy", "--objective.class-weights", *words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("balancd", "class_weights is 'balancd'; expected one of none, balanced, effective, or a list"),
+        (3, "class_weights is 3; expected a list"),
+        ([0.1, "x"], r"class_weights\[1\] is 'x'; expected float"),
+        (None, "class_weights is None; expected a list"),
+    ],
+)
+def test_a_word_or_a_list_from_yaml(value: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        from_dict(CrossEntropyConfig, {"class_weights": value})
+    assert from_dict(CrossEntropyConfig, {"class_weights": ["1e-3", 1]}).class_weights == (0.001, 1.0)
+
+
+def test_labels_are_a_word_or_a_file(tmp_path: Path) -> None:
+    for word, expected in (("auto", "auto"), ("none", "none"), ("some/labels.csv", Path("some/labels.csv"))):
+        config = parse("folder", "--data.path", "d", "--data.labels", word)
+        assert config.data.labels == expected and type(config.data.labels) is type(expected)
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(tmp_path / "config.yaml") == config
+    with pytest.raises(ConfigError, match="labels is 3"):
+        from_dict(DataConfig, {"source": "folder", "labels": 3})
+    with pytest.raises(ConfigError, match=r"data\.labels=x\.csv names a file"):
+        parse("digits", "--data.labels", "x.csv")

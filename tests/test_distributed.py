@@ -9,10 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
-from simclr.config import TrainConfig
+from augment import MixConfig
+from simclr.config import SamplerConfig, TrainConfig
 from simclr.distributed import any_rank, derive_seed, gather_rows
+from simclr.losses import CrossEntropyConfig, TripletConfig
 from simclr.losses.nt_xent import NTXentLoss, nt_xent_reference
+from simclr.model import build_model
 
 
 def free_port() -> int:
@@ -101,3 +105,80 @@ def test_seeds_are_spread_and_repeatable() -> None:
     }
     assert len(seeds) == 1999
     assert derive_seed(1, "2") != derive_seed("1", 2) != derive_seed(12)
+
+
+def several_on(rank: int, world: int, port: int, configs: list[TrainConfig], folder: str) -> None:
+    """Runs one after the other on this rank; what each mining found is written down."""
+    from simclr.offline import OfflineMiner
+
+    mine = OfflineMiner.__call__
+
+    def noted(self: OfflineMiner, step: int) -> None:
+        mine(self, step)
+        torch.save(self.sampler.triplets, f"{folder}/{rank}-{step}.pt")
+
+    OfflineMiner.__call__ = noted  # type: ignore[method-assign]
+    for config in configs:
+        pretrain_on(rank, world, port, config)
+
+
+def backbone_at(run: Path, step: int) -> dict[str, torch.Tensor]:
+    tensors = load_file(run / "checkpoints" / f"step-{step:08}" / "model.safetensors")
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith("model.backbone.")}
+    assert found
+    return found
+
+
+def test_mixing_mining_and_the_heads_phase_on_two_processes(tiny_run: TrainConfig, tmp_path: Path) -> None:
+    """One start of two processes for all of them: 2 epochs of 2 steps, the first epoch for the head alone."""
+    import simclr
+
+    base = replace(
+        tiny_run,
+        augment=replace(tiny_run.augment, views=1, size=32),
+        encoder=replace(tiny_run.encoder, name="convnext_atto", layers=None, channels=None),
+        objective=CrossEntropyConfig(),
+        optim=replace(tiny_run.optim, name="sgd", learning_rate=0.05),
+        schedule=replace(tiny_run.schedule, head_epochs=1, warmup_epochs=0, decay="constant"),
+        train=replace(tiny_run.train, batch_size=32, checkpoint_every=2, knn_every=0),
+        data=replace(tiny_run.data, limit=64),
+    )
+    no_head, linear = replace(base.head, layers=0), replace(base.head, layers=1, batch_norm=False)
+    norms = replace(base, encoder=tiny_run.encoder, head=replace(base.head, layers=1))
+    configs = [
+        replace(base, name="mixed", head=no_head, mix=MixConfig(mixup=0.5, cutmix=1.0)),
+        replace(norms, name="norms", augment=replace(base.augment, size=16)),
+        replace(
+            base,
+            name="mined",
+            head=linear,
+            objective=TripletConfig(mining="given", margin=0.5),
+            sampler=SamplerConfig(name="mined", mine_images=40),
+            train=replace(base.train, batch_size=24),
+        ),
+    ]
+    (tmp_path / "two").mkdir()
+    shared = [replace(config, out=tmp_path / "two") for config in configs]
+    mp.spawn(several_on, (2, free_port(), shared, str(tmp_path)), nprocs=2)
+    for config in configs:
+        run, start = tmp_path / "two" / config.name, build_model(config).state_dict()
+        resting, end = backbone_at(run, 2), backbone_at(run, 4)
+        # With BatchNorm: its statistics and counters rest with the weights.
+        assert all(torch.equal(tensor, start[name.removeprefix("model.")]) for name, tensor in resting.items())
+        assert any(not torch.equal(resting[name], end[name]) for name in end)
+        if config.name == "norms":  # each process has its own batch statistics: not to be compared with one process
+            assert any("running_mean" in name and not torch.equal(resting[name], end[name]) for name in end)
+            continue
+        alone = simclr.pretrain(config)
+        files = [folder / "encoder" / name for folder in (alone.run_dir, run) for name in ("encoder", "head")]
+        one, two = (
+            {**load_file(a.with_suffix(".safetensors")), **load_file(b.with_suffix(".safetensors"))}
+            for a, b in (files[:2], files[2:])
+        )
+        moved = sum((one[n] - start[f"backbone.{n}"]).square().sum().item() for n in one if f"backbone.{n}" in start)
+        apart = sum((one[n].double() - two[n].double()).square().sum().item() for n in one)
+        assert one.keys() == two.keys() and moved > 1e-6
+        assert apart < 1e-6 * moved, config.name
+    for step in (0, 2):
+        found = [torch.load(tmp_path / f"{rank}-{step}.pt") for rank in (0, 1)]
+        assert len(found[0]) and torch.equal(found[0], found[1])

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from simclr.errors import ConfigError
+from augment import soft_targets
+from simclr.errors import ConfigError, DataError
 from simclr.losses import (
     DistributionFocalConfig,
     DistributionFocalLoss,
@@ -17,6 +19,7 @@ from simclr.losses import (
     integral,
     quality_focal_loss,
 )
+from simclr.losses.focal import soft_quality_focal_loss
 
 
 def qfl_by_loops(logits, labels, quality, beta):
@@ -205,3 +208,53 @@ def test_what_is_refused():
         DistributionHead(4, 1)
     with pytest.raises(ValueError, match=r"targets are torch.bool"):
         DistributionFocalLoss(4, TargetBins(low=0, high=1, count=2))(logits, torch.zeros(3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0, 2.5])
+def test_soft_quality_focal_equals_its_equation_class_by_class(beta):
+    torch.manual_seed(0)
+    logits, target = torch.randn(7, 4), torch.rand(7, 4)
+    target[0], target[1] = torch.zeros(4), torch.ones(4)
+    wide = logits.double().requires_grad_()
+    sigma, y = torch.sigmoid(wide), target.double()
+    each = ((y - sigma).abs() ** beta * -(y * torch.log(sigma) + (1 - y) * torch.log(1 - sigma))).sum(1)
+    each.mean().backward()
+    logits.requires_grad_()
+    value = soft_quality_focal_loss(logits, target, beta)
+    value.backward()
+    torch.testing.assert_close(value.double(), each.mean(), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(logits.grad.double(), wide.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        soft_quality_focal_loss(logits, target, beta, "none").double(), each, rtol=1e-5, atol=1e-7
+    )
+    with pytest.raises(ValueError, match=r"must both be \(N, C\)"):
+        soft_quality_focal_loss(logits, target[:, :2], beta)
+
+
+def test_the_classifier_takes_mixed_labels_and_qualities():
+    torch.manual_seed(0)
+    loss = QualityFocalLoss(4, 3)
+    z, labels, quality = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1]), torch.rand(6)
+    logits = loss.scores(z)
+    soft = soft_targets(labels, 4, quality)
+    torch.testing.assert_close(loss(z, soft), quality_focal_loss(logits, labels, quality))
+    assert float(loss.statistics["accuracy"]) == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    torch.testing.assert_close(loss(z, soft_targets(labels, 4)), loss(z, labels))
+
+
+def test_bins_are_fitted_to_numbers_and_left_to_labels():
+    torch.manual_seed(0)
+    numbers = torch.cat([torch.randn(500) * 3 + 20, torch.tensor([5.0, 40.0])])
+    fitted = DistributionFocalConfig().fitted(numbers, 0)
+    first, third = np.quantile(numbers.double().numpy(), [0.25, 0.75])
+    width = 2 * (third - first) / 502 ** (1 / 3)  # Freedman and Diaconis 1981
+    assert (fitted.low, fitted.high) == (5.0, 40.0)
+    assert fitted.bins == min(64, max(8, round(35 / width) + 1))
+    assert fitted.build(0, 4, 0).bins == TargetBins(low=5.0, high=40.0, count=fitted.bins)
+    assert fitted.fitted(numbers * 2, 0) == fitted
+    assert DistributionFocalConfig().fitted(torch.arange(10), 10) == DistributionFocalConfig()
+    given = DistributionFocalConfig(low=0.0, high=1.0, bins=5)
+    assert given.fitted(numbers, 0) == given
+    for useless in (torch.full((9,), 3.0), torch.tensor([1.0]), torch.tensor([1.0, float("nan")])):
+        with pytest.raises(DataError):
+            DistributionFocalConfig().fitted(useless, 0)
