@@ -53,6 +53,19 @@ def test_equals_the_formula(labels, l2_weight):
     assert int(loss.statistics["samples_dropped"]) == len(labels) - 2 * len(pairs_of(labels))
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_a_temperature_divides_the_products_of_normalised_embeddings(temperature):
+    labels = torch.tensor([3, 3, 3, 3, 5, 5, 5, 8, 2, 2])
+    z = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    ours, other = z.clone().requires_grad_(), z.clone().requires_grad_()
+    value = NPairLoss(temperature=temperature)(ours, labels)
+    expected = brute_force(other / other.norm(dim=1, keepdim=True) / math.sqrt(temperature), labels, 0.0)
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, other.grad)
+
+
 def test_equals_pytorch_metric_learning():
     labels = torch.arange(8).repeat_interleave(2)
     z = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))

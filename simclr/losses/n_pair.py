@@ -6,7 +6,9 @@ Sohn 2016, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective
     L = 1/N sum_i log(1 + sum_{j != i} exp(f_i . f_j+  -  f_i . f_i+))
 
 a softmax cross-entropy over one positive and N - 1 negatives. The paper does not normalise the embeddings, which would
-bound the logits to [-1, 1], and holds their squared length down instead (section 3.2.2).
+bound the logits to [-1, 1], and holds their squared length down instead (section 3.2.2). A head that ends in BatchNorm
+gives them the length sqrt(D) from the start, and the softmax saturates; a temperature undoes the bound as well, and is
+what a config has by default: normalised embeddings, products divided by it.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr.distances import l2_normalize
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
 
 __all__ = ["NPairConfig", "NPairLoss"]
@@ -27,6 +30,9 @@ class NPairConfig(LabelLossConfig):
 
     name: ClassVar[str] = "n-pair"
 
+    temperature: float | None = 0.1
+    """Bring embeddings to length 1 and divide their products by this; none is the paper's form, products as they are."""
+
     l2_weight: float = 0.0
     """Weight of the mean squared length of the embeddings in the pairs."""
 
@@ -36,11 +42,11 @@ class NPairConfig(LabelLossConfig):
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "NPairLoss":
         """The module; none of the numbers matters to it."""
-        return NPairLoss(self.l2_weight)
+        return NPairLoss(self.l2_weight, temperature=self.temperature)
 
 
 class NPairLoss(LabelLoss):
-    """N-pair-mc loss of embeddings as they are (not normalised), the mean over the pairs of the batch.
+    """N-pair-mc loss, the mean over the pairs of the batch: of embeddings as they are, or normalised with a ``temperature``.
 
     In the order of the batch, the first and second sample of a class are a pair (anchor, positive), the third and
     fourth another, and so on; a sample left over is not used. Each anchor is compared with the positives of its own
@@ -55,10 +61,11 @@ class NPairLoss(LabelLoss):
         tensor(0.3133)
     """
 
-    def __init__(self, l2_weight: float = 0.0) -> None:
+    def __init__(self, l2_weight: float = 0.0, *, temperature: float | None = None) -> None:
         super().__init__()
         require(l2_weight >= 0, "l2_weight", l2_weight, "0 or more")
-        self.l2_weight = l2_weight
+        require(temperature is None or temperature > 0, "temperature", temperature, "positive, or none")
+        self.l2_weight, self.temperature = l2_weight, temperature
 
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
@@ -78,7 +85,11 @@ class NPairLoss(LabelLoss):
         anchor, positive = z, z.roll(-1, 0)
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)
         allowed = (own | (grouped.unsqueeze(1) != grouped)) & is_anchor
-        logits = (anchor @ positive.t()).masked_fill(~(allowed | own), -torch.inf)
+        if self.temperature is None:
+            products = anchor @ positive.t()
+        else:
+            products = l2_normalize(anchor) @ l2_normalize(positive).t() / self.temperature
+        logits = products.masked_fill(~(allowed | own), -torch.inf)
         terms = logits.logsumexp(1) - logits.diagonal()
         count = is_anchor.sum()
         pairs = count.clamp(min=1)
@@ -95,4 +106,4 @@ class NPairLoss(LabelLoss):
         return loss + self.l2_weight * mean_square, statistics
 
     def extra_repr(self) -> str:
-        return f"l2_weight={self.l2_weight}"
+        return f"l2_weight={self.l2_weight}, temperature={self.temperature}"

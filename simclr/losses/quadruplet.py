@@ -36,8 +36,8 @@ class QuadrupletConfig(LabelLossConfig):
     """By how much the anchor's negative must be farther than its positive."""
     second_margin: float = 0.25
     """By how much two images of two other classes must be farther apart than anchor and positive."""
-    mining: QuadrupletMining = "hard"
-    """Which quadruplets of a batch count: hard or random."""
+    mining: QuadrupletMining = "random"
+    """Which quadruplets of a batch count: random or hard. With many images a class the hardest of all four teach nothing."""
     distance: DistanceName = "squared"
     """euclidean, squared (the paper's), manhattan or cosine."""
     reduction: Reduction = "active"
