@@ -125,6 +125,9 @@ class LoopConfig:
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
     """torch.compile the encoder and its head in this mode: faster steps, for a minute or more of compilation at the start."""
 
+    compile_augment: bool = False
+    """torch.compile the augmentation too; on a CPU it pays for small views only, and larger ones stay as they are."""
+
     cached_chunk: int | None = None
     """Images of a process that the memory has room for; None is all of them. Fewer means gradient caching (Gao et al. 2021):
     the loss still compares the whole batch, for a second forward pass. BatchNorm then sees a chunk at a time."""

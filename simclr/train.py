@@ -75,7 +75,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     local = config.train.batch_size // world
 
     # The model, what it minimises, and how.
-    views = ViewGenerator(config.augment).to(device)
+    views = ViewGenerator(config.augment, compile=config.train.compile_augment).to(device)
     model = build_model(config)
     if config.encoder.init is not None and checkpoint is None:
         notes.append(start_from(model.backbone, config.encoder))
