@@ -30,6 +30,7 @@ from linear_eval.identification import one_shot
 from simclr.commands import run_command
 from simclr.config import TrainConfig
 from simclr.data import ImageSet, load_source, place
+from simclr.data.splits import divide_classes
 from simclr.objectives import OBJECTIVES
 
 
@@ -50,14 +51,10 @@ def scored(config: TrainConfig) -> tuple[ImageSet, ImageSet]:
     """Images to fit a linear probe on, and images to score, decoded."""
     if not config.data.held_out_classes:
         return load_source(config.data, "train"), load_source(config.data, "test")
-    unknown = place(load_source(config.data, "held-out"), torch.device("cpu"))
     whole = replace(config.data, held_out_classes=0.0)
-    names = set(unknown.classes)
-    train = load_source(whole, "train")
-    assert train.labels is not None
-    first = int(torch.tensor([name in names for name in train.classes])[train.labels].sum())  # its training images
-    rows = torch.arange(len(unknown))
-    return unknown.subset(rows[:first]), unknown.subset(rows[first:])
+    train, test = load_source(whole, "train"), load_source(whole, "test")
+    _, unknown = divide_classes(train, config.data)
+    return place(unknown(train), torch.device("cpu")), place(unknown(test), torch.device("cpu"))
 
 
 def score(encoder: torch.nn.Module, train: ImageSet, test: ImageSet) -> dict[str, Any]:

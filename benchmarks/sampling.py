@@ -32,6 +32,7 @@ from simclr.classifier import Classifier, load_classifier
 from simclr.commands import run_command
 from simclr.config import TrainConfig
 from simclr.data import ImageSet, load_source, place
+from simclr.data.splits import divide_classes
 from simclr.distances import l2_normalize, pairwise_distance
 from simclr.losses import MarginConfig
 from simclr.losses.mined import Mining, mine
@@ -59,11 +60,11 @@ def recipe(arguments: argparse.Namespace, mining: Mining, seed: int) -> TrainCon
 def recalls(config: TrainConfig) -> tuple[float, float]:
     """Recall@1 on test images of classes not trained on, and of classes trained on."""
     encoder = simclr.load_encoder(config.run_dir)
-    known = load_source(config.data, "test")
-    unknown = load_source(config.data, "held-out")
-    n_test = round(len(known) * len(unknown.classes) / len(known.classes))
-    unknown = unknown.subset(torch.arange(len(unknown) - n_test, len(unknown)))  # its test part comes last
-    found = [extract_features(encoder, place(images, torch.device("cpu")), 256) for images in (unknown, known)]
+    whole = replace(config.data, held_out_classes=0.0, limit=None)
+    known, unknown = divide_classes(load_source(whole, "train"), config.data)
+    test = load_source(whole, "test")
+    parts = [place(of_classes(test), torch.device("cpu")) for of_classes in (unknown, known)]
+    found = [extract_features(encoder, images, 256) for images in parts]
     new, old = (recall_at_k(f.x, f.y, ks=(1,))[1] for f in found)
     return new, old
 

@@ -4,6 +4,7 @@ The test images are scored once, by the weights at the end of training. Validati
 images, set the temperature that makes the probabilities true (Guo et al. 2017); nothing is chosen on test images.
 """
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
             for other in rows
             if other != "fine-tuned"
         },
-        "protocol": _in_words(config, parts),
+        "protocol": _in_words(config, parts, rows),
         "data": {split: len(images) for split, images in parts.items()}
         | {"name": parts["test"].name, "classes": list(parts["train"].classes)},
         "started_from": config.encoder.init or f"timm's weights of {config.encoder.name}",
@@ -242,7 +243,7 @@ def _interval_of_mean(values: np.ndarray, resamples: int = 2_000) -> list[float]
     return [float(end) for end in np.percentile(means, [2.5, 97.5])]
 
 
-def _in_words(config: TrainConfig, parts: dict[str, ImageSet]) -> dict[str, str]:
+def _in_words(config: TrainConfig, parts: dict[str, ImageSet], rows: Container[str]) -> dict[str, str]:
     labels = f"{len(parts['train'])} images trained on" + (
         f", {len(parts['validation'])} kept from them for validation" if "validation" in parts else ""
     )
@@ -252,9 +253,12 @@ def _in_words(config: TrainConfig, parts: dict[str, ImageSet]) -> dict[str, str]
         "test": f"{len(parts['test'])} test images, each whole and once, by the weights after the last of "
         f"{config.train.epochs} epochs" + (", averaged" if config.train.ema else ""),
         "interval": "95 % bootstrap over test images",
+    }
+    others = {
         "from scratch": "the same network, images and recipe from random weights, without layer decay or a head's phase",
         "linear probe": "on the features of the encoder before fine-tuning, fitted on training and validation images",
     }
+    words |= {name: said for name, said in others.items() if name in rows}
     if not config.objective.reads_numbers:
         words["calibration"] = (
             "expected calibration error over 15 bins of confidence (Guo et al. 2017), before and after dividing the logits by "

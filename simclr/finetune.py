@@ -1,7 +1,4 @@
-"""Fine-tuning: where a run starts from decides its defaults; ``scripts/finetune.py`` trains it by the same loop.
-
-accelerate launch scripts/finetune.py --encoder.init runs/birds --data.label-fraction 0.1
-"""
+"""Fine-tuning: where a run starts from decides its defaults; ``scripts/finetune.py`` trains it by the same loop."""
 
 import json
 import math

@@ -59,8 +59,7 @@ def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
     left = [name for name in tensors if name.startswith(prefix) and name not in taken]
     # A larger network holds all tensors of a smaller one of its family: what is left over tells them apart. Heads are
     # no part of a backbone, nor is what stands under other prefixes when there is one.
-    strangers = [name for name in left if prefix and not _CLASSIFIER.search(name.removeprefix(prefix))]
-    strangers += [name for name in left if not prefix and not _CLASSIFIER.search(name)]
+    strangers = [name for name in left if not _CLASSIFIER.search(name.removeprefix(prefix))]
     unmatched += [f"{name} has no place in {config.name}" for name in strangers]
     if not found or (unmatched and not config.init_partial):
         stem = any(line.startswith("conv1.weight is (") for line in unmatched)
@@ -134,8 +133,8 @@ def _best_naming(
 
 
 def _namings(wanted: dict[str, Tensor], backbone: nn.Module) -> Iterator[dict[str, str]]:
-    yield {name: name for name in wanted}
     if not (hasattr(backbone, "conv1") and hasattr(backbone, "layer1")):
+        yield {name: name for name in wanted}
         return
     # lightly cuts ResNets into a Sequential of their children: torchvision's (with ReLU and pooling) or its own.
     stages = ("layer1", "layer2", "layer3", "layer4")
@@ -143,11 +142,8 @@ def _namings(wanted: dict[str, Tensor], backbone: nn.Module) -> Iterator[dict[st
     own = {"conv1": "0", "bn1": "1"} | {stage: str(i) for i, stage in enumerate(stages, start=2)}
     for numbers in ({}, torchvision, own):
         for shortcut in ("downsample", "shortcut"):
-            if not numbers and shortcut == "downsample":
-                continue
-            yield {
-                name: ".".join(numbers.get(part, part) for part in name.split(".", 1)).replace("downsample", shortcut)
-                if name.split(".")[0] in numbers or not numbers
-                else name
-                for name in wanted
-            }
+            theirs = {}
+            for name in wanted:
+                first, dot, rest = name.partition(".")
+                theirs[name] = (numbers.get(first, first) + dot + rest).replace("downsample", shortcut)
+            yield theirs

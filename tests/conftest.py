@@ -1,6 +1,9 @@
 """What several test files share: tiny configs that train in a second, and image folders made on the spot."""
 
+import itertools
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,3 +48,31 @@ def image_folder(tmp_path: Path) -> Path:
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         image.convert(modes[number % len(modes)]).save(folder / f"{number:02d}.png")
     return root
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """``with stop_after(n):`` what trains inside is asked to stop at its n-th step, counted over all runs inside."""
+
+    @contextmanager
+    def stopping(steps: int) -> Iterator[None]:
+        looks = itertools.count(1)
+
+        class Flag:
+            """Stands for the loop's StopFlag, which it looks at once a step."""
+
+            def __enter__(self) -> "Flag":
+                return self
+
+            def __exit__(self, *args: object) -> None:
+                pass
+
+            @property
+            def raised(self) -> bool | None:
+                return True if next(looks) == steps else None
+
+        with monkeypatch.context() as patch:
+            patch.setattr("simclr.train.StopFlag", Flag)
+            yield
+
+    return stopping

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,23 +72,6 @@ def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return code, out, err, json.loads(file.read_text()) if file.exists() else {}
 
     return call
-
-
-class StopAfter:
-    """Stands in for the stop flag: raised after some polls."""
-
-    left = 0
-
-    def __enter__(self) -> "StopAfter":
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
-
-    @property
-    def raised(self) -> bool | None:
-        StopAfter.left -= 1
-        return True if StopAfter.left == 0 else None
 
 
 # Where the defaults come from.
@@ -221,7 +205,7 @@ def test_the_head_learns_first_at_the_full_rate(start: Path, tmp_path: Path) -> 
 
 
 def test_the_command_end_to_end_and_the_same_bits_after_stops(
-    finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finetune: Any, tmp_path: Path, stop_after: Callable[[int], Any]
 ) -> None:
     words = ["--train.epochs", "2", "--train.batch-size", "32", "--schedule.head-epochs", "1", "--data.limit", "120",
              "--train.precision", "fp32", "--mix.mixup", "0.2", "--objective.label-smoothing", "0.1", "--train.ema", "0.9",
@@ -250,9 +234,7 @@ def test_the_command_end_to_end_and_the_same_bits_after_stops(
 
     # Stopped in the head's phase, stopped again in the run from scratch, and then let go.
     for polls in (2, 8):
-        with monkeypatch.context() as patch:
-            patch.setattr("simclr.train.StopFlag", StopAfter)
-            StopAfter.left = polls
+        with stop_after(polls):
             code, _, err, nothing = finetune(*words, name="stopped")
         assert code == 130 and "the same command continues there" in err and not nothing
     code, _, err, again = finetune(*words, name="stopped")

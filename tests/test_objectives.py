@@ -1,7 +1,9 @@
 """Every objective under the one trainer: it trains, logs its figures, and resumes to the same bits."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,29 +16,9 @@ from simclr.objectives import OBJECTIVES, build_objective
 from simclr.runlog import read_metrics
 
 
-class StopAfter:
-    """Stands for the loop's StopFlag: raised at the poll of one step."""
-
-    step = 0
-
-    def __init__(self) -> None:
-        self.polled = 0
-
-    def __enter__(self) -> "StopAfter":
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
-
-    @property
-    def raised(self) -> bool | None:
-        self.polled += 1
-        return True if self.polled == StopAfter.step else None
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
 def test_every_objective_trains_and_resumes_to_the_same_bits(
-    objective: type, tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    objective: type, tiny_run: TrainConfig, stop_after: Callable[[int], Any]
 ) -> None:
     config = replace(
         tiny_run,
@@ -46,9 +28,7 @@ def test_every_objective_trains_and_resumes_to_the_same_bits(
         train=replace(tiny_run.train, batch_size=64, epochs=2, knn_every=0),
     )
     undisturbed = simclr.pretrain(replace(config, name="undisturbed"))
-    StopAfter.step = 5
-    with monkeypatch.context() as patch:
-        patch.setattr("simclr.train.StopFlag", StopAfter)
+    with stop_after(5):
         stopped = simclr.pretrain(replace(config, name="stopped"))
     assert (stopped.steps, stopped.finished) == (5, False)
     resumed = simclr.pretrain(replace(config, name="stopped"))

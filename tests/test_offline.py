@@ -1,7 +1,9 @@
 """Offline mining in the loop: the loss of given triplets, their order, and the same bits after a stop between minings."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,29 +170,14 @@ def test_without_a_triplet_inside_the_margin_random_ones_are_taken(mined: TrainC
 
 @pytest.mark.parametrize("resident", ["yes", "no"])
 def test_a_run_stopped_between_two_minings_ends_with_the_same_bits(
-    resident: str, mined: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    resident: str, mined: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop_after: Callable[[int], Any]
 ) -> None:
     if resident == "no":
         mined = as_files(mined, tmp_path / "pictures")
     undisturbed = simclr.pretrain(replace(mined, name="undisturbed"))
     assert undisturbed.steps == 12
 
-    class Flag:
-        polled = 0
-
-        def __enter__(self) -> "Flag":
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            pass
-
-        @property
-        def raised(self) -> bool | None:
-            Flag.polled += 1
-            return True if Flag.polled == 6 else None
-
-    with monkeypatch.context() as patch:
-        patch.setattr("simclr.train.StopFlag", Flag)
+    with stop_after(6):
         assert simclr.pretrain(replace(mined, name="stopped")).steps == 6
     minings: list[int] = []
     mine = OfflineMiner.__call__

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from lightly.models import ResNetGenerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,8 +107,7 @@ def test_a_lightly_module_around_torchvisions_children(tmp_path: Path, images: T
 
 
 def test_a_lightly_module_around_its_own_resnet(tmp_path: Path) -> None:
-    models = pytest.importorskip("lightly.models")
-    network = shaken(models.ResNetGenerator("resnet-18", width=1))
+    network = shaken(ResNetGenerator("resnet-18", width=1))
     backbone = nn.Sequential(*list(network.children())[:-1], nn.AdaptiveAvgPool2d(1))
     torch.save({"state_dict": SimCLR(backbone).state_dict()}, tmp_path / "lightly.ckpt")
     loaded, said = load(tmp_path / "lightly.ckpt", stem="small")

@@ -1,5 +1,6 @@
 """The loop, run for real at a tiny size: what it writes, that it learns, that it resumes to the bit, what it refuses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,28 +67,13 @@ def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tiny_run: TrainCo
 
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 8])
 def test_a_stopped_run_continues_to_the_same_bits(
-    stop_at: int, tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    stop_at: int, tiny_run: TrainConfig, stop_after: Callable[[int], Any]
 ) -> None:
     """Stopped by its flag after ``stop_at`` steps (5 is an epoch's end), with dropped paths and resident data."""
     config = replace(tiny_run, encoder=replace(tiny_run.encoder, drop_path=0.2))
     undisturbed = weights(simclr.pretrain(replace(config, name="undisturbed")).run_dir)
 
-    class Flag:
-        polled = 0
-
-        def __enter__(self) -> "Flag":
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            pass
-
-        @property
-        def raised(self) -> bool | None:
-            Flag.polled += 1
-            return True if Flag.polled == stop_at else None
-
-    with monkeypatch.context() as patch:
-        patch.setattr("simclr.train.StopFlag", Flag)
+    with stop_after(stop_at):
         stopped = simclr.pretrain(replace(config, name="stopped"))
     assert not stopped.finished
     assert stopped.steps == stop_at

@@ -1,6 +1,8 @@
 """The moving average of the weights against one kept by hand in float64; what is exported; the same bits after a stop."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +72,7 @@ def test_a_decay_that_is_none_is_refused(ema: float) -> None:
 
 
 def test_a_run_exports_the_average_and_resumes_to_the_same_bits(
-    tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch, stop_after: Callable[[int], Any]
 ) -> None:
     config = replace(
         tiny_run,
@@ -105,22 +107,7 @@ def test_a_run_exports_the_average_and_resumes_to_the_same_bits(
     for name, expected in head.items():
         torch.testing.assert_close(exported_head[f"objective.{name}"].double(), expected, rtol=1e-5, atol=1e-6)
 
-    class Flag:
-        polled = 0
-
-        def __enter__(self) -> "Flag":
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            pass
-
-        @property
-        def raised(self) -> bool | None:
-            Flag.polled += 1
-            return True if Flag.polled == 4 else None
-
-    with monkeypatch.context() as patch:
-        patch.setattr("simclr.train.StopFlag", Flag)
+    with stop_after(4):
         assert not simclr.pretrain(replace(config, name="stopped")).finished
     resumed = simclr.pretrain(replace(config, name="stopped"))
     assert resumed.finished

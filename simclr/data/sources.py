@@ -37,11 +37,11 @@ def load_source(config: DataConfig, split: Split) -> ImageSet:
             little for the split that is asked for.
     """
     if config.held_out_classes:
-        whole, test = _load(config, "train"), _load(config, "test")
+        whole = _load(config, "train")
         known, unknown = divide_classes(whole, config)
         if split == "held-out":
-            return unknown(whole).joined(unknown(test))
-        images = known(test if split == "test" else whole)
+            return unknown(whole).joined(unknown(_load(config, "test")))
+        images = known(_load(config, "test") if split == "test" else whole)
     elif split == "held-out":
         raise DataError(f"no class of {config.source} is held out; set --data.held-out-classes, e.g. 0.4")
     else:
