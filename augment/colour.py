@@ -7,7 +7,7 @@ torchvision's ColorJitter, as in ``augment/reference.py``, which these forms are
 import torch
 from torch import Tensor
 
-__all__ = ["adjust_brightness_", "adjust_contrast_", "adjust_saturation_", "luma", "shift_hue_", "solarize_"]
+__all__ = ["blend_", "luma", "shift_hue_", "solarize_"]
 
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
 
@@ -20,23 +20,15 @@ def luma(images: Tensor) -> Tensor:
     return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)[:, None]
 
 
-def adjust_brightness_(images: Tensor, factor: Tensor) -> Tensor:
-    """``factor * x``, clamped."""
-    return images.mul_(factor).clamp_(0, 1)
-
-
-def adjust_contrast_(images: Tensor, factor: Tensor) -> Tensor:
-    """``mean + factor * (x - mean)``, clamped, about the mean gray value of each image."""
-    # Luma is linear: the mean of the gray image is the luma of the mean colour.
-    offset = luma(images.mean((-2, -1), keepdim=True)).mul_(1 - factor)
-    return images.mul_(factor).add_(offset).clamp_(0, 1)
-
-
-def adjust_saturation_(images: Tensor, factor: Tensor) -> Tensor:
-    """``gray + factor * (x - gray)``, clamped; a one-channel image stays as it is."""
-    if images.shape[1] == 1:
-        return images
-    return images.lerp_(luma(images), 1 - factor).clamp_(0, 1)
+def blend_(images: Tensor, factor: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
+    """``target + factor * (x - target)``, clamped: the saturation of the images whose ``gray`` is 1, else the contrast
+    of those whose ``mean`` is 1, else the brightness. The target is the gray image, its mean, or black.
+    """
+    target = luma(images)
+    # A single sum would be split among torch's threads, and rounded by their number.
+    centre = target.mean(-1, keepdim=True) if len(target) == 1 else target
+    centre = centre.mean((-2, -1), keepdim=True).mul_(mean)
+    return images.lerp_(target.mul_(gray).add_(centre), 1 - factor).clamp_(0, 1)
 
 
 def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
@@ -54,14 +46,14 @@ def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
     low = torch.minimum(red, green).clamp_(max=blue)
     chroma = high - low
     hue = (green + blue).sub_(red).add_(high).sub_(low, alpha=2)
-    hue = hue.div_(chroma + 1e-20).copysign_(green - blue)  # where the chroma is 0, so is the numerator
-    hue = hue.add_(6 * turns[:, 0])
-    hue = hue.sub_((hue / 6).floor_(), alpha=6)
-    # u(t) is clamp(|t|, 1, 2) - 1: the 1 goes into the offsets, which saves a pass.
+    sign = (green - blue).add_(1e-30).sign_()  # 1 where they are equal
+    # u(t) is clamp(|t|, 1, 2) - 1: the 1 goes into the offsets, and the hue is one of whole turns, to save passes.
     low.sub_(chroma)
     high.add_(chroma)
-    for plane, centre, offset, sign in ((red, 3, low, 1), (green, 2, high, -1), (blue, 4, high, -1)):
-        plane.copy_(offset).addcmul_((hue - centre).abs_().clamp_(1, 2), chroma, value=sign)
+    chroma = chroma.mul_(6).add_(1e-20)  # where it is 0, so is the numerator
+    hue = hue.div_(chroma).mul_(sign).add_(turns[:, 0] + 1).frac_()
+    for plane, centre, offset, way in ((red, 1 / 2, low, 1), (green, 1 / 3, high, -1), (blue, 2 / 3, high, -1)):
+        plane.copy_(offset).addcmul_((hue - centre).abs_().clamp_(1 / 6, 1 / 3), chroma, value=way)
     return images
 
 

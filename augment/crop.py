@@ -5,7 +5,6 @@ by the scale where a crop shrinks and antialiasing is on. They differ in what th
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +16,19 @@ __all__ = ["crop_by_grid", "crop_by_interpolation", "crop_by_taps", "crop_on_cpu
 _SMALL = 40
 
 
-def crop_on_cpu(
-    images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool
-) -> Callable[[slice], Tensor]:
-    """The crops of ``images[rows]``, part by part: slice of rows -> (n, C, S, S), in the form that suits their size."""
+def crop_on_cpu(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
+    """The crops of ``images[rows]`` (N, C, S, S), in the form that suits their size."""
     height, width = images.shape[-2:]
     if max(height, width) <= _SMALL and not (antialias and max(height, width) > size):
         xs, ys = _coordinates(boxes, flip, height, width, size, images.dtype)
-        return lambda part: crop_by_grid(images.index_select(0, rows[part]), xs[part], ys[part])
-    sources, corners, mirrored = rows.tolist(), boxes.tolist(), flip.tolist()
-
-    def one_by_one(part: slice) -> Tensor:
-        drawn = zip(sources[part], corners[part], mirrored[part], strict=True)
-        crops = [crop_by_interpolation(images[row], box, size, mirror, antialias) for row, box, mirror in drawn]
-        return torch.cat(crops) if len(crops) > 1 else crops[0]
-
-    return one_by_one
+        return crop_by_grid(images.index_select(0, rows), xs, ys)
+    dtype = images.dtype if images.is_floating_point() else torch.float32
+    crops = torch.empty(len(rows), images.shape[1], size, size, dtype=dtype)
+    drawn = zip(crops, rows.tolist(), boxes.tolist(), flip.tolist(), strict=True)
+    for crop, row, box, mirror in drawn:
+        # A tensor that is freed at once leaves its memory, still in the cache, to the next one.
+        crop.copy_(crop_by_interpolation(images[row], box, size, mirror, antialias)[0])
+    return crops
 
 
 def crop_by_interpolation(image: Tensor, box: list[int], size: int, flip: bool, antialias: bool) -> Tensor:

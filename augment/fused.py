@@ -1,7 +1,7 @@
 """The same transforms as the reference, as one Kornia module of few passes over memory; it takes uint8 as it comes.
 
-On a CPU, views that share an order of operations go together through ``augment/grouped.py``; elsewhere, or compiled,
-all views take the same steps of ``augment/branchless.py``. Given equal parameters all of them agree to 1e-5.
+On a CPU each operation is done for the views it acts on (``augment/grouped.py``); elsewhere all views take the same
+steps (``augment/branchless.py``), which can be compiled. Given equal parameters all of them agree to 1e-5.
 """
 
 import warnings
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from augment.branchless import augment_rows
 from augment.config import AugmentConfig
-from augment.grouped import LARGE_VIEW, augment_groups
+from augment.grouped import augment_groups
+from augment.layout import copy_rows, normalised_pixels
 from augment.parameters import DRAWN, ViewParameters
 from augment.sampling import sample_parameters
 
 __all__ = ["FusedAugmentation"]
 
-# Floats of views worked on at a time where the form is branchless: a thread's cache on a CPU, 256 MiB elsewhere.
-_CHUNK_CPU = 2**17
-_CHUNK_DEVICE = 2**26
+# Floats of views worked on at a time where the form is branchless: 256 MiB.
+_CHUNK = 2**26
 
 
 class FusedAugmentation(AugmentationBase2D):
@@ -36,8 +36,8 @@ class FusedAugmentation(AugmentationBase2D):
     Args:
         config: what is drawn, and from which ranges.
         dtype: of the views; the arithmetic is float32 whatever it is.
-        compile: run the branchless form through ``torch.compile``, on a CPU only for small views, where it pays. The
-            first batch takes its time; without a working compiler a warning says so and the eager form goes on.
+        compile: run the branchless form, that of a GPU, through ``torch.compile``; the form of a CPU is faster without.
+            The first batch takes its time; where compiling fails, a warning says so and the eager form goes on.
 
     Example:
         >>> from kornia.augmentation import AugmentationSequential, RandomErasing
@@ -50,7 +50,7 @@ class FusedAugmentation(AugmentationBase2D):
         super().__init__(p=1.0)
         self.config = config
         self.view_dtype = dtype
-        self._compiled: Callable[..., Tensor] | None = torch.compile(augment_rows) if compile else None
+        self._compiled: Callable[..., Tensor] | None = torch.compile(_branchless_pixels) if compile else None
 
     def views(self, images: Tensor, parameters: ViewParameters, normalise: bool = True) -> Tensor:
         """All views of images (B, C, H, W), uint8 or floating point in [0, 1]: (V, B, C, S, S), channels last.
@@ -61,50 +61,39 @@ class FusedAugmentation(AugmentationBase2D):
             images = images.float()
         size, channels, count = self.config.size, images.shape[1], parameters.views * len(images)
         pixels = torch.empty(count, size, size, channels, dtype=self.view_dtype, device=images.device)
-        mean, std = self._moments(channels, images.device) if normalise else (None, None)
-
-        def write(rows: Tensor | slice, views: Tensor) -> None:
-            if mean is not None and std is not None:
-                views = views.sub_(mean).div_(std)
-            views = views.to(self.view_dtype).permute(0, 2, 3, 1)
-            if isinstance(rows, slice):
-                pixels[rows] = views
-            elif views[0].numel() < LARGE_VIEW:
-                pixels.index_copy_(0, rows, views.contiguous())
-            else:  # the copy of a large view is worth a call of its own, and then needs no second one
-                for row, view in zip(rows.tolist(), views, strict=True):
-                    pixels[row].copy_(view)
-
         # Matrix products must not be lowered to half precision by a training step's autocast.
         with torch.autocast(images.device.type, enabled=False):
-            if images.device.type == "cpu" and (self._compiled is None or channels * size**2 >= LARGE_VIEW):
-                augment_groups(images, parameters, self.config, write)
+            mean, std = self._moments(channels, images.device) if normalise else (None, None)
+            if images.device.type == "cpu":
+                for rows, views in augment_groups(images, parameters, self.config):
+                    copy_rows(pixels, rows, normalised_pixels(views, mean, std, self.view_dtype))
             else:
-                self._branchless(images, parameters, write)
+                self._branchless(images, parameters, mean, std, pixels)
         return pixels.permute(0, 3, 1, 2).unflatten(0, (parameters.views, len(images)))
 
-    def _branchless(self, images: Tensor, parameters: ViewParameters, write: Callable[[slice, Tensor], None]) -> None:
+    def _branchless(
+        self, images: Tensor, parameters: ViewParameters, mean: Tensor | None, std: Tensor | None, pixels: Tensor
+    ) -> None:
+        """Fill pixels (V*B, S, S, C)."""
         drawn = {name: tensor.flatten(0, 1) for name, tensor in parameters.tensors().items()}
         sources = torch.arange(len(images), device=images.device).repeat(parameters.views)
-        floats = images.shape[1] * self.config.size**2
-        on_cpu = images.device.type == "cpu"
-        chunk = max(1, (_CHUNK_CPU * torch.get_num_threads() if on_cpu else _CHUNK_DEVICE) // floats)
+        chunk = max(1, _CHUNK // pixels[0].numel())
         for start in range(0, len(sources), chunk):
             rows = slice(start, min(start + chunk, len(sources)))
             part = {name: tensor[rows] for name, tensor in drawn.items()}
-            write(rows, self._run(images, sources[rows], part, self.config))
+            pixels[rows] = self._pixels(images, sources[rows], part, self.config, mean, std, pixels.dtype)
 
-    def _run(self, *arguments: Any) -> Tensor:
+    def _pixels(self, *arguments: Any) -> Tensor:
         if self._compiled is None:
-            return augment_rows(*arguments)
+            return _branchless_pixels(*arguments)
         try:
             return self._compiled(*arguments)
         except Exception as error:  # a compiler fails in more ways than it has exceptions
-            views = augment_rows(*arguments)  # a fault of the input shows here, by its own name
+            pixels = _branchless_pixels(*arguments)  # a fault of the input shows here, by its own name
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"torch.compile failed, the augmentation goes on without it: {reason}", stacklevel=2)
             self._compiled = None
-            return views
+            return pixels
 
     def _moments(self, channels: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Mean and standard deviation (1, C, 1, 1), filled on the device: a copy from the host would wait for it."""
@@ -138,3 +127,15 @@ class FusedAugmentation(AugmentationBase2D):
         drawn: dict[str, Any] = {name: params[name][None].to(input.device) for name in DRAWN}
         parameters = ViewParameters(image_size=(input.shape[-2], input.shape[-1]), **drawn)
         return self.views(input, parameters)[0]
+
+
+def _branchless_pixels(
+    images: Tensor,
+    rows: Tensor,
+    drawn: dict[str, Tensor],
+    config: AugmentConfig,
+    mean: Tensor | None,
+    std: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    return normalised_pixels(augment_rows(images, rows, drawn, config), mean, std, dtype)

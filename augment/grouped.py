@@ -1,7 +1,7 @@
-"""The fused augmentation on a CPU: views that share an order of operations go together, in cache-sized chunks.
+"""The fused augmentation on a CPU: chunks of views in which each operation is done only for those it acts on.
 
-Knowing the parameters on the host makes every skipped operation free: each is computed for the views it acts on and for
-no other. On a GPU that knowledge would cost a wait; ``augment/branchless.py`` does without it.
+Knowing the parameters on the host makes every skipped operation free, and lets views be sorted so that those that need
+an operation are neighbours. On a GPU that knowledge would cost a wait; ``augment/branchless.py`` does without it.
 """
 
 import math
@@ -11,141 +11,97 @@ import torch
 from torch import Tensor
 
 from augment.blur import gaussian_blur
-from augment.colour import adjust_brightness_, adjust_contrast_, adjust_saturation_, luma, shift_hue_, solarize_
+from augment.colour import blend_, luma, shift_hue_, solarize_
 from augment.config import AugmentConfig
 from augment.crop import crop_on_cpu
-from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
+from augment.layout import copy_rows
+from augment.parameters import CONTRAST, HUE, SATURATION, ViewParameters
 from augment.reference import warp
-from augment.threads import run_in_threads
 
-__all__ = ["LARGE_VIEW", "augment_groups"]
+__all__ = ["augment_groups"]
 
-# Floats of views a thread works on at a time: 512 KiB, about half of what its second-level cache holds.
-_CHUNK = 2**17
-LARGE_VIEW = 2**15
-"""Floats of a view from which on working on one after the other costs less than gathering several."""
-
-_KIND = 5**4
-_Step = tuple[int, int, int]
-_Run = tuple[int, int, list[_Step]]
-
-_ADJUST: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
-    BRIGHTNESS: adjust_brightness_,
-    CONTRAST: adjust_contrast_,
-    SATURATION: adjust_saturation_,
-    HUE: shift_hue_,
-}
+# Floats of views worked on at a time: with fewer, starting an operation costs more than the operation.
+_CHUNK = 2**20
+# Floats of a view from which on one after the other is blurred, each with no more taps than it needs.
+_LARGE_VIEW = 2**15
 
 
 def augment_groups(
-    images: Tensor, parameters: ViewParameters, config: AugmentConfig, write: Callable[[Tensor, Tensor], None]
-) -> None:
-    """Compute every view of images (B, C, H, W) and hand them to ``write(rows, views)`` in chunks.
+    images: Tensor, parameters: ViewParameters, config: AugmentConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every view of images (B, C, H, W) once, in chunks: (positions in ``views.flatten(0, 1)`` (n,), views (n, C, S, S)).
 
-    ``rows`` (n,) are positions in ``views.flatten(0, 1)``, ``views`` (n, C, S, S) floating point in [0, 1].
+    The views are floating point in [0, 1], not normalised.
     """
-    batch, channels = len(images), images.shape[1]
     drawn = {name: tensor.flatten(0, 1) for name, tensor in parameters.tensors().items()}
-    order, keys = _sorted_by_operations(drawn, channels)
-    drawn = {name: tensor[order] for name, tensor in drawn.items()}
-    factors = [factor[:, None, None, None] for factor in drawn["jitter"].unbind(1)]
-    moves = (drawn["affine"] != drawn["affine"].new_tensor([0, 0, 0, 1, 0])).any(-1)
-    acts = {"move": moves.tolist(), **{name: drawn[name].tolist() for name in ("gray", "blur", "solarize")}}
-    # flatten(0, 1) puts the images of one view next to each other.
-    crop = crop_on_cpu(images, order % batch, drawn["crop"], config.size, drawn["flip"], config.antialias)
-
-    def work(run: _Run) -> None:
-        start, stop, steps = run
-        part = slice(start, stop)
-        views = crop(part).clamp_(0, 1)
-        if any(acts["move"][part]):
-            rows = _where(acts["move"][part])
-            views.index_copy_(0, rows, warp(views.index_select(0, rows), drawn["affine"][part][rows]))
-        for first, last, op in steps:
-            _ADJUST[op](views[first:last], factors[op][start + first : start + last])
-        if channels == 3 and any(acts["gray"][part]):
-            rows = _where(acts["gray"][part])
-            views.index_copy_(0, rows, luma(views.index_select(0, rows)).expand(-1, 3, -1, -1))
-        if any(acts["blur"][part]):
-            _blur(views, drawn["blur"][part], acts["blur"][part], config.blur_kernel_size // 2)
-        if any(acts["solarize"][part]):
-            rows = _where(acts["solarize"][part])
-            views.index_copy_(0, rows, solarize_(views.index_select(0, rows), config.solarize_threshold))
-        write(order[part], views)
-
-    run_in_threads(work, _runs(keys, max(1, _CHUNK // (channels * config.size**2))))
+    places = _hue_places(drawn["jitter"], drawn["order"])
+    chunk = max(1, _CHUNK // (images.shape[1] * config.size**2))
+    for first in range(0, len(places), chunk):
+        ranked, order = places[first : first + chunk].sort(stable=True)
+        rows = order + first
+        part = {name: tensor.index_select(0, rows) for name, tensor in drawn.items()}
+        # flatten(0, 1) puts the images of one view next to each other.
+        sources = rows % len(images)
+        views = crop_on_cpu(images, sources, part["crop"], config.size, part["flip"], config.antialias).clamp_(0, 1)
+        _augment_(views, part, ranked, config)
+        yield rows, views
 
 
-def _sorted_by_operations(drawn: dict[str, Tensor], channels: int) -> tuple[Tensor, Tensor]:
-    """The views (N,) in an order in which those with like jitter operations are neighbours, and the key of each.
-
-    The digits of a key to the base 5, from the left: how many operations act, when the hue is shifted, and the operations.
-    """
-    jitter, order = drawn["jitter"], drawn["order"]
-    acts = jitter != jitter.new_tensor([1, 1, 1, 0])  # (N, 4)
-    if channels == 1:
-        acts = acts & torch.tensor([True, True, False, False])
-    acts = acts.gather(1, order)  # in the order of the operations
-    count = acts.sum(1)
-    hue = ((order == HUE) & acts).int().argmax(1)
-    operations = torch.zeros_like(count)
-    for op, acting in zip(order.unbind(1), acts.unbind(1), strict=True):
-        operations = torch.where(acting, operations * 5 + op + 1, operations)
-    keys = (count * 5 + hue) * _KIND + operations
-    keys, ranked = keys.sort(stable=True)
-    return ranked, keys
-
-
-def _runs(keys: Tensor, chunk: int) -> Iterator[_Run]:
-    """Runs of at most ``chunk`` views with as many operations, the hue at one place: (start, stop, steps).
-
-    The hue, which costs more than the others together, is one step of all views of a run; the others take neighbours
-    with the same operation at the same place together.
-    """
-    distinct, counts = (values.tolist() for values in keys.unique_consecutive(return_counts=True))
-    runs: list[tuple[int, int]] = []  # (key, views) of the views since start
-    start = stop = 0
-    for key, count in zip(distinct, counts, strict=True):
-        while count:
-            if runs and (stop - start == chunk or runs[0][0] // _KIND != key // _KIND):
-                yield start, stop, _steps(runs)
-                runs, start = [], stop
-            taken = min(count, chunk - (stop - start))
-            runs.append((key, taken))
-            stop, count = stop + taken, count - taken
-    yield start, stop, _steps(runs)
-
-
-def _steps(runs: list[tuple[int, int]]) -> list[_Step]:
-    """What to do with a run of views: (first view, last view + 1, operation), in this order."""
-    steps: list[_Step] = []
-    for place in reversed(range(runs[0][0] // _KIND // 5)):
-        last = 0
-        for key, count in runs:
-            op = key // 5**place % 5 - 1
-            if last and steps[-1][2] == op:
-                steps[-1] = (steps[-1][0], last + count, op)
-            else:
-                steps.append((last, last + count, op))
-            last += count
-    return steps
-
-
-def _where(flags: list[bool] | list[float]) -> Tensor:
-    return torch.tensor([row for row, flag in enumerate(flags) if flag], device="cpu")
-
-
-def _blur(views: Tensor, sigma: Tensor, values: list[float], radius: int) -> None:
-    """Blur in place the views whose sigma is not 0."""
-
-    def reach(largest: float) -> int:
-        # Beyond 5.5 sigma a tap weighs less than 3e-7 of the central one: below the rounding of the sum.
-        return min(radius, math.ceil(5.5 * largest))
-
-    if views[0].numel() >= LARGE_VIEW:
-        for row, value in enumerate(values):
-            if value:
-                views[row] = gaussian_blur(views[row : row + 1], sigma[row : row + 1], reach(value))[0]
+def _augment_(views: Tensor, drawn: dict[str, Tensor], places: Tensor, config: AugmentConfig) -> None:
+    """What follows the crop, in place. The views are sorted by ``places``, those of ``_hue_places``."""
+    affine, sigma = drawn["affine"], drawn["blur"]
+    moves = (affine != affine.new_tensor([0, 0, 0, 1, 0])).any(-1)
+    _on_rows(views, moves, lambda some, rows: warp(some, affine[rows]))
+    _jitter_(views, drawn["jitter"], drawn["order"], places)
+    if views.shape[1] == 3:
+        _on_rows(views, drawn["gray"], lambda some, _: luma(some).expand(-1, 3, -1, -1).contiguous())
+    radius = config.blur_kernel_size // 2
+    if views[0].numel() < _LARGE_VIEW:
+        _on_rows(views, sigma > 0, lambda some, rows: _blur(some, sigma[rows], radius))
     else:
-        rows = _where(values)
-        views.index_copy_(0, rows, gaussian_blur(views.index_select(0, rows), sigma[rows], reach(max(values))))
+        for row in sigma.nonzero().flatten().tolist():
+            views[row] = _blur(views[row : row + 1], sigma[row : row + 1], radius)[0]
+    _on_rows(views, drawn["solarize"], lambda some, _: solarize_(some, config.solarize_threshold))
+
+
+def _hue_places(jitter: Tensor, order: Tensor) -> Tensor:
+    """How many of the other jitter operations come before the hue shift (N,), or 4 where none of the four acts."""
+    acts = (jitter != jitter.new_tensor([1, 1, 1, 0])).any(1)
+    return torch.where(acts, (order == HUE).int().argmax(1), 4)
+
+
+def _jitter_(views: Tensor, factors: Tensor, order: Tensor, places: Tensor) -> None:
+    """The four operations in each view's order, on views sorted by the place of the hue shift, which costs the most.
+
+    Of the other three, the one that comes k-th is done for the views in which the hue comes later, then the hue for
+    all, then the k-th for the rest: seven steps on neighbours, whatever the orders.
+    """
+    until = torch.searchsorted(places, torch.arange(1, 5)).tolist()  # the views whose hue comes before the k-th place
+    blends = order[order != HUE].view(-1, 3)
+    scales = factors.gather(1, blends)
+
+    def blend(place: int, first: int, last: int) -> None:
+        if first < last:
+            op, scale = (values[first:last, place, None, None, None] for values in (blends, scales))
+            grays, means = ((op == one).to(views.dtype) for one in (SATURATION, CONTRAST))
+            blend_(views[first:last], scale, grays, means)
+
+    for place in range(3):
+        blend(place, until[place], until[3])
+    turns = factors[: until[3], HUE, None, None, None]
+    if turns.any():
+        shift_hue_(views[: until[3]], turns)
+    for place in range(3):
+        blend(place, 0, until[place])
+
+
+def _on_rows(views: Tensor, chosen: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Put ``operation(rows, their indices)`` in place of the chosen rows."""
+    rows = chosen.nonzero().flatten()
+    if len(rows):
+        copy_rows(views, rows, operation(views.index_select(0, rows), rows))
+
+
+def _blur(views: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    # Beyond 5.5 sigma a tap weighs less than 3e-7 of the central one: below the rounding of the sum.
+    return gaussian_blur(views, sigma, min(radius, math.ceil(5.5 * float(sigma.max()))))

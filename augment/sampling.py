@@ -7,7 +7,6 @@ from torch import Tensor
 
 from augment.config import AugmentConfig
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
-from augment.threads import run_serially
 
 __all__ = ["sample_parameters"]
 
@@ -52,8 +51,6 @@ def sample_parameters(
     height, width = image_size
     if batch < 1 or height < 1 or width < 1:
         raise ValueError(f"batch is {batch} and image_size {tuple(image_size)}: expected positive integers")
-    if torch.device(device).type == "cpu":
-        return run_serially(lambda: _sample(config, batch, height, width, seed, device))
     return _sample(config, batch, height, width, seed, device)
 
 

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from augment import AugmentConfig, ViewGenerator
 from simclr.commands import run_command
 from simclr.errors import MissingExtraError
+from simclr.host_memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,15 +217,20 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images, few rounds: does it run at all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="also ours through torch.compile, which takes minutes")
+    parser.add_argument(
+        "--compile", action="store_true", help="also ours through torch.compile, on a GPU: takes minutes"
+    )
+    parser.add_argument("--keep-memory", action="store_true", help="all with the allocator's setting of our commands")
     options = parser.parse_args(words)
+    if options.keep_memory:
+        keep_freed_memory()
     if importlib.util.find_spec("lightly") is None:
         raise MissingExtraError("lightly is not installed; install it with: pip install 'simclr-pipeline[bench]'")
     cuda = options.device == "cuda"
     hardware = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{hardware} of {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
     for setting in settings(cuda, options.quick):
-        timings = contenders(setting, options.device, options.compile, batches=1 if options.quick else 4)
+        timings = contenders(setting, options.device, options.compile and cuda, batches=1 if options.quick else 4)
         best = fastest(timings, *((0.0, 1) if options.quick else (30.0, 5)))
         print(f"\n{setting.name}: {setting.config.views} views of {setting.batch} images of {setting.stored} px\n")
         print("| transform | batch (ms) | images/s | ours is faster by |\n|---|---|---|---|")
@@ -239,4 +245,5 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    # Peers run in what their users have: the allocator's defaults.
+    sys.exit(run_command(main, keep_memory=False))

@@ -5,12 +5,18 @@ import sys
 from collections.abc import Callable
 
 from simclr.errors import PipelineError
+from simclr.host_memory import keep_freed_memory
 
 __all__ = ["run_command"]
 
 
-def run_command(main: Callable[[list[str]], int]) -> int:
-    """Run ``main`` on the command line's words; return its exit code, or 2 after a user's mistake."""
+def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> int:
+    """Run ``main`` on the command line's words; return its exit code, or 2 after a user's mistake.
+
+    With ``keep_memory`` the process holds what it frees until it ends (``simclr/host_memory.py``).
+    """
+    if keep_memory:
+        keep_freed_memory()
     try:
         return main(sys.argv[1:])
     except PipelineError as error:

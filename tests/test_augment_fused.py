@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -168,7 +168,7 @@ def test_all_crops_are_one(height: int, width: int, size: int, antialias: bool) 
         ]
     )
     rows = torch.arange(10)
-    small = crop_on_cpu(images, rows, box, size, flip, antialias)(slice(None))
+    small = crop_on_cpu(images, rows, box, size, flip, antialias)
     torch.testing.assert_close(small, one_by_one, atol=1e-12, rtol=0)
     torch.testing.assert_close(crop_by_taps(images, rows, box, size, flip, antialias), one_by_one, atol=1e-12, rtol=0)
 
@@ -263,39 +263,60 @@ def test_the_branchless_form_is_one_graph() -> None:
     torch.testing.assert_close(graph(images, torch.arange(3), flat, config), expected, atol=1e-6, rtol=0)
 
 
-def test_the_compiled_form_is_used_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
-
-    def compiler(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def compiled(*arguments: Any) -> Tensor:
-            views = form(*arguments)
-            shapes.append(tuple(views.shape[1:]))
-            return views
-
-        return compiled
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    for size in (32, 112):
-        images = pictures(4, 3, size, size)
-        config = replace(CHAIN, size=size)
-        views = ViewGenerator(config, compile=True)(images, seed=0)
-        torch.testing.assert_close(views, ViewGenerator(config)(images, seed=0), atol=TOLERANCE, rtol=0)
-    assert set(shapes) == {(3, 32, 32)}
+def gpu_pixels(fused: FusedAugmentation, images: Tensor, parameters: ViewParameters) -> Tensor:
+    """What the module does with images on a GPU, done here."""
+    size = fused.config.size
+    pixels = torch.empty(parameters.views * len(images), size, size, images.shape[1], dtype=fused.view_dtype)
+    fused._branchless(images, parameters, *fused._moments(images.shape[1], images.device), pixels)
+    return pixels.permute(0, 3, 1, 2).unflatten(0, (parameters.views, len(images)))
 
 
-def test_a_missing_compiler_is_a_warning_and_not_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_of_a_gpu_normalises_and_converts_alike(dtype: torch.dtype) -> None:
+    config = replace(CHAIN, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    fused, images = FusedAugmentation(config, dtype), pictures(8, 3, 40, 40)
+    parameters = sample_parameters(config, 8, (40, 40), seed=0)
+    expected = fused.views(images, parameters)
+    atol = 1e-4 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(gpu_pixels(fused, images, parameters), expected, atol=atol, rtol=0)
+
+
+def test_a_compiler_that_fails_is_a_warning_and_not_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any) -> Tensor:
         raise RuntimeError("no C++ compiler was found")
 
     monkeypatch.setattr(torch, "compile", lambda form: broken)
-    images = pictures(8, 3, 32, 32)
-    generator = ViewGenerator(CHAIN, compile=True)
+    fused, images = FusedAugmentation(CHAIN, compile=True), pictures(8, 3, 32, 32)
+    parameters = sample_parameters(CHAIN, 8, (32, 32), seed=0)
     with pytest.warns(UserWarning, match="goes on without it: no C\\+\\+ compiler was found"):
-        views = generator(images, seed=0)
-    torch.testing.assert_close(views, ViewGenerator(CHAIN)(images, seed=0), atol=TOLERANCE, rtol=0)
+        views = gpu_pixels(fused, images, parameters)
+    torch.testing.assert_close(views, fused.views(images, parameters), atol=TOLERANCE, rtol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
-        generator(images, seed=1)
+        gpu_pixels(fused, images, parameters)
+
+
+@pytest.fixture(params=[2, 3])
+def several_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [32, 200])
+def test_the_views_do_not_depend_on_the_number_of_threads(several_threads: None, size: int) -> None:
+    images = torch.randint(256, (16, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = ViewGenerator(AugmentConfig(size=size, blur=0.5, solarize=0.2, affine=0.2))
+    views = generator(images, seed=0)
+    torch.set_num_threads(1)
+    assert torch.equal(views, generator(images, seed=0))
+
+
+def test_inference_mode_holds() -> None:
+    with torch.inference_mode():
+        views = ViewGenerator(CHAIN)(pictures(4, 3, 32, 32), seed=0)
+    assert views.is_inference()
 
 
 def test_every_operation_order_is_its_own_group() -> None:
