@@ -4,13 +4,12 @@ Knowing the parameters on the host makes every skipped operation free, and lets 
 an operation are neighbours. On a GPU that knowledge would cost a wait; ``augment/branchless.py`` does without it.
 """
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from augment.blur import gaussian_blur
+from augment.blur import blur_one, gaussian_blur, reach
 from augment.colour import blend_, luma, shift_hue_, solarize_
 from augment.config import AugmentConfig
 from augment.crop import crop_on_cpu
@@ -57,10 +56,12 @@ def _augment_(views: Tensor, drawn: dict[str, Tensor], places: Tensor, config: A
         _on_rows(views, drawn["gray"], lambda some, _: luma(some).expand(-1, 3, -1, -1).contiguous())
     radius = config.blur_kernel_size // 2
     if views[0].numel() < _LARGE_VIEW:
-        _on_rows(views, sigma > 0, lambda some, rows: _blur(some, sigma[rows], radius))
+        taps = reach(float(sigma.max()), radius)
+        _on_rows(views, sigma > 0, lambda some, rows: gaussian_blur(some, sigma[rows], taps))
     else:
-        for row in sigma.nonzero().flatten().tolist():
-            views[row] = _blur(views[row : row + 1], sigma[row : row + 1], radius)[0]
+        for view, value in zip(views, sigma.tolist(), strict=True):
+            if value:
+                view.copy_(blur_one(view, value, reach(value, radius)))
     _on_rows(views, drawn["solarize"], lambda some, _: solarize_(some, config.solarize_threshold))
 
 
@@ -100,8 +101,3 @@ def _on_rows(views: Tensor, chosen: Tensor, operation: Callable[[Tensor, Tensor]
     rows = chosen.nonzero().flatten()
     if len(rows):
         copy_rows(views, rows, operation(views.index_select(0, rows), rows))
-
-
-def _blur(views: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    # Beyond 5.5 sigma a tap weighs less than 3e-7 of the central one: below the rounding of the sum.
-    return gaussian_blur(views, sigma, min(radius, math.ceil(5.5 * float(sigma.max()))))
