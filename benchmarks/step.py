@@ -3,7 +3,8 @@
 The same timm backbone, the same batch, the same optimizer, the same images from memory. Ours: uint8 tensor, views on the
 device, all views in one pass, our loss. lightly's: PIL images, its SimCLR transform in a worker a core, its projection
 head and loss, one pass a view, as its SimCLR example does. Each side runs in processes of its own, in turns; a time is
-the best of its turns, a memory the largest. The rows of the encoder alone say what of our step is not its own forward and
+the best of its turns, a memory the largest. Our processes keep the memory that they free, as our commands do, and
+lightly's do not (``--keep``). The rows of the encoder alone say what of our step is not its own forward and
 backward, and how much of the device's peak it reaches. The second table splits our step into its parts, each waited for.
 """
 
@@ -29,6 +30,7 @@ from simclr.config import EncoderConfig, HeadConfig, OptimConfig
 from simclr.encoder import build_backbone, feature_width
 from simclr.flops import model_flops, peak_flops
 from simclr.heads import projection_head
+from simclr.host_memory import keep_freed_memory
 from simclr.losses.nt_xent import NTXentLoss
 from simclr.model import ContrastiveModel
 from simclr.optim import build_optimizer, parameter_groups
@@ -149,6 +151,7 @@ def split(encoder: str, batch: int, precision: str, steps: int) -> dict[str, flo
 
 
 def measure(side: str, encoder: str, batch: int, precision: str, steps: int) -> dict[str, Any]:
+    """Seconds a step and bytes of one side; for the encoder alone also its operations."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def wait() -> None:
@@ -188,6 +191,9 @@ def main() -> int:
         "--steps", type=int, default=24, help="timed steps in a turn: many more than the loader prefetches"
     )
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
+        "--keep", choices=("ours", "all", "none"), default="ours", help="whose processes keep the memory they free"
+    )
     parser.add_argument("--quick", action="store_true", help="one turn of two steps of 32 images: does it run at all?")
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "PRECISION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -195,6 +201,8 @@ def main() -> int:
         options.batch, options.steps, options.turns = 32, 2, 1
     if options.measure:
         side, precision = options.measure
+        if options.keep == "all" or (options.keep == "ours" and side != "lightly"):
+            keep_freed_memory()
         sizes = options.encoder, options.batch, precision, options.steps
         print(json.dumps(split(*sizes) if side == "parts" else measure(side, *sizes)))
         return 0
@@ -215,7 +223,7 @@ def main() -> int:
 
     def in_a_process(row: tuple[str, str]) -> dict[str, Any]:
         words = ["--encoder", options.encoder, "--batch", str(options.batch), "--steps", str(options.steps)]
-        command = [sys.executable, __file__, *words, "--measure", *row]
+        command = [sys.executable, __file__, *words, "--keep", options.keep, "--measure", *row]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer

@@ -48,8 +48,9 @@ RUNTIME_FIELDS = frozenset(
 class OptimConfig:
     """The optimizer and the size of its steps."""
 
-    name: Literal["lars", "sgd", "adamw"] = "lars"
-    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with Nesterov momentum, or AdamW."""
+    name: Literal["lars", "sgd", "adamw", "muon"] = "lars"
+    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, or Muon (Jordan et al. 2024) at
+    learning rates of AdamW's size."""
 
     learning_rate: float = 1.0
     """Peak learning rate for a batch of 256 images; `scaling` carries it to the batch in use."""
@@ -65,10 +66,10 @@ class OptimConfig:
     takes 0.65 to 0.9 (Clark et al. 2020; Bao et al. 2022)."""
 
     momentum: float = 0.9
-    """Momentum of LARS and SGD."""
+    """Momentum of LARS, SGD and Muon."""
 
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's two decay rates."""
+    """AdamW's two decay rates, and Muon's for vectors."""
 
     trust: float = 0.001
     """LARS's trust coefficient."""
@@ -100,7 +101,20 @@ class ScheduleConfig:
     final: float = 0.0
     """The last step's learning rate as a share of the peak."""
 
+    view_sizes: tuple[tuple[float, int], ...] = ()
+    """Views of other sizes at the start: pairs of the share of the run until which, and the pixels; then `augment.size`.
+`--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half."""
+
     def __post_init__(self) -> None:
+        shares = [share for share, _ in self.view_sizes]
+        ascending = shares == sorted(set(shares)) and all(0 < share < 1 for share in shares)
+        require(ascending, "schedule.view_sizes", self.view_sizes, "shares of the run between 0 and 1 that rise")
+        require(
+            all(size > 0 for _, size in self.view_sizes),
+            "schedule.view_sizes",
+            self.view_sizes,
+            "positive sizes in pixels",
+        )
         require(self.head_epochs >= 0, "schedule.head_epochs", self.head_epochs, "0 or more")
         require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or more")
         require(0 <= self.final <= 1, "schedule.final", self.final, "in [0, 1]")
@@ -126,7 +140,7 @@ class LoopConfig:
     """torch.compile the encoder and its head in this mode: faster steps, for a minute or more of compilation at the start."""
 
     compile_augment: bool = False
-    """torch.compile the augmentation too; on a CPU it pays for small views only, and larger ones stay as they are."""
+    """torch.compile the augmentation on a GPU; that of a CPU is faster as it is."""
 
     cached_chunk: int | None = None
     """Images of a process that the memory has room for; None is all of them. Fewer means gradient caching (Gao et al. 2021):

@@ -1,4 +1,4 @@
-"""Optimizers and their parameter groups: LARS with SimCLR's exclusions, SGD with Nesterov momentum, AdamW."""
+"""Optimizers and their parameter groups: LARS with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, Muon."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr.config import OptimConfig
+from simclr.muon import Muon
 
 __all__ = ["LARS", "build_optimizer", "parameter_groups", "peak_learning_rate"]
 
@@ -118,6 +119,8 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float
         return LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)
+    if config.name == "muon":
+        return Muon(groups, lr=lr, momentum=config.momentum, betas=config.betas)
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, foreach=True)
 
 

@@ -10,7 +10,7 @@ import time
 import torch
 from torch import nn
 
-from augment import Mix, ViewGenerator
+from augment import Mix
 from simclr.checkpoint import save_checkpoint
 from simclr.config import TrainConfig
 from simclr.config_io import to_dict
@@ -31,6 +31,7 @@ from simclr.online import make_online_score
 from simclr.optim import build_optimizer, parameter_groups, peak_learning_rate
 from simclr.preview import draw_views
 from simclr.profile import StepProfile
+from simclr.resolution import views_by_step
 from simclr.run_dir import RunResult, claim, export_run, open_run
 from simclr.runlog import RunLog
 from simclr.schedule import learning_rate
@@ -75,8 +76,9 @@ def pretrain(config: TrainConfig) -> RunResult:
     local = config.train.batch_size // world
 
     # The model, what it minimises, and how.
-    views = ViewGenerator(config.augment, compile=config.train.compile_augment).to(device)
     model = build_model(config)
+    generators, views_at = views_by_step(config, model.backbone, total_steps)
+    generators.to(device)
     if config.encoder.init is not None and checkpoint is None:
         notes.append(start_from(model.backbone, config.encoder))
     model.to(device)
@@ -165,6 +167,7 @@ def pretrain(config: TrainConfig) -> RunResult:
             # Views are drawn for the whole global batch and each rank takes its own, so that they do not depend on
             # how many ranks there are.
             profile.mark("augment")
+            views = views_at(step)
             drawn = views.sample(
                 config.train.batch_size, (images.size, images.size), derive_seed(config.seed, "views", step), device
             )

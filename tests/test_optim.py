@@ -77,11 +77,12 @@ def test_decay_spares_biases_and_normalisation() -> None:
     assert len(plain["params"]) == 4
 
 
-@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "muon"])
 def test_every_optimizer_lowers_a_quadratic(name: str) -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 5)
-    config = OptimConfig(name=name, learning_rate=0.05, trust=0.1, weight_decay=0.0)
+    rate = 0.2 if name == "muon" else 0.05  # its steps are a fifth of the learning rate
+    config = OptimConfig(name=name, learning_rate=rate, trust=0.1, weight_decay=0.0)
     optimizer = build_optimizer(parameter_groups(model, 0.0), config, config.learning_rate)
     first = None
     for _ in range(60):

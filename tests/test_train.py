@@ -91,6 +91,34 @@ def test_a_stopped_run_continues_to_the_same_bits(
         assert found == expected
 
 
+def test_the_views_grow_and_a_stopped_run_continues_among_them(
+    tiny_run: TrainConfig, stop_after: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny_run, schedule=replace(tiny_run.schedule, view_sizes=((0.3, 8), (0.5, 12))))
+    seen: list[int] = []
+    apply = simclr.train.cached_step
+
+    def recorded(model: Any, x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        seen.append(x.shape[-1])
+        return apply(model, x, *arguments, **named)
+
+    monkeypatch.setattr(simclr.train, "cached_step", recorded)
+    undisturbed = weights(simclr.pretrain(replace(config, name="undisturbed")).run_dir)
+    assert seen == 3 * [8] + 2 * [12] + 5 * [16]
+    with stop_after(4):
+        simclr.pretrain(replace(config, name="stopped"))
+    assert same(weights(simclr.pretrain(replace(config, name="stopped")).run_dir), undisturbed)
+    assert seen[10:] == seen[:10]
+
+
+def test_a_transformer_takes_one_size(tiny_run: TrainConfig) -> None:
+    encoder = EncoderConfig(name="vit_tiny_patch16_224", patch_size=4)
+    config = replace(tiny_run, encoder=encoder, schedule=replace(tiny_run.schedule, view_sizes=((0.5, 12),)))
+    with pytest.raises(ConfigError, match="views of 12 px, which vit_tiny_patch16_224 does not take"):
+        simclr.pretrain(config)
+    assert not config.run_dir.exists()
+
+
 def test_a_finished_run_is_left_as_it_is(tiny_run: TrainConfig) -> None:
     first = simclr.pretrain(tiny_run)
     before = weights(first.run_dir)

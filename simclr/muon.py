@@ -1,0 +1,108 @@
+"""Muon: momentum made orthogonal by a Newton-Schulz iteration for matrices and convolutions, AdamW for the rest."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Muon", "orthogonalised"]
+
+_STEPS = 5
+_A, _B, _C = 3.4445, -4.7750, 2.0315  # Jordan 2024: the odd quintic that is steepest at 0
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: (..., R, C) -> (..., R, C) with singular values from 0.7 to 1.2.
+
+    Five steps of X <- a X + (b A + c A^2) X with A = X X^T, from X / |X| (Jordan 2024, eq. of "Newton-Schulz"). They keep the
+    singular vectors. In bfloat16 on a GPU, in the matrices' own type elsewhere.
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    if x.is_cuda:
+        x = x.bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(_STEPS):
+        square = x @ x.mT
+        x = _A * x + (_B * square + _C * (square @ square)) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) with the step size of Liu et al. 2025, so that AdamW's learning rates serve.
+
+    Groups with ``adapt=True`` hold matrices; a convolution (O, I, H, W) counts as (O, I H W). With gradient g,
+    ``v = momentum * v + g``, ``u = orthogonalised(g + momentum * v)``, ``w = (1 - lr * weight_decay) * w
+    - 0.2 * sqrt(max(R, C)) * lr * u``: a root mean square of 0.2 an entry. The other groups take AdamW's step.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate.
+        momentum: decay of the velocity, in [0, 1).
+        weight_decay: decoupled decay.
+        betas: AdamW's two decay rates.
+        adapt: whether the group holds matrices to be orthogonalised.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        adapt: bool = True,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "adapt": adapt}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights and group["weight_decay"]:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            if group["adapt"]:
+                self._step_matrices(weights, group)
+            elif weights:
+                self._step_others(weights, group)
+        return loss
+
+    def _step_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        for shape in dict.fromkeys(p.shape for p in weights):  # those of one shape in one product
+            alike = [p for p in weights if p.shape == shape]
+            updates = []
+            for p in alike:
+                assert p.grad is not None
+                state = self.state[p]
+                if "velocity" not in state:
+                    state["velocity"] = torch.zeros_like(p)
+                velocity = state["velocity"].mul_(group["momentum"]).add_(p.grad)
+                updates.append(torch.add(p.grad, velocity, alpha=group["momentum"]).flatten(1))
+            rate = 0.2 * max(updates[0].shape) ** 0.5 * group["lr"]
+            for p, update in zip(alike, orthogonalised(torch.stack(updates)), strict=True):
+                p.sub_(update.view(shape), alpha=rate)
+
+    def _step_others(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """AdamW (Loshchilov and Hutter 2019) with an epsilon of 1e-8; the decay is already done."""
+        first, second = group["betas"]
+        for p in weights:
+            if "step" not in self.state[p]:
+                self.state[p] |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+            self.state[p]["step"] += 1
+        gradients = [p.grad for p in weights if p.grad is not None]
+        means, squares = ([self.state[p][name] for p in weights] for name in ("mean", "square"))
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
+        steps = [self.state[p]["step"] for p in weights]
+        divisors = torch._foreach_sqrt(squares)
+        torch._foreach_div_(divisors, [(1 - second**step) ** 0.5 for step in steps])
+        torch._foreach_add_(divisors, 1e-8)
+        torch._foreach_addcdiv_(weights, means, divisors, [-group["lr"] / (1 - first**step) for step in steps])
