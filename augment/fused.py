@@ -59,29 +59,32 @@ class FusedAugmentation(AugmentationBase2D):
         """
         if images.dtype != torch.uint8:
             images = images.float()
-        size, channels, count = self.config.size, images.shape[1], parameters.views * len(images)
-        pixels = torch.empty(count, size, size, channels, dtype=self.view_dtype, device=images.device)
+        channels = images.shape[1]
         # Matrix products must not be lowered to half precision by a training step's autocast.
         with torch.autocast(images.device.type, enabled=False):
             mean, std = self._moments(channels, images.device) if normalise else (None, None)
             if images.device.type == "cpu":
+                shape = (parameters.views * len(images), self.config.size, self.config.size, channels)
+                pixels = torch.empty(shape, dtype=self.view_dtype)
                 for rows, views in augment_groups(images, parameters, self.config):
                     copy_rows(pixels, rows, normalised_pixels(views, mean, std, self.view_dtype))
             else:
-                self._branchless(images, parameters, mean, std, pixels)
+                pixels = self._branchless(images, parameters, mean, std)
         return pixels.permute(0, 3, 1, 2).unflatten(0, (parameters.views, len(images)))
 
     def _branchless(
-        self, images: Tensor, parameters: ViewParameters, mean: Tensor | None, std: Tensor | None, pixels: Tensor
-    ) -> None:
-        """Fill pixels (V*B, S, S, C)."""
+        self, images: Tensor, parameters: ViewParameters, mean: Tensor | None, std: Tensor | None
+    ) -> Tensor:
+        """Pixels (V*B, S, S, C)."""
         drawn = {name: tensor.flatten(0, 1) for name, tensor in parameters.tensors().items()}
         sources = torch.arange(len(images), device=images.device).repeat(parameters.views)
-        chunk = max(1, _CHUNK // pixels[0].numel())
+        chunk = max(1, _CHUNK // (images.shape[1] * self.config.size**2))
+        chunks = []
         for start in range(0, len(sources), chunk):
-            rows = slice(start, min(start + chunk, len(sources)))
+            rows = slice(start, start + chunk)
             part = {name: tensor[rows] for name, tensor in drawn.items()}
-            pixels[rows] = self._pixels(images, sources[rows], part, self.config, mean, std, pixels.dtype)
+            chunks.append(self._pixels(images, sources[rows], part, self.config, mean, std, self.view_dtype))
+        return torch.cat(chunks) if len(chunks) > 1 else chunks[0]
 
     def _pixels(self, *arguments: Any) -> Tensor:
         if self._compiled is None:

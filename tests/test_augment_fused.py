@@ -265,9 +265,7 @@ def test_the_branchless_form_is_one_graph() -> None:
 
 def gpu_pixels(fused: FusedAugmentation, images: Tensor, parameters: ViewParameters) -> Tensor:
     """What the module does with images on a GPU, done here."""
-    size = fused.config.size
-    pixels = torch.empty(parameters.views * len(images), size, size, images.shape[1], dtype=fused.view_dtype)
-    fused._branchless(images, parameters, *fused._moments(images.shape[1], images.device), pixels)
+    pixels = fused._branchless(images, parameters, *fused._moments(images.shape[1], images.device))
     return pixels.permute(0, 3, 1, 2).unflatten(0, (parameters.views, len(images)))
 
 
