@@ -17,7 +17,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from cost import peak_bytes, seconds
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -89,16 +89,6 @@ def forward_backward(loss: Loss, z: Tensor, labels: Tensor) -> float:
     return value.item()
 
 
-def seconds(function: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def interleaved_minimum(
     losses: dict[str, Loss], z: Tensor, labels: Tensor, device: str, budget: float
 ) -> dict[str, float]:
@@ -111,30 +101,6 @@ def interleaved_minimum(
                 times[name] = min(times[name], seconds(partial(forward_backward, loss, z, labels), device))
         rounds += 1
     return times
-
-
-def resident_peak() -> int:
-    """Peak resident memory of this process in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def peak_bytes(function: Callable[[], object], device: str) -> int:
-    """How far ``function`` raises the peak of memory above what is held when it starts."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    reset = Path("/proc/self/clear_refs")
-    if reset.exists():
-        reset.write_text("5")  # Linux: the peak of resident memory starts again from what is held now
-    before = resident_peak()
-    function()
-    return resident_peak() - before
 
 
 def measure(library: str, strategy: str, samples: int, device: str) -> int:
@@ -212,4 +178,5 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    # With the allocator as it comes: memory that is kept could not be measured.
+    sys.exit(run_command(main, keep_memory=False))
