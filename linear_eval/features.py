@@ -22,7 +22,16 @@ from linear_eval.images import SizedImages, image_batches
 from linear_eval.rows import parts_of
 from simclr.errors import ConfigError, DataError
 
-__all__ = ["Features", "RawPixels", "check_features", "encoder_digest", "extract_features", "frozen", "pixel_features"]
+__all__ = [
+    "Features",
+    "RawPixels",
+    "check_features",
+    "classes_to_fit",
+    "encoder_digest",
+    "extract_features",
+    "frozen",
+    "pixel_features",
+]
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,25 @@ def check_features(features: Features, name: str, *, labelled: bool = True) -> N
             raise DataError(
                 f"features of the {name} set are NaN or infinite for images {rows}; the encoder has diverged"
             )
+
+
+def classes_to_fit(train: Features, test: Features) -> tuple[Tensor, Tensor]:
+    """Check two parts that a classifier is fitted and scored on: the labels there are (C,), and each row's among them (N,).
+
+    Raises:
+        DataError: as ``check_features``; widths that differ; fewer than two classes to fit.
+    """
+    check_features(train, "training")
+    check_features(test, "test")
+    if train.x.shape[1] != test.x.shape[1]:
+        raise DataError(
+            f"training features have {train.x.shape[1]} columns and test features {test.x.shape[1]}: "
+            "take both from the same encoder"
+        )
+    classes, target = train.y.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
+    return classes, target
 
 
 def extract_features(

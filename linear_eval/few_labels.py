@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linear_eval.features import Features, check_features
+from linear_eval.features import Features, classes_to_fit
 from linear_eval.logistic import fit_logistic
 from linear_eval.probe import LinearClassifier
 from linear_eval.rows import Rows, column_statistics, rows_of_each_class
-from simclr.errors import ConfigError, DataError
+from simclr.errors import ConfigError
 
 __all__ = ["FEW_LABEL_C", "draw_rows", "few_labels"]
 
@@ -85,16 +85,7 @@ def few_labels(
             f"per_class={tuple(per_class)}, fractions={tuple(fractions)}, trials={trials}, c={c}: "
             "expected labels a class >= 1, shares in (0, 1], at least one draw and c > 0"
         )
-    check_features(train, "training")
-    check_features(test, "test")
-    if train.x.shape[1] != test.x.shape[1]:
-        raise DataError(
-            f"training features have {train.x.shape[1]} columns and test features {test.x.shape[1]}: "
-            "take both from the same encoder"
-        )
-    classes, target = train.y.unique(return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
+    classes, target = classes_to_fit(train, test)
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     mean, scale = column_statistics(train.x)
     test_rows = Rows(test.x, mean=mean, scale=scale, device=place, mapped=test.mapped)

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linear_eval.features import Features, check_features
+from linear_eval.features import Features, classes_to_fit
 from linear_eval.logistic import fit_logistic
 from linear_eval.metrics import bootstrap_interval, confusion_matrix, per_class_accuracy
 from linear_eval.rows import Rows, column_statistics, parts_of, rows_of_each_class
-from simclr.errors import ConfigError, DataError
+from simclr.errors import ConfigError
 
 __all__ = [
     "STRENGTHS",
@@ -230,16 +230,7 @@ def linear_probe(
         raise ConfigError(f"strengths are {tuple(strengths)}: expected at least one, each finite and > 0")
     if not 0 < validation < 1:
         raise ConfigError(f"validation is {validation}: expected a share of the training set in (0, 1)")
-    check_features(train, "training")
-    check_features(test, "test")
-    if train.x.shape[1] != test.x.shape[1]:
-        raise DataError(
-            f"training features have {train.x.shape[1]} columns and test features {test.x.shape[1]}: "
-            "take both from the same encoder"
-        )
-    classes, target = train.y.unique(return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
+    classes, target = classes_to_fit(train, test)
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     mean, scale = column_statistics(train.x)
     rows = Rows(train.x, mean=mean, scale=scale, device=place, mapped=train.mapped)
