@@ -35,6 +35,23 @@ def tiny_run(tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on digits whose encoder is the start of all that follows."""
+    config = simclr.preset("digits")
+    config = replace(
+        config,
+        name="birds",
+        out=tmp_path_factory.mktemp("start"),
+        data=replace(config.data, limit=128, label_fraction=1.0),
+        encoder=EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16)),
+        head=HeadConfig(out_dim=16),
+        schedule=replace(config.schedule, warmup_epochs=0),
+        train=replace(config.train, epochs=1, batch_size=64, precision="fp32", knn_every=0),
+    )
+    return simclr.pretrain(config).run_dir
+
+
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Two classes of 12 images of mixed sizes and modes, below ``cats/`` and ``dogs/deep/er/``."""

@@ -16,22 +16,15 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import log_loss, mean_absolute_error, r2_score
+from sklearn.metrics import mean_absolute_error
 
 import simclr
-from augment import AugmentConfig
-from linear_eval.finetuned import _number_row, _row, fit_temperature
-from linear_eval.probe import score_predictions
-from simclr.classifier import load_classifier, save_temperature
+from simclr.classifier import load_classifier
 from simclr.commands import run_command
-from simclr.config import DataConfig, EncoderConfig, HeadConfig, TrainConfig
-from simclr.data import ImageSet, load_source
+from simclr.config import EncoderConfig, TrainConfig
+from simclr.data import load_source
 from simclr.errors import CheckpointError, ConfigError
 from simclr.finetune import finetune_config, from_scratch, parse_finetuning
-from simclr.losses import CrossEntropyConfig, DistributionFocalConfig, TripletConfig
-from simclr.model import build_model
-from simclr.online import OnlineScore
 from simclr.runlog import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -39,33 +32,16 @@ QUICK = ["--train.epochs", "1", "--train.batch-size", "32", "--schedule.head-epo
          "--train.precision", "fp32", "--train.knn-every", "1", "--data.limit", "120"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps on digits whose encoder is the start of all that follows."""
-    config = simclr.preset("digits")
-    config = replace(
-        config,
-        name="birds",
-        out=tmp_path_factory.mktemp("start"),
-        data=replace(config.data, limit=128, label_fraction=1.0),
-        encoder=EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16)),
-        head=HeadConfig(out_dim=16),
-        schedule=replace(config.schedule, warmup_epochs=0),
-        train=replace(config.train, epochs=1, batch_size=64, precision="fp32", knn_every=0),
-    )
-    return simclr.pretrain(config).run_dir
-
-
 @pytest.fixture
-def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, start: Path):
-    """Run scripts/finetune.py from ``start`` in a folder of its own; gives exit code, output, errors and result.json."""
+def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, pretrained: Path):
+    """Run scripts/finetune.py from ``pretrained`` in a folder of its own; gives exit code, output, errors and result.json."""
     monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location("script_finetune", ROOT / "scripts" / "finetune.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
     def call(*words: str, name: str = "birds-finetuned") -> tuple[int, str, str, dict[str, Any]]:
-        monkeypatch.setattr(sys, "argv", ["finetune.py", "--encoder.init", str(start), "--name", name, *words])
+        monkeypatch.setattr(sys, "argv", ["finetune.py", "--encoder.init", str(pretrained), "--name", name, *words])
         code = run_command(module.main)
         out, err = capsys.readouterr()
         file = tmp_path / "runs" / name / "result.json"
@@ -77,11 +53,11 @@ def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 # Where the defaults come from.
 
 
-def test_a_run_brings_its_images_its_network_and_its_size(start: Path) -> None:
-    config = finetune_config(str(start))
+def test_a_run_brings_its_images_its_network_and_its_size(pretrained: Path) -> None:
+    config = finetune_config(str(pretrained))
     assert config.name == "birds-finetuned"
     assert config.encoder == EncoderConfig(
-        name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16), init=str(start)
+        name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16), init=str(pretrained)
     )
     assert (config.data.source, config.data.size, config.data.limit, config.data.validation) == (
         "digits",
@@ -91,12 +67,12 @@ def test_a_run_brings_its_images_its_network_and_its_size(start: Path) -> None:
     )
     assert (config.augment.size, config.augment.views, config.augment.horizontal_flip) == (16, 1, 0.0)
     assert config.augment.affine == 0.8 and config.augment.jitter == 0.0
-    assert finetune_config(str(start / "encoder")).encoder.channels == (4, 8, 8, 16)
+    assert finetune_config(str(pretrained / "encoder")).encoder.channels == (4, 8, 8, 16)
 
 
-def test_an_encoder_folder_without_its_run_brings_its_network(start: Path, tmp_path: Path) -> None:
+def test_an_encoder_folder_without_its_run_brings_its_network(pretrained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "handed.on" / "encoder"
-    shutil.copytree(start / "encoder", folder)
+    shutil.copytree(pretrained / "encoder", folder)
     config = finetune_config(str(folder))
     assert config.name == "handed-on-finetuned"
     assert config.encoder.channels == (4, 8, 8, 16) and config.augment.size == config.data.size == 16
@@ -137,14 +113,14 @@ def test_starts_that_are_none(
         finetune_config(init)
 
 
-def test_words_over_the_defaults(start: Path, tmp_path: Path) -> None:
+def test_words_over_the_defaults(pretrained: Path, tmp_path: Path) -> None:
     def parse(*words: str) -> TrainConfig:
         return parse_finetuning(words, "finetune.py", "")
 
-    init = ["--encoder.init", str(start)]
+    init = ["--encoder.init", str(pretrained)]
     config = parse(*init)  # 1,293 images left to train on: batches of 128, 10 steps an epoch, 1,000 steps
     assert (config.train.batch_size, config.train.epochs, config.schedule.head_epochs) == (128, 100, 2)
-    few = parse(f"--encoder.init={start}", "--data.label-fraction", "0.05")
+    few = parse(f"--encoder.init={pretrained}", "--data.label-fraction", "0.05")
     images = len(load_source(few.data, "train"))
     assert few.train.batch_size == 16 and few.train.epochs == min(300, math.ceil(1000 / (images // 16)))
     assert parse(*init, "--train.epochs", "7").train.batch_size == 128
@@ -162,11 +138,11 @@ def test_words_over_the_defaults(start: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs weights to start from"):
         parse(str(tmp_path / "mine.yaml"))
     yaml = parse(str(tmp_path / "mine.yaml"), *init, "--train.epochs", "3", "--schedule.warmup-epochs", "0")
-    assert yaml.encoder.init == str(start) and yaml.name == "mine"
+    assert yaml.encoder.init == str(pretrained) and yaml.name == "mine"
 
 
-def test_from_scratch_is_the_same_network_without_the_start(start: Path) -> None:
-    config = finetune_config(str(start))
+def test_from_scratch_is_the_same_network_without_the_start(pretrained: Path) -> None:
+    config = finetune_config(str(pretrained))
     scratch = from_scratch(replace(config, encoder=replace(config.encoder, frozen_layers=2)))
     assert scratch.encoder == replace(config.encoder, init=None)
     assert scratch.run_dir == config.run_dir / "scratch"
@@ -177,8 +153,8 @@ def test_from_scratch_is_the_same_network_without_the_start(start: Path) -> None
 # The run.
 
 
-def test_the_head_learns_first_at_the_full_rate(start: Path, tmp_path: Path) -> None:
-    config = finetune_config(str(start))
+def test_the_head_learns_first_at_the_full_rate(pretrained: Path, tmp_path: Path) -> None:
+    config = finetune_config(str(pretrained))
     config = replace(
         config,
         out=tmp_path,
@@ -188,7 +164,7 @@ def test_the_head_learns_first_at_the_full_rate(start: Path, tmp_path: Path) -> 
                       knn_every=0, precision="fp32"),
     )  # fmt: skip
     simclr.pretrain(config)
-    began = load_file(start / "encoder" / "encoder.safetensors")
+    began = load_file(pretrained / "encoder" / "encoder.safetensors")
     began |= {name: torch.zeros_like(t) for name, t in began.items() if name.endswith("num_batches_tracked")}
     head = None
     for step in range(1, 11):
@@ -317,181 +293,3 @@ def test_class_numbers_as_numbers(finetune: Any) -> None:
     assert code == 0, err
     assert result["kind"] == "regression"
     assert set(result["rows"]) == {"fine-tuned", "linear probe"}
-
-
-# What is exported.
-
-
-@pytest.fixture(scope="module")
-def classified(start: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    config = finetune_config(str(start))
-    config = replace(
-        config,
-        out=tmp_path_factory.mktemp("classified"),
-        head=HeadConfig(layers=1, out_dim=8),
-        objective=CrossEntropyConfig(class_weights="effective"),
-        data=replace(config.data, limit=80),
-        schedule=replace(config.schedule, head_epochs=0, warmup_epochs=0),
-        train=replace(config.train, epochs=1, batch_size=32, precision="fp32", knn_every=0),
-    )
-    simclr.pretrain(config)
-    return config
-
-
-def test_the_classifier_is_the_network_that_was_trained(classified: TrainConfig, tmp_path: Path) -> None:
-    classifier = load_classifier(classified.run_dir)
-    images = torch.randint(256, (5, 3, 16, 16), dtype=torch.uint8)
-    with torch.no_grad():
-        scores, probabilities = classifier.scores(images), classifier(images)
-    step = classified.run_dir / "checkpoints" / "step-00000002" / "model.safetensors"
-    tensors = load_file(step)
-    model = build_model(replace(classified, encoder=replace(classified.encoder, init=None)))
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    augment = classified.augment
-    mean, std = (torch.tensor(t or d).view(3, 1, 1) for t, d in ((augment.mean, (0.0,) * 3), (augment.std, (1.0,) * 3)))
-    with torch.no_grad():
-        z = model.eval()(((images / 255 - mean) / std)[None])[0]
-    expected = z @ tensors["objective.loss.head.weight"].T + tensors["objective.loss.head.bias"]
-    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(probabilities, expected.softmax(1), rtol=1e-4, atol=1e-5)
-    assert classifier.classes == tuple(str(n) for n in range(10))
-    assert len(classifier.objective.loss.class_weights) == 10
-
-    folder = tmp_path / "encoder"
-    shutil.copytree(classified.run_dir / "encoder", folder)
-    save_temperature(folder, 2.5)
-    with torch.no_grad():
-        torch.testing.assert_close(load_classifier(folder)(images), (expected / 2.5).softmax(1), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(load_classifier(folder).scores(images), scores)
-
-
-def test_a_damaged_head_is_refused(classified: TrainConfig, start: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"an encoder without a head: fine-tune it"):
-        load_classifier(start)
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load_classifier(tmp_path / "nowhere")
-    whole = json.loads((classified.run_dir / "encoder" / "head.json").read_text())
-    folder = tmp_path / "encoder"
-    shutil.copytree(classified.run_dir / "encoder", folder)
-    wrong: list[tuple[Any, str]] = [
-        ("no json", "damaged"),
-        ({"format": 1}, "damaged: KeyError"),
-        (whole | {"objective": {"name": "cross-entropi"}}, "damaged: KeyError"),
-        (whole | {"objective": {"name": "cross-entropy", "smoothing": 1}}, "unknown key 'smoothing'"),
-        (whole | {"sizes": {"classes": 10}}, "damaged: TypeError"),
-        (whole | {"sizes": {"classes": 7, "dim": 8, "samples": 9}}, "one for each of 7 classes"),
-        (whole | {"sizes": {"classes": 10, "dim": 9, "samples": 9}}, "objective.loss.head.weight is float32"),
-    ]
-    for content, said in wrong:
-        (folder / "head.json").write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(CheckpointError, match=said):
-            load_classifier(folder)
-    (folder / "head.json").write_text(json.dumps(whole))
-    (folder / "head.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match=r"head\.safetensors cannot be read"):
-        load_classifier(folder)
-
-
-# What is scored.
-
-
-@pytest.mark.parametrize("sharpness", [0.2, 1.0, 6.0])
-def test_the_temperature_is_the_optimisers(sharpness: float) -> None:
-    rng = np.random.default_rng(0)
-    true = rng.normal(size=(400, 5))
-    labels = np.array([rng.choice(5, p=np.exp(row) / np.exp(row).sum()) for row in true])
-    logits = torch.from_numpy(true * sharpness).float()
-
-    def loss(log_t: float) -> float:
-        scaled = logits.double().numpy() / math.exp(log_t)
-        return log_loss(labels, np.exp(scaled) / np.exp(scaled).sum(1, keepdims=True), labels=range(5))
-
-    best = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-7})
-    assert fit_temperature(logits, torch.from_numpy(labels)) == pytest.approx(math.exp(best.x), rel=1e-4)
-
-
-def test_images_that_are_all_right_say_nothing_of_the_temperature() -> None:
-    logits = torch.tensor([[2.0, 0.0], [0.0, 0.1]])
-    assert fit_temperature(logits, torch.tensor([0, 1])) == 1.0
-    assert fit_temperature(-logits, torch.tensor([0, 1])) == pytest.approx(100.0)
-
-
-def test_the_row_of_a_classifier() -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(300, 4) * 2, torch.randint(4, (300,))
-    found = score_predictions(logits.argmax(1), labels, labels, chosen=None)
-    row = _row(found, (logits, labels), 3.0)
-    for suffix, scale in (("", 1.0), ("_calibrated", 3.0)):
-        shares = (logits.double() / scale).softmax(1).numpy()
-        confidence, right = shares.max(1), shares.argmax(1) == labels.numpy()
-        error = 0.0
-        for i in range(15):  # Guo et al. 2017, eq. 3
-            inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
-            if inside.any():
-                error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-        assert row[f"calibration_error{suffix}"] == pytest.approx(error, abs=1e-4)
-        assert row[f"cross_entropy{suffix}"] == pytest.approx(log_loss(labels.numpy(), shares), rel=1e-5)
-    assert row["temperature"] == 3.0
-    assert row["accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
-
-
-def test_the_row_of_numbers_is_scikit_learns() -> None:
-    rng = np.random.default_rng(0)
-    target = rng.normal(5, 2, 200)
-    predicted = target + rng.normal(0, 1, 200)
-    row, error = _number_row(predicted, target)
-    assert row["mean_absolute_error"] == pytest.approx(mean_absolute_error(target, predicted))
-    assert row["r_squared"] == pytest.approx(r2_score(target, predicted))
-    assert row["error_of_the_mean"] == pytest.approx(mean_absolute_error(target, np.full(200, target.mean())))
-    spread = 1.96 * error.std() / 200**0.5
-    low, high = row["interval"]
-    assert low == pytest.approx(error.mean() - spread, abs=0.2 * spread)
-    assert high == pytest.approx(error.mean() + spread, abs=0.2 * spread)
-    assert _number_row(predicted[:3], np.ones(3))[0]["r_squared"] is None
-
-
-def test_figures_on_validation_images(classified: TrainConfig) -> None:
-    """The accuracy and the error that training watches, recomputed image by image."""
-    images = load_source(classified.data, "validation")
-    model = build_model(classified)
-    model.train()
-    augment = AugmentConfig(size=16, mean=None, std=None)
-    config = replace(classified, augment=augment)
-    x = (images.pixels / 255)[None]
-    for objective, name in (
-        (CrossEntropyConfig(), "validation_accuracy"),
-        (DistributionFocalConfig(), "validation_error"),
-    ):
-        built = simclr.objectives.build_objective(objective, classes=10, dim=8, samples=10, seed=3)
-        qualities = replace(images, values=torch.rand(len(images)))  # of labels: no numbers to predict
-        for shown in (images, qualities):
-            figure = OnlineScore(images, config, shown)(model, built, torch.device("cpu"))
-            assert model.training and model.backbone.training
-            model.eval()
-            with torch.no_grad():
-                z = model(x)[0]
-                numbers = built.numbers(z)
-                right = (built.loss.scores(z).argmax(1) == images.labels) if numbers is None else None
-            model.train()
-            expected = (numbers - images.labels).abs().mean() if right is None else right.float().mean()
-            assert figure == {name: pytest.approx(expected.item(), abs=1e-5)}
-    triplet = simclr.objectives.build_objective(TripletConfig(), classes=10, dim=8, samples=10, seed=3)
-    train = load_source(classified.data, "train")
-    figure = OnlineScore(train, config, images)(model, triplet, torch.device("cpu"))
-    assert set(figure) == {"validation_knn"} and 0 <= figure["validation_knn"] <= 1
-
-
-def test_unlabelled_test_images_get_no_label_from_the_last_class(tmp_path: Path) -> None:
-    """A folder with its own parts, labelled by a CSV that leaves some images out."""
-    rows = ["path,label"]
-    for part in ("train", "test"):
-        for number in range(6):
-            (tmp_path / "set" / part).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "set" / part / f"{number}.png")
-            if number < 4:
-                rows.append(f"{part}/{number}.png,{'ab'[number % 2]}")
-    (tmp_path / "labels.csv").write_text("\n".join(rows))
-    config = DataConfig(source="folder", path=tmp_path / "set", size=8, labels=tmp_path / "labels.csv")
-    images: ImageSet = load_source(config, "test")
-    assert images.labels.tolist() == [0, 1, 0, 1, -1, -1]
-    assert len(images.labelled()) == 4
