@@ -19,7 +19,7 @@ from augment import AugmentConfig, ViewGenerator, ViewParameters
 from augment.branchless import augment_rows
 from augment.colour import shift_hue_
 from augment.crop import crop_by_interpolation, crop_by_taps, crop_on_cpu
-from augment.fused import FusedAugmentation
+from augment.fused import FusedAugmentation, _branchless_pixels
 from augment.reference import apply_reference
 from augment.sampling import sample_parameters
 
@@ -253,14 +253,14 @@ def test_on_a_gpu_nothing_is_read_back(channels: int) -> None:
             ViewGenerator(generator.config, "reference")(images)
 
 
-def test_the_branchless_form_is_one_graph() -> None:
-    config = AugmentConfig(size=8, views=1, blur=0.5)
-    images = pictures(3, 3, 10, 12)
+def test_the_form_of_a_gpu_is_one_graph() -> None:
+    config = AugmentConfig(size=8, views=1, blur=0.5, mean=(0.5,), std=(0.25,))
+    fused, images = FusedAugmentation(config), pictures(3, 3, 10, 12)
     drawn = sample_parameters(config, 3, (10, 12), seed=0)
     flat = {name: tensor[0] for name, tensor in drawn.tensors().items()}
-    graph = torch.compile(augment_rows, fullgraph=True, backend="eager")
-    expected = branchless(images, drawn, config)[0]
-    torch.testing.assert_close(graph(images, torch.arange(3), flat, config), expected, atol=1e-6, rtol=0)
+    graph = torch.compile(_branchless_pixels, fullgraph=True, backend="eager")
+    pixels = graph(images, torch.arange(3), flat, config, *fused._moments(3, images.device), torch.float32)
+    torch.testing.assert_close(pixels.permute(0, 3, 1, 2), fused.views(images, drawn)[0], atol=1e-5, rtol=0)
 
 
 def gpu_pixels(fused: FusedAugmentation, images: Tensor, parameters: ViewParameters) -> Tensor:
