@@ -9,8 +9,7 @@ from linear_eval.config import EvalConfig
 from linear_eval.evaluate import data_of_run, default_protocol
 from simclr.config import DataConfig
 from simclr.config_io import parse_flags
-from simclr.errors import ConfigError
-from simclr.export import find_encoder
+from simclr.run_words import run_and_flags
 
 __all__ = ["EvaluationOptions", "parse_evaluation"]
 
@@ -39,11 +38,6 @@ def parse_evaluation(arguments: Sequence[str], command: str, about: str) -> tupl
         ConfigError: no RUN, an unknown flag or a wrong value.
         CheckpointError: RUN holds no encoder.
     """
-    words = list(arguments)
-    if not words or words[0] in ("-h", "--help"):
-        parse_flags(EvaluationOptions, ["--help"], f"{command} RUN", about, default=EvaluationOptions())
-    if words[0].startswith("-"):
-        raise ConfigError(f"the first word is {words[0]}; expected the run to score, e.g. {command} runs/digits")
-    folder = find_encoder(Path(words.pop(0)))
+    folder, words = run_and_flags(arguments, command, about, "score", EvaluationOptions())
     default = EvaluationOptions(data=data_of_run(folder) or DataConfig(), eval=default_protocol(folder))
     return folder, parse_flags(EvaluationOptions, words, f"{command} RUN", about, default=default)

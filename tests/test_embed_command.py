@@ -1,0 +1,283 @@
+"""``embed.py RUN``: every file's features by brute force, in every format; dirty folders, neighbours, and mistakes."""
+
+import csv
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
+from torch._utils import ExceptionWrapper
+
+import simclr
+from augment import AugmentConfig
+from linear_eval import Features
+from linear_eval.search import nearest
+from simclr.commands import run_command
+from simclr.config import EncoderConfig
+from simclr.data.decode import decode
+from simclr.encoder import build_backbone
+from simclr.errors import DataError
+from simclr.export import export_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``command(*words)`` runs scripts/embed.py; gives its exit code, its output and its errors."""
+    spec = importlib.util.spec_from_file_location("script_embed", ROOT / "scripts" / "embed.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["embed.py", *map(str, words)])
+        code = run_command(script.main, keep_memory=False)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """An encoder folder of its own: a narrow ResNet of random weights for images of 24 px."""
+    config = EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8))
+    augment = AugmentConfig(size=24, mean=MEAN, std=STD)
+    backbone = build_backbone(config, 24, seed=3)
+    return export_encoder(backbone, tmp_path / "encoder", config=config, augment=augment, seed=3, training={})
+
+
+def brute_force(encoder: Path, images: torch.Tensor) -> np.ndarray:
+    """Features (N, F) float64 of uint8 images of 24 px, one image at a time."""
+    backbone = simclr.load_encoder(encoder).backbone.double()
+    mean, std = torch.tensor(MEAN).double().view(3, 1, 1), torch.tensor(STD).double().view(3, 1, 1)
+    with torch.no_grad():
+        return torch.cat([backbone(((image.double() / 255 - mean) / std)[None]) for image in images]).numpy()
+
+
+def expected(encoder: Path, folder: Path, keep: Callable[[Path], bool] = lambda path: True) -> dict[str, np.ndarray]:
+    """Path below ``folder`` -> features, of every file, in the order of the paths."""
+    paths = sorted(path for path in folder.rglob("*.png") if keep(path))
+    found = brute_force(encoder, torch.stack([decode(path, 24) for path in paths]))
+    return {str(path.relative_to(folder)): row for path, row in zip(paths, found, strict=True)}
+
+
+def source(folder: Path) -> list[object]:
+    return ["--data.source", "folder", "--data.path", folder]
+
+
+def test_npz_holds_every_image_with_its_path_and_label(command: Command, encoder: Path, image_folder: Path) -> None:
+    out = encoder.parent / "new" / "features.npz"
+    code, said, err = command(encoder, *source(image_folder), "--out", out, "--batch-size", 7)
+    assert (code, err) == (0, "")
+    assert said == f"24 images, 8 features, 24 labels\nwrote {out}\n"
+    wanted = expected(encoder, image_folder)
+    with np.load(out, allow_pickle=False) as found:
+        assert set(found) == {"features", "index", "labels", "classes", "paths"}
+        assert found["paths"].tolist() == list(wanted)
+        assert found["features"].dtype == np.float32
+        np.testing.assert_allclose(found["features"], list(wanted.values()), rtol=1e-4, atol=1e-5)
+        assert [found["classes"][y] for y in found["labels"]] == [path.split("/")[0] for path in wanted]
+        assert found["labels"].dtype == np.int64 and found["index"].tolist() == list(range(24))
+
+
+def test_parquet_has_a_row_an_image(command: Command, encoder: Path, image_folder: Path) -> None:
+    out = encoder.parent / "features.parquet"
+    assert command(encoder, *source(image_folder), "--out", out, "--normalise")[0] == 0
+    wanted = expected(encoder, image_folder)
+    unit = np.array([row / np.linalg.norm(row) for row in wanted.values()])
+    table = pq.read_table(out)
+    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[8]"
+    assert table["path"].to_pylist() == list(wanted)
+    assert table["label"].to_pylist() == [path.split("/")[0] for path in wanted]
+    np.testing.assert_allclose(table["embedding"].to_pylist(), unit, rtol=1e-4, atol=1e-5)
+    assert command(encoder, *source(image_folder), "--data.labels", "none", "--out", out)[0] == 0
+    assert pq.read_table(out)["label"].to_pylist() == [None] * 24
+
+
+def test_a_folder_is_what_linear_eval_reads(command: Command, encoder: Path, image_folder: Path) -> None:
+    out = encoder.parent / "features"
+    for resident in ("yes", "no"):  # the second writes over the first
+        code, said, _ = command(
+            encoder, *source(image_folder), "--out", out, "--data.device-resident", resident, "--data.workers", 0
+        )
+        assert code == 0 and f"wrote {out}\nwrote {out}.csv\n" in said
+        wanted = expected(encoder, image_folder)
+        features = Features.load(out)
+        np.testing.assert_allclose(features.x.numpy(), list(wanted.values()), rtol=1e-4, atol=1e-5)
+        with out.with_suffix(".csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["path"] for row in rows] == list(wanted)
+        assert [row["label"] for row in rows] == [path.split("/")[0] for path in wanted]
+        assert {row["label"]: int(y) for row, y in zip(rows, features.y, strict=True)} == {"cats": 0, "dogs": 1}
+
+
+def test_parts_of_a_set_without_files(command: Command, encoder: Path) -> None:
+    out = encoder.parent / "digits.npz"
+    digits = load_digits()
+    count = {}
+    for part in ("train", "test", "all"):
+        code, _, err = command(encoder, "--data.source", "digits", "--data.size", 24, "--part", part, "--out", out)
+        assert code == 0, err
+        with np.load(out) as found:
+            count[part] = len(found["features"])
+            names, labels = found["paths"].tolist(), found["labels"]
+        assert len(set(names)) == count[part]
+    assert count["all"] == len(digits.target) == count["train"] + count["test"]
+    assert np.bincount(labels).tolist() == np.bincount(digits.target).tolist()
+    assert (names[0], names[count["train"] - 1], names[count["train"]]) == (
+        "train/0",
+        f"train/{count['train'] - 1}",
+        "test/0",
+    )
+
+
+def test_own_parts_are_joined_in_the_order_of_paths(command: Command, encoder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    for number, place in enumerate(["train/b", "train/c", "train/b", "val/c", "val/a", "val/b"]):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24), (40 * number, 9, 200)).save(root / place / f"{number}.png")
+    assert command(encoder, *source(root), "--out", tmp_path / "f.npz")[0] == 0
+    wanted = expected(encoder, root)
+    with np.load(tmp_path / "f.npz") as found:
+        assert found["paths"].tolist() == list(wanted)
+        np.testing.assert_allclose(found["features"], list(wanted.values()), rtol=1e-4, atol=1e-5)
+        # "a" is not a class of training: its number comes after theirs.
+        assert found["classes"].tolist() == ["b", "c", "a"]
+        assert [found["classes"][y] for y in found["labels"]] == [path.split("/")[1] for path in wanted]
+
+
+def test_images_of_a_third_part_are_said(command: Command, encoder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    for place in ("train/b/1", "train/c/2", "test/b/3", "val/b/4", "val/c/5", ".thumbnails/6"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24)).save((root / place).with_suffix(".png"))
+    said = command(encoder, *source(root), "--out", tmp_path / "f.npz")[1]
+    # A single class is no label: that of the test image is not known, those of training stay.
+    assert said.startswith("3 images, 8 features, 2 labels\nin neither part and not embedded: 2 images;")
+    with np.load(tmp_path / "f.npz") as found:
+        assert found["labels"].tolist() == [-1, 0, 1] and found["paths"][0] == "test/b/3.png"
+    assert "neither" not in command(encoder, *source(root), "--part", "test", "--out", tmp_path / "f.npz")[1]
+    assert "neither" not in command(encoder, *source(root / "val"), "--out", tmp_path / "f.npz")[1]
+
+
+@pytest.mark.parametrize("out", ["f.npz", "f.parquet", "folder"])
+@pytest.mark.parametrize("resident", ["yes", "no"])
+def test_broken_files_end_it_with_nothing_written_or_are_left_out(
+    out: str, resident: str, command: Command, encoder: Path, image_folder: Path
+) -> None:
+    (image_folder / "cats" / "broken.png").write_text("no image")
+    before = sorted(encoder.parent.rglob("*"))
+    words = [encoder, *source(image_folder), "--out", encoder.parent / out, "--data.device-resident", resident]
+    words += ["--data.workers", 0, "--batch-size", 5]
+    code, said, err = command(*words)
+    assert (code, said) == (2, "")
+    assert "broken.png" in err and err.count("\n") == 1
+    assert sorted(encoder.parent.rglob("*")) == before
+    code, said, err = command(*words, "--data.broken", "skip")
+    assert (code, err) == (0, "")
+    lines = said.splitlines()[:3]
+    assert lines[0] == "24 images, 8 features, 24 labels"
+    assert lines[1:] == ["left out, since they do not decode: 1", f"  {image_folder}/cats/broken.png"]
+    if out == "f.npz":
+        wanted = expected(encoder, image_folder, lambda path: path.name != "broken.png")
+        with np.load(encoder.parent / out) as found:
+            assert found["paths"].tolist() == list(wanted)
+            np.testing.assert_allclose(found["features"], list(wanted.values()), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_worker_raises_is_one_line(
+    command: Command, encoder: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_by_a_worker(*args: object, **options: object) -> None:
+        try:
+            decode(image_folder / "nothing.png", 24)
+        except DataError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()  # as a DataLoader hands it on
+
+    monkeypatch.setattr("linear_eval.embed_run.extract_features", read_by_a_worker)
+    code, said, err = command(encoder, *source(image_folder), "--out", encoder.parent / "folder")
+    assert (code, said) == (2, "")
+    assert err.startswith(f"error: {image_folder}/nothing.png: ") and err.count("\n") == 1
+
+
+def test_queries_print_their_nearest_images(command: Command, encoder: Path, image_folder: Path) -> None:
+    queries = [image_folder / "cats" / "01.png", image_folder / "dogs" / "deep" / "er" / "04.png"]
+    code, said, err = command(encoder, *source(image_folder), "--query", *queries, "--k", 3)
+    assert (code, err) == (0, "")
+    wanted = expected(encoder, image_folder)
+    x = np.array([row / np.linalg.norm(row) for row in wanted.values()])
+    lines = said.splitlines()[1:]
+    for query in queries:
+        assert lines.pop(0) == f"nearest to {query}, cosine and image:"
+        cosines = x @ x[list(wanted).index(str(query.relative_to(image_folder)))]
+        for row in np.argsort(-cosines)[:3]:
+            assert lines.pop(0) == f"  {cosines[row]:7.4f}  {list(wanted)[row]}"
+    assert lines == []
+
+
+@pytest.mark.parametrize("values", [7, 100, 1 << 22])
+def test_nearest_is_scikit_learns(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linear_eval.rows.PART_VALUES", values)
+    generator = torch.Generator().manual_seed(0)
+    x, queries = torch.randn(57, 6, generator=generator), torch.randn(4, 6, generator=generator)
+    cosines, rows = nearest(queries, x, k=9)
+    distances, wanted = NearestNeighbors(n_neighbors=9, metric="cosine", algorithm="brute").fit(x).kneighbors(queries)
+    assert rows.tolist() == wanted.tolist()
+    np.testing.assert_allclose(cosines.numpy(), 1 - distances, atol=1e-6)
+    # Equals in the order of their rows, and no more than there are.
+    assert nearest(queries[:1], queries[:1].repeat(5, 1), k=9)[1].tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_features_that_are_not_finite_are_refused(command: Command, encoder: Path, image_folder: Path) -> None:
+    tensors = load_file(encoder / "encoder.safetensors")
+    save_file(tensors | {"conv1.weight": tensors["conv1.weight"] * float("nan")}, encoder / "encoder.safetensors")
+    before = sorted(encoder.parent.rglob("*"))
+    code, said, err = command(encoder, *source(image_folder), "--out", encoder.parent / "folder")
+    assert (code, said) == (2, "")
+    assert "the features of cats/01.png are NaN or infinite" in err and err.count("\n") == 1
+    assert sorted(encoder.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere", "--out", "f.npz"], "nowhere does not exist"),
+        (["--out", "f.npz"], "expected the run to embed with"),
+        (["RUN", *source(Path("PICTURES"))], "name a file with --out, or images with --query"),
+        (["RUN", "--out", "f.csv"], "expected a file .npz or .parquet"),
+        (["RUN", "--out", "f.npz", "--kk", "3"], "unknown flag --kk"),
+        (["RUN", "--out", "f.npz", "--k", "0"], "at least 1"),
+        (["RUN", "--out", "f.npz", "--data.source", "folder"], "data.path is not set"),
+        (["RUN", *source(Path("nowhere")), "--out", "f.npz"], "the folder nowhere does not exist"),
+        (["RUN", *source(Path("PICTURES")), "--query", "nothing.png"], "nothing.png"),
+        (["RUN", *source(Path("PICTURES")), "--out", "PICTURES"], "holds files that are no features"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(
+    words: list[object],
+    said: str,
+    command: Command,
+    encoder: Path,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(encoder.parent)
+    before = sorted(encoder.parent.rglob("*"))
+    places = {"RUN": encoder, "PICTURES": image_folder}
+    code, out, err = command(*(places.get(str(word), word) for word in words))
+    assert (code, out) == (2, "")
+    assert said in err and err.startswith("error: ") and err.count("\n") == 1
+    assert sorted(encoder.parent.rglob("*")) == before
