@@ -13,6 +13,7 @@ from linear_eval.projector import check_tensorboard
 from linear_eval.protocol import evaluate
 from linear_eval.report import print_report, write_report
 from linear_eval.run_projector import write_run_projector
+from linear_eval.seen import seen_in_training
 from simclr import load_encoder
 from simclr.config import DataConfig, TrainConfig
 from simclr.config_io import load_config
@@ -64,6 +65,7 @@ def evaluate_run(
     console = Console(stderr=True)
     with told(console) as say:
         result = evaluate(encoder, untrained, train, test, config, progress=say)
+    result["data"]["test"]["trained_on"] = seen_in_training(folder, test)
     print_report(result)
     files = write_report(result, report_folder(folder, data))
     if tensorboard:
@@ -131,4 +133,4 @@ def _labelled(data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
             f"or evaluate on another set, e.g. --data.source folder --data.path DIR"
         )
 
-    return place(images, torch.device("cpu"), data.device_resident)
+    return place(images, torch.device("cpu"), data.device_resident, say=Console(stderr=True).print)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from linear_eval.atomic import atomically as _atomically
+from linear_eval.seen import seen_in_words
 
 __all__ = [
     "confusion_picture",
@@ -91,7 +92,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
         left_out = result["data"][part]["without_label_left_out"]
         if left_out:
             notes.append(f"{left_out} images of the {part} set have no label and were left out")
-    return notes
+    test = result["data"]["test"]
+    return notes + seen_in_words(test.get("trained_on"), test["images"])
 
 
 def write_result(result: dict[str, Any], path: Path | str) -> Path:

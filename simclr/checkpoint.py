@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from simclr.errors import CheckpointError
 
-__all__ = ["Checkpoint", "newest_checkpoint", "save_checkpoint", "write_json"]
+__all__ = ["Checkpoint", "newest_checkpoint", "save_checkpoint", "write_json", "write_tensors"]
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -106,6 +106,11 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if said:
         raise CheckpointError(f"no whole checkpoint in {folder}: {'; '.join(said)}. Remove that folder to start again")
     return None, said
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write ``tensors`` as safetensors, readable for whom the umask says; ``save_file`` leaves them to their owner alone."""
+    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def write_json(path: Path, content: object) -> None:

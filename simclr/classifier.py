@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from simclr.checkpoint import write_json
+from simclr.checkpoint import write_json, write_tensors
 from simclr.config_io import from_dict, to_dict
 from simclr.config_model import HeadConfig
 from simclr.errors import CheckpointError
@@ -78,7 +78,7 @@ def export_head(
     """
     tensors = nn.ModuleDict({"head": head, "objective": objective}).state_dict()
     partial = folder / ".head.safetensors.partial"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    write_tensors(partial, tensors)
     partial.replace(folder / "head.safetensors")
     description = {
         "format": FORMAT,

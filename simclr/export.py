@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from augment import AugmentConfig, preprocess
-from simclr.checkpoint import write_json
+from simclr.checkpoint import write_json, write_tensors
 from simclr.config import EncoderConfig
 from simclr.config_io import from_dict, to_dict
 from simclr.encoder import build_backbone, feature_width
@@ -72,9 +72,8 @@ def export_encoder(
         training: JSON-able notes on how it was trained.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     partial = folder / ".encoder.safetensors.partial"
-    save_file(tensors, partial)
+    write_tensors(partial, backbone.state_dict())
     partial.replace(folder / "encoder.safetensors")
     description = {
         "format": FORMAT,

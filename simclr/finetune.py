@@ -70,8 +70,8 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
     images = with_targets(load_source(config.data, "train"), config.objective)
     if not _head_learns(config, images):
         default = replace(default, schedule=replace(default.schedule, head_epochs=0))
-    if not any(_value_of(flag, words) for flag in ("--train.epochs", "--train.batch-size", "--train.batch_size")):
-        default = _long_enough(default, len(images))
+    own_batch = any(_value_of(flag, words) for flag in ("--train.batch-size", "--train.batch_size"))
+    default = _long_enough(default, len(images), config.train.batch_size if own_batch else None)
     return parse_flags(TrainConfig, words, command, about, default=default)
 
 
@@ -100,9 +100,14 @@ def _head_learns(config: TrainConfig, images: ImageSet) -> bool:
     return any(p.requires_grad for p in objective.parameters())
 
 
-def _long_enough(default: TrainConfig, images: int) -> TrainConfig:
-    """``default`` with batches of an eighth of the labelled images at most, and epochs for a thousand steps at least."""
-    batch = next((size for size in (128, 64, 32) if size <= images / 8), 16)
+def _long_enough(default: TrainConfig, images: int, batch: int | None) -> TrainConfig:
+    """``default`` with epochs for a thousand steps, in batches of an eighth of the labelled images unless ``batch`` says.
+
+    Not below 16 images, though: with fewer than that in all, of as many of them as make a power of two.
+    """
+    if batch is None:
+        batch = next((size for size in (128, 64, 32) if size <= images / 8), 16)
+        batch = next((size for size in (16, 8, 4) if size <= images), 2) if batch == 16 else batch
     epochs = min(max(30, math.ceil(1000 / max(1, images // batch))), 300)
     return replace(default, train=replace(default.train, batch_size=batch, epochs=epochs, knn_every=epochs // 6))
 

@@ -66,7 +66,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     with accelerator.main_process_first():  # one process downloads, the others find it there
         images = load_source(config.data, "train")
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    images = place(with_targets(images, config.objective), device, config.data.device_resident)
+    images = place(with_targets(images, config.objective), device, config.data.device_resident, notes.append)
     sampler = make_sampler(config, images)
     if config.train.batch_size % (2 * world if config.mix.active else world):
         pairs = " in whole pairs of mixed images" if config.mix.active else ""

@@ -141,6 +141,20 @@ def test_words_over_the_defaults(pretrained: Path, tmp_path: Path) -> None:
     assert yaml.encoder.init == str(pretrained) and yaml.name == "mine"
 
 
+def test_epochs_of_ones_own_leave_the_batch_and_few_images_get_a_small_one(pretrained: Path) -> None:
+    def parse(*words: str) -> TrainConfig:
+        return parse_finetuning([f"--encoder.init={pretrained}", *words], "finetune.py", "")
+
+    short = parse("--data.label-fraction", "0.05", "--train.epochs", "3")
+    assert (short.train.batch_size, short.train.epochs) == (16, 3)
+    own = parse("--train.batch-size", "64")
+    images = len(load_source(own.data, "train"))
+    assert own.train.batch_size == 64 and own.train.epochs == max(30, math.ceil(1000 / (images // 64)))
+    few = parse("--data.label-fraction", "0.01")
+    images = len(load_source(few.data, "train"))
+    assert images < 16 and few.train.batch_size <= images < 2 * few.train.batch_size
+
+
 def test_from_scratch_is_the_same_network_without_the_start(pretrained: Path) -> None:
     config = finetune_config(str(pretrained))
     scratch = from_scratch(replace(config, encoder=replace(config.encoder, frozen_layers=2)))

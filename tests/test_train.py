@@ -230,6 +230,30 @@ def test_unlabelled_images_from_a_folder_with_workers(tiny_run: TrainConfig, ima
     assert "online_knn" not in result.metrics
 
 
+@pytest.mark.parametrize("resident", ["yes", "no"])
+def test_files_that_are_left_out_are_named(
+    resident: str, tiny_run: TrainConfig, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(5):
+        (image_folder / f"broken-{number}.png").write_bytes(b"no picture")
+    data = replace(
+        tiny_run.data,
+        source="folder",
+        path=image_folder,
+        limit=None,
+        labels="none",
+        device_resident=resident,
+        workers=0,
+    )
+    config = replace(tiny_run, data=replace(data, broken="skip"), train=replace(tiny_run.train, batch_size=8))
+    trained = simclr.data.load_source(config.data, "train").paths
+    broken = [path for path in trained if path.name.startswith("broken")]
+    assert simclr.pretrain(config).finished
+    said = capsys.readouterr().err
+    assert f"left out {len(broken)} of {len(trained)} files" in said
+    assert all(str(path) in said for path in broken) and broken
+
+
 def test_unknown_and_missing_trackers_are_refused_before_anything_is_written(tiny_run: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"'tensorbord'; accelerate knows .*tensorboard"):
         simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, trackers=("tensorbord",))))

@@ -56,14 +56,27 @@ def fits_on(device: torch.device, nbytes: int) -> bool:
     return nbytes < free / 4
 
 
-def place(images: ImageSet, device: torch.device, resident: Literal["auto", "yes", "no"] = "auto") -> ImageSet:
+def place(
+    images: ImageSet,
+    device: torch.device,
+    resident: Literal["auto", "yes", "no"] = "auto",
+    say: Callable[[str], object] = lambda _: None,
+) -> ImageSet:
     """Decide where a set lives: decoded on ``device``, or left as it is for workers to decode batch by batch.
 
-    Files that do not decode are dealt with here (``images.broken``), before anything depends on how many there are.
+    Files that do not decode are dealt with here (``images.broken``), before anything depends on how many there are; those
+    that are skipped are named to ``say``.
     """
     if resident == "yes" or (resident == "auto" and fits_on(device, images.nbytes)):
-        return images.resident(device)
-    return images.intact() if images.broken == "skip" else images
+        placed = images.resident(device)
+    else:
+        placed = images.intact() if images.broken == "skip" else images
+    if len(placed) < len(images):
+        kept = set(placed.paths or ())
+        skipped = [str(path) for path in images.paths or () if path not in kept]
+        named = ", ".join(skipped[:12]) + (", ..." if len(skipped) > 12 else "")
+        say(f"left out {len(skipped)} of {len(images)} files of {images.name}, which do not decode: {named}")
+    return placed
 
 
 def make_sampler(config: TrainConfig, images: ImageSet) -> Sampler:
