@@ -28,6 +28,7 @@ __all__ = [
     "STRENGTHS",
     "LinearClassifier",
     "ProbeResult",
+    "held_out_parts",
     "held_out_rows",
     "linear_probe",
     "score_predictions",
@@ -139,18 +140,38 @@ class ProbeResult:
         }
 
 
-def held_out_rows(y: Tensor, share: float, seed: int) -> Tensor:
-    """A stratified part of the rows, bool (N,): of each class ``share`` of its rows, at least one and never all."""
+_ENOUGH_HELD_OUT = 500
+
+
+def held_out_rows(y: Tensor, share: float, seed: int, part: int = 0) -> Tensor:
+    """A stratified part of the rows, bool (N,): of each class ``share`` of its rows, at least one and never all.
+
+    Parts of other numbers have other rows; a class that has none left is missing from them.
+    """
     generator = torch.Generator().manual_seed(seed)
     held_out = torch.zeros(len(y), dtype=torch.bool)
     for _, rows in rows_of_each_class(y):
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
-        held_out[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+        held_out[rows[torch.randperm(len(rows), generator=generator)[part * count : (part + 1) * count]]] = True
     return held_out
 
 
+def held_out_parts(y: Tensor, share: float, seed: int) -> list[Tensor]:
+    """As many disjoint parts as it takes to hold out 500 rows, or about all of them: one part of a large set.
+
+    A choice by 24 images would be a matter of luck; by ten times as many, each held out once, it is less of one.
+    """
+    parts: list[Tensor] = []
+    while len(parts) * share < 0.99 and sum(int(part.sum()) for part in parts) < _ENOUGH_HELD_OUT:
+        part = held_out_rows(y, share, seed, len(parts))
+        if not part.any():
+            break
+        parts.append(part)
+    return parts
+
+
 def _validate(rows: Rows, target: Tensor, held_out: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy and cross-entropy (S,) on the held-out rows, of classifiers (S, C, F)."""
+    """Right answers and cross-entropy (S,), summed over the held-out rows, of classifiers (S, C, F)."""
     strengths, classes, width = weight.shape
     right = torch.zeros(strengths, dtype=torch.float64, device=rows.device)
     entropy = torch.zeros_like(right)
@@ -162,7 +183,7 @@ def _validate(rows: Rows, target: Tensor, held_out: Tensor, weight: Tensor, bias
         label = target[part][chosen]
         right += (z.argmax(1) == label).sum(1)
         entropy -= z.log_softmax(1).gather(1, label.expand(strengths, 1, -1)).sum((1, 2))
-    return right / held_out.sum(), entropy / held_out.sum()
+    return right, entropy
 
 
 def _share_right(rows: Rows, target: Tensor, weight: Tensor, bias: Tensor) -> float:
@@ -236,21 +257,26 @@ def linear_probe(
     rows = Rows(train.x, mean=mean, scale=scale, device=place, mapped=train.mapped)
     target = target.to(place)
     sweep = torch.tensor(strengths, dtype=torch.float64)
-    held_out = held_out_rows(train.y, validation, seed).to(place)
+    parts = held_out_parts(train.y, validation, seed)
+    held_out = sum(int(part.sum()) for part in parts)
     chosen, accuracies, start = len(strengths) // 2, (), None
-    if held_out.any():
+    right, entropy = (torch.zeros(len(strengths), dtype=torch.float64, device=place) for _ in range(2))
+    for part in parts:
+        mask = part.to(place)
         tried = fit_logistic(
             rows,
             target,
             len(classes),
             sweep,
-            sample_weight=(~held_out).float(),
+            sample_weight=(~mask).float(),
             tolerance=1e-5,
             max_evaluations=max(1, max_evaluations // 8),
             progress=None if progress is None else lambda done, live: progress("sweep", done, live),
         )
-        right, entropy = _validate(rows, target, held_out, tried.weight, tried.bias)
-        accuracies = tuple(right.tolist())
+        for total, found in zip((right, entropy), _validate(rows, target, mask, tried.weight, tried.bias), strict=True):
+            total += found
+    if parts:
+        accuracies = tuple((right / held_out).tolist())
         best = (right == right.max()).nonzero().flatten()
         chosen = int(best[entropy[best].argmin()])
         start = tried.weight[chosen : chosen + 1], tried.bias[chosen : chosen + 1]
@@ -276,7 +302,7 @@ def linear_probe(
         chosen=float(strengths[chosen]),
         strengths=tuple(map(float, strengths)),
         validation=accuracies,
-        held_out=int(held_out.sum()),
+        held_out=held_out,
         train_accuracy=_share_right(rows, target, fit.weight[0], fit.bias[0]),
         objective=fit.objective.item(),
         converged=bool(fit.converged),

@@ -202,7 +202,8 @@ def _in_words(config: EvalConfig, counts: dict[str, int]) -> dict[str, str]:
         "L2-regularised multinomial logistic regression (intercept not penalised) on frozen features, standardised by the mean "
         f"and deviation of the training set; {len(config.strengths)} strengths from {min(config.strengths):g} to "
         f"{max(config.strengths):g} (scikit-learn's C is 1 / (strength x N)), chosen by accuracy on "
-        f"{100 * config.validation:g} % of every training class, refitted on all {train} training images"
+        f"{100 * config.validation:g} % of every training class, held out in turn until 500 images were, refitted on all "
+        f"{train} training images"
     )
     sgd = (
         f"a linear layer on frozen features, not standardised, trained {config.sgd_epochs} epochs on random crops "

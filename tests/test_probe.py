@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from linear_eval import Features, bootstrap_interval, encoder_digest, linear_probe, paired_difference, sgd_probe
 from linear_eval.logistic import fit_logistic
-from linear_eval.probe import held_out_rows
+from linear_eval.probe import held_out_parts, held_out_rows
 from linear_eval.rows import Rows, column_statistics
 from simclr.errors import ConfigError, DataError
 
@@ -164,11 +164,13 @@ def test_the_protocol_is_what_scikit_learn_gives_step_by_step(split: tuple[Featu
 
     scaler = StandardScaler().fit(train.x.double().numpy())
     x, x_test = scaler.transform(train.x.double().numpy()), scaler.transform(test.x.double().numpy())
-    held_out = held_out_rows(train.y, 0.1, 3).numpy()
+    parts = [part.numpy() for part in held_out_parts(train.y, 0.1, 3)]
+    held_out = sum(part.sum() for part in parts)
+    assert 500 <= held_out < 500 + parts[0].sum()
     y = train.y.numpy()
     for strength, accuracy in zip(strengths, result.validation, strict=True):
-        model = peer(x[~held_out], y[~held_out], strength)
-        assert accuracy == pytest.approx((model.predict(x[held_out]) == y[held_out]).mean(), abs=1.01 / held_out.sum())
+        right = [(peer(x[~part], y[~part], strength).predict(x[part]) == y[part]).sum() for part in parts]
+        assert accuracy == pytest.approx(sum(right) / held_out, abs=2.01 / held_out)
     assert result.validation[strengths.index(result.chosen)] == max(result.validation)
     final = peer(x, y, result.chosen)
     agree = result.predictions.numpy() == final.predict(x_test)
@@ -180,7 +182,7 @@ def test_the_protocol_is_what_scikit_learn_gives_step_by_step(split: tuple[Featu
     assert result.accuracy == pytest.approx((result.predictions.numpy() == truth).mean())
     assert np.allclose(result.per_class, expected.diagonal() / expected.sum(1))
     assert result.interval[0] < result.accuracy < result.interval[1]
-    assert result.converged and result.held_out == held_out.sum()
+    assert result.converged and result.held_out == held_out
     assert result.accuracy > 0.93
 
 
@@ -218,6 +220,18 @@ def test_labels_need_not_be_contiguous_and_unseen_classes_count_as_wrong() -> No
     assert unseen.accuracy == pytest.approx((result.correct[50:].sum() / 200).item())
     missing = linear_probe(train, plain.subset(plain.y != 7))
     assert math.isnan(missing.per_class[1]) and missing.to_dict()["per_class"][1] is None
+
+
+def test_a_small_set_is_held_out_part_by_part_and_a_large_one_once() -> None:
+    y = torch.arange(240) % 3
+    parts = held_out_parts(y, 0.1, 0)
+    assert len(parts) == 10 and torch.stack(parts).sum(0).eq(1).all()  # every row once
+    assert all(part.sum() == 24 and len(y[part].unique()) == 3 for part in parts)
+    assert torch.equal(parts[0], held_out_rows(y, 0.1, 0))
+    assert len(held_out_parts(torch.arange(5000) % 3, 0.1, 0)) == 1
+    assert len(held_out_parts(torch.arange(2000) % 3, 0.1, 0)) == 3
+    pairs = held_out_parts(torch.arange(40) % 20, 0.1, 0)  # two rows a class: one of them, then the other
+    assert [int(part.sum()) for part in pairs] == [20, 20]
 
 
 def test_held_out_part_is_stratified_and_leaves_singletons_in_training() -> None:
