@@ -42,6 +42,13 @@ def test_it_loads_from_any_of_its_paths(way: str, exported: tuple[Path, Encoder]
     assert loaded.features == 8
 
 
+def test_whoever_may_read_one_file_may_read_the_other(exported: tuple[Path, Encoder], tmp_path: Path) -> None:
+    folder, _ = exported
+    (tmp_path / "plain").touch()  # as the umask says
+    modes = {path.stat().st_mode for path in (*folder.iterdir(), tmp_path / "plain")}
+    assert len(modes) == 1 and len(list(folder.iterdir())) == 2
+
+
 def test_input_forms_agree_and_normalisation_is_applied(exported: tuple[Path, Encoder]) -> None:
     folder, _ = exported
     encoder = simclr.load_encoder(folder)
