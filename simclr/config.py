@@ -49,8 +49,8 @@ class OptimConfig:
     """The optimizer and the size of its steps."""
 
     name: Literal["lars", "sgd", "adamw", "muon"] = "lars"
-    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, or Muon (Jordan et al. 2024) at
-    learning rates of AdamW's size."""
+    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, or Muon (Jordan et al. 2024) with
+    momentum 0.95 and some ten times AdamW's learning rate, e.g. 0.02."""
 
     learning_rate: float = 1.0
     """Peak learning rate for a batch of 256 images; `scaling` carries it to the batch in use."""

@@ -30,7 +30,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) with the step size of Liu et al. 2025, so that AdamW's learning rates serve.
+    """Muon (Jordan et al. 2024) with the step size of Liu et al. 2025: one learning rate for matrices of every shape.
 
     Groups with ``adapt=True`` hold matrices; a convolution (O, I, H, W) counts as (O, I H W). With gradient g,
     ``v = momentum * v + g``, ``u = orthogonalised(g + momentum * v)``, ``w = (1 - lr * weight_decay) * w
