@@ -65,7 +65,7 @@ def evaluate_run(
     console = Console(stderr=True)
     with told(console) as say:
         result = evaluate(encoder, untrained, train, test, config, progress=say)
-    result["data"]["test"]["trained_on"] = seen_in_training(folder, test)
+    result["data"]["test"]["trained_on"] = seen_in_training(own, test)
     print_report(result)
     files = write_report(result, report_folder(folder, data))
     if tensorboard:

@@ -1,30 +1,27 @@
 """Test images that the encoder was trained on: a set that is labelled after pretraining divides in another way."""
 
-from pathlib import Path
-
-from simclr.config_io import load_config
+from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
 from simclr.errors import PipelineError
 
 __all__ = ["seen_in_training", "seen_in_words"]
 
 
-def seen_in_training(encoder_folder: Path, test: ImageSet) -> int | None:
-    """How many files of ``test`` are among those that the run of ``encoder_folder`` was trained on.
+def seen_in_training(trained_on: DataConfig | None, test: ImageSet) -> int | None:
+    """How many files of ``test`` are among the training images of ``trained_on``, a run's data.
 
     None where that cannot be told: an encoder without its run, images that are no files, or training images that are
     not where they were.
     """
-    written = encoder_folder.parent / "config.yaml"
-    if test.paths is None or not written.exists():
+    if trained_on is None or test.paths is None:
         return None
     try:
-        trained = load_source(load_config(written).data, "train")
+        training = load_source(trained_on, "train").paths
     except PipelineError:
         return None
-    if trained.paths is None:
+    if training is None:
         return None
-    there = {path.resolve() for path in trained.paths}
+    there = {path.resolve() for path in training}
     return sum(path.resolve() in there for path in test.paths)
 
 

@@ -106,8 +106,8 @@ def _long_enough(default: TrainConfig, images: int, batch: int | None) -> TrainC
     Not below 16 images, though: with fewer than that in all, of as many of them as make a power of two.
     """
     if batch is None:
-        batch = next((size for size in (128, 64, 32) if size <= images / 8), 16)
-        batch = next((size for size in (16, 8, 4) if size <= images), 2) if batch == 16 else batch
+        eighth = next((size for size in (128, 64, 32) if size <= images / 8), None)
+        batch = eighth or next((size for size in (16, 8, 4) if size <= images), 2)
     epochs = min(max(30, math.ceil(1000 / max(1, images // batch))), 300)
     return replace(default, train=replace(default.train, batch_size=batch, epochs=epochs, knn_every=epochs // 6))
 

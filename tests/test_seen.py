@@ -52,6 +52,7 @@ def test_a_runs_own_test_images_are_new_and_what_is_gone_cannot_be_told(
     unlabelled_run: TrainConfig, photos: Path
 ) -> None:
     test = load_source(unlabelled_run.data, "test")
-    assert seen_in_training(unlabelled_run.run_dir / "encoder", test) == 0
+    assert seen_in_training(unlabelled_run.data, test) == 0
     photos.rename(photos.with_name("elsewhere"))
-    assert seen_in_training(unlabelled_run.run_dir / "encoder", test) is None
+    assert seen_in_training(unlabelled_run.data, test) is None
+    assert seen_in_training(None, test) is None
