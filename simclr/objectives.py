@@ -55,6 +55,9 @@ class NTXentConfig:
     temperature: float = 0.5
     """Temperature tau that divides the cosine similarities."""
 
+    decoupled: bool = False
+    """Leave an image's own views out of the denominator (DCL, Yeh et al. 2022)."""
+
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ConfigError(f"objective.temperature is {self.temperature}; it must be positive")
@@ -160,7 +163,7 @@ def build_objective(config: ObjectiveConfig, *, classes: int, dim: int, samples:
         seed: seed of the objective's own weights.
     """
     if isinstance(config, NTXentConfig):
-        return Objective(NTXentLoss(config.temperature))
+        return Objective(NTXentLoss(config.temperature, config.decoupled))
     if isinstance(config, SupConConfig):
         return Objective(SupConLoss(config.temperature))
     with torch.random.fork_rng(devices=[]):

@@ -26,6 +26,19 @@ def brute_force(views: Tensor, temperature: float) -> Tensor:
     return torch.stack(terms).mean()
 
 
+def decoupled_brute_force(views: Tensor, temperature: float) -> Tensor:
+    """L_DC of Yeh et al. 2022 in float64: only rows of other images in the denominator, pair by pair."""
+    z = torch.nn.functional.normalize(views.double(), dim=-1)
+    num_views, batch, _ = z.shape
+    terms = []
+    for b in range(batch):
+        negatives = torch.stack([z[w, k] for w in range(num_views) for k in range(batch) if k != b])
+        for v in range(num_views):
+            denominator = (negatives @ z[v, b] / temperature).logsumexp(0)
+            terms += [denominator - z[v, b] @ z[w, b] / temperature for w in range(num_views) if w != v]
+    return torch.stack(terms).mean()
+
+
 def value_and_gradient(loss, views: Tensor, *args) -> tuple[float, Tensor]:
     views = views.clone().requires_grad_()
     value = loss(views, *args)
@@ -81,6 +94,33 @@ def test_equals_lightly(loss, temperature):
     expected, expected_gradient = value_and_gradient(lambda z: lightly_loss(z[0], z[1]), views)
     assert value == pytest.approx(expected, rel=1e-6)  # lightly computes in float64 here, its own constants do not
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("shape", [(2, 4, 16), (2, 7, 3), (3, 5, 8), (4, 2, 2)], ids=str)
+def test_decoupled_equals_brute_force_in_float64(shape, temperature):
+    views = embeddings(*shape, dtype=torch.float64)
+    value, gradient = value_and_gradient(nt_xent, views, temperature, True)
+    expected, expected_gradient = value_and_gradient(decoupled_brute_force, views, temperature)
+    assert value == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_decoupled_equals_lightly(temperature):
+    lightly_loss = pytest.importorskip("lightly.loss").DCLLoss(temperature=temperature)
+    views = embeddings(2, 32, 24, dtype=torch.float64)
+    value, gradient = value_and_gradient(lambda z: NTXentLoss(temperature, decoupled=True)(z), views)
+    expected, expected_gradient = value_and_gradient(lambda z: lightly_loss(z[0], z[1]), views)
+    assert value == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("num_views", [2, 3])
+def test_decoupled_loss_of_one_image_is_exactly_zero_with_a_graph(num_views):
+    value, gradient = value_and_gradient(nt_xent, embeddings(num_views, 1, 8), 0.5, True)
+    assert value == 0
+    assert not gradient.any()
 
 
 @FORMS

@@ -9,6 +9,9 @@ P(i) are the V - 1 other views of the same image. With V = 2 this is the paper's
 views of one image is one positive pair and all pairs weigh the same; the denominator of a pair holds every row but the
 anchor, the image's other views included, so that one logsumexp serves all pairs of an anchor (SupCon's L_out with the
 image as the class, Khosla et al. 2020).
+
+``decoupled`` takes the image's own views out of the denominator (DCL: Yeh et al. 2022, "Decoupled Contrastive Learning",
+L_DC, arXiv 2110.06848): the gradient of a pair that already agrees no longer fades.
 """
 
 from typing import NamedTuple
@@ -118,11 +121,12 @@ def nt_xent_reference(views: Tensor, temperature: float = 0.5) -> Tensor:
     return torch.stack([F.cross_entropy(m.logits, m.targets + column) for column in columns]).mean()
 
 
-def nt_xent(views: Tensor, temperature: float = 0.5) -> Tensor:
+def nt_xent(views: Tensor, temperature: float = 0.5, decoupled: bool = False) -> Tensor:
     """NT-Xent of `views` (V, B, D), V >= 2: a scalar, float32 (float64 for float64 views) whatever the autocast type.
 
     The rows are normalised here. A zero row has similarity 0 to all others and a zero gradient; a row that is not
-    finite makes the loss NaN. One image alone has no negatives: with V = 2 the loss is exactly 0 and its gradient too.
+    finite makes the loss NaN. One image alone has no negatives: with V = 2, or `decoupled`, the loss is exactly 0 and
+    its gradient too. A `decoupled` loss can be negative.
     On several processes, gather the views with gradient first: the negatives are the rows that this call sees.
     Memory grows with V * B, not with its square.
 
@@ -136,35 +140,40 @@ def nt_xent(views: Tensor, temperature: float = 0.5) -> Tensor:
         z = unit_rows(views.flatten(0, 1))  # (N, D)
         negatives = negative_logsumexp(z, num_views, temperature).view(num_views, batch)
         z = z.view(views.shape)
+        if decoupled and batch == 1:
+            return (z * 0).sum()
         if num_views == 2:
             # loss = log(1 + exp(negatives - positive)): exact also where it is far below the rounding of either term.
             positive = (z[0] * z[1]).sum(dim=-1) / temperature  # (B,)
-            return -F.logsigmoid(positive - negatives).mean()
+            return (negatives - positive).mean() if decoupled else -F.logsigmoid(positive - negatives).mean()
         with float32_products():
             positives = torch.einsum("vbd,wbd->vwb", z, z) / temperature
         own = torch.eye(num_views, dtype=torch.bool, device=z.device)[:, :, None]
-        denominator = torch.logaddexp(negatives, positives.masked_fill(own, float("-inf")).logsumexp(dim=1))  # (V, B)
+        denominator = negatives  # (V, B)
+        if not decoupled:
+            denominator = torch.logaddexp(negatives, positives.masked_fill(own, float("-inf")).logsumexp(dim=1))
         pairs = num_views * (num_views - 1) * batch
         return denominator.mean() - positives.masked_fill(own, 0.0).sum() / pairs
 
 
 class NTXentLoss(nn.Module):
-    """NT-Xent as a module, `nt_xent` with a fixed temperature (the paper's CIFAR-10 setting is 0.5).
+    """NT-Xent as a module, `nt_xent` with its settings fixed (the paper's temperature for CIFAR-10 is 0.5).
 
     >>> z = torch.eye(2).repeat(2, 1, 1)  # two views (V, B, D) that agree on two orthogonal images
     >>> NTXentLoss(temperature=1.0)(z)
     tensor(0.5514)
     """
 
-    def __init__(self, temperature: float = 0.5) -> None:
+    def __init__(self, temperature: float = 0.5, decoupled: bool = False) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature!r}; NT-Xent expects a number above 0, such as 0.5")
         self.temperature = temperature
+        self.decoupled = decoupled
 
     def forward(self, views: Tensor) -> Tensor:
         """`views` (V, B, D) with V >= 2 to the scalar loss."""
-        return nt_xent(views, self.temperature)
+        return nt_xent(views, self.temperature, self.decoupled)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}"
+        return f"temperature={self.temperature}, decoupled={self.decoupled}"
