@@ -251,7 +251,7 @@ def _in_words(config: TrainConfig, parts: dict[str, ImageSet], rows: Container[s
         "labels": f"{labels}; {100 * config.data.label_fraction:g} % of every class's labels, split seed "
         f"{config.data.split_seed}",
         "test": f"{len(parts['test'])} test images, each whole and once, by the weights after the last of "
-        f"{config.train.epochs} epochs" + (", averaged" if config.train.ema else ""),
+        f"{config.train.epochs} epochs" + (", averaged" if config.ema else ""),
         "interval": "95 % bootstrap over test images",
     }
     others = {

@@ -12,6 +12,7 @@ from augment import AugmentConfig, MixConfig
 from simclr.config_data import DataConfig, SamplerConfig
 from simclr.config_model import EncoderConfig, HeadConfig
 from simclr.errors import ConfigError, require
+from simclr.losses import MoCoConfig
 from simclr.objectives import NTXentConfig, ObjectiveConfig
 
 __all__ = [
@@ -259,6 +260,15 @@ class TrainConfig:
                 f"mix.mixup={self.mix.mixup:g} and mix.cutmix={self.mix.cutmix:g} give soft labels, which the objective "
                 f"{self.objective.name} does not take; use objective:cross-entropy or objective:quality-focal"
             )
+        if isinstance(self.objective, MoCoConfig) and self.train.ema is not None:
+            raise ConfigError(
+                f"train.ema={self.train.ema:g} and the objective moco, which keeps an average of its own: leave train.ema "
+                "out and set --objective.momentum"
+            )
+        if self.head.predictor_dim and not isinstance(self.objective, MoCoConfig):
+            raise ConfigError(
+                f"head.predictor_dim={self.head.predictor_dim} is for the objective moco, not {self.objective.name}"
+            )
         if self.encoder.init is not None and self.encoder.pretrained:
             raise ConfigError("encoder.init and encoder.pretrained both name weights to start from; give one of them")
         if self.objective.views > self.augment.views:
@@ -266,6 +276,11 @@ class TrainConfig:
                 f"the objective {self.objective.name} compares at least {self.objective.views} views of an image, "
                 f"augment.views is {self.augment.views}; set --augment.views {self.objective.views}"
             )
+
+    @property
+    def ema(self) -> float | None:
+        """Decay of the average of the weights: `objective.momentum` where the loss compares with it, else `train.ema`."""
+        return self.objective.momentum if isinstance(self.objective, MoCoConfig) else self.train.ema
 
     @property
     def run_dir(self) -> Path:

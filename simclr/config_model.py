@@ -65,6 +65,10 @@ class HeadConfig:
     batch_norm: bool = True
     """BatchNorm after every linear layer (after the last one without a learnable shift), as in the paper's code."""
 
+    predictor_dim: int = 0
+    """Hidden width of MoCo v3's predictor, an MLP of two layers behind the head; 0 is none. For `objective:moco`."""
+
     def __post_init__(self) -> None:
+        require(self.predictor_dim >= 0, "head.predictor_dim", self.predictor_dim, "0 or more")
         require(0 <= self.layers <= 3, "head.layers", self.layers, "0, 1, 2 or 3")
         require(self.out_dim >= 2, "head.out_dim", self.out_dim, "at least 2")

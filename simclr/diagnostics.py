@@ -68,17 +68,18 @@ def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objecti
         figures: of ``contrastive_diagnostics``.
         loss: mean loss of the epoch.
         rows: rows N that the loss compares, V * B over all processes.
-        objective: its name; the value of ``nt-xent`` at collapse is ln(N - 1).
+        objective: its name; the value of ``nt-xent`` and ``moco`` at collapse is near ln(N - 1).
     """
     said = {}
+    on_views = objective in ("nt-xent", "moco")
     chance = math.log(max(2, rows) - 1)
-    if objective == "nt-xent" and abs(loss - chance) < 0.02 * chance:
+    if on_views and abs(loss - chance) < 0.02 * chance:
         said["guessing"] = (
             f"the loss {loss:.3f} sits at ln(2N - 1) = {chance:.3f}, which is guessing: the head tells no image from "
             f"another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
         )
     # Features of labelled classes may well have as few dimensions as there are classes.
-    low_rank = objective == "nt-xent" and figures["effective_rank"] < 2
+    low_rank = on_views and figures["effective_rank"] < 2
     if low_rank or figures["feature_spread"] < 0.05:
         said["collapse"] = (
             f"the features are collapsing (effective rank {figures['effective_rank']:.1f}, spread "

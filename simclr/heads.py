@@ -1,4 +1,4 @@
-"""The projection head: features h (N, F) to embeddings z (N, D), where the contrastive loss lives."""
+"""The projection head: features h (N, F) to embeddings z (N, D), where the contrastive loss lives; and a predictor."""
 
 import itertools
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from simclr.config import HeadConfig
 
-__all__ = ["projection_head"]
+__all__ = ["predictor", "projection_head"]
 
 
 def projection_head(features: int, config: HeadConfig) -> nn.Module:
@@ -39,3 +39,20 @@ def projection_head(features: int, config: HeadConfig) -> nn.Module:
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def predictor(dim: int, hidden_dim: int) -> nn.Module:
+    """Embeddings (N, ``dim``) to predictions of another network's embeddings, of the same shape (MoCo v3, section 4.3).
+
+    An MLP of two layers with BatchNorm, the last without scale and shift, as in the paper's code; with ``hidden_dim`` 0
+    the identity.
+    """
+    if hidden_dim == 0:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Linear(dim, hidden_dim, bias=False),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, dim, bias=False),
+        nn.BatchNorm1d(dim, affine=False),
+    )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from simclr.config import TrainConfig
 from simclr.distributed import derive_seed
 from simclr.encoder import build_backbone, feature_width
-from simclr.heads import projection_head
+from simclr.heads import predictor, projection_head
 from simclr.layers import freeze
 
 __all__ = ["ContrastiveModel", "build_model"]
@@ -15,15 +15,23 @@ __all__ = ["ContrastiveModel", "build_model"]
 class ContrastiveModel(nn.Module):
     """Views (V, B, 3, S, S) -> embeddings z (V, B, D), all views in one pass.
 
+    In training mode the embeddings go through ``predictor``, the identity unless ``head.predictor_dim`` asks for one.
     ``features`` keeps the latest features h (V * B, F), without a graph, for the diagnostics.
     """
 
     features: Tensor
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, memory_format: torch.memory_format) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        memory_format: torch.memory_format,
+        predictor: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.predictor = predictor or nn.Identity()
         self.memory_format = memory_format
         self.features = torch.empty(0)
         self.frozen: list[nn.Module] = []
@@ -37,7 +45,8 @@ class ContrastiveModel(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.only_head):
             h = self.backbone(images)  # (V*B, F)
         self.features = h.detach()
-        return self.head(h).unflatten(0, views.shape[:2])  # (V, B, D)
+        z = self.head(h)  # (V*B, D)
+        return (self.predictor(z) if self.training else z).unflatten(0, views.shape[:2])  # (V, B, D)
 
     def train(self, mode: bool = True) -> "ContrastiveModel":
         """As in every module, but what is frozen keeps its BatchNorm statistics."""
@@ -59,8 +68,10 @@ def build_model(config: TrainConfig) -> ContrastiveModel:
     backbone = build_backbone(config.encoder, config.augment.size, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "head"))
-        head = projection_head(feature_width(backbone, config.augment.size), config.head)
+        width = feature_width(backbone, config.augment.size)
+        head = projection_head(width, config.head)
+        predicts = predictor(config.head.out_dim if config.head.layers else width, config.head.predictor_dim)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = ContrastiveModel(backbone, head, memory_format)
+    model = ContrastiveModel(backbone, head, memory_format, predicts)
     model.frozen = freeze(backbone, config.encoder.frozen_layers)
     return model

@@ -21,6 +21,8 @@ from simclr.losses import (
     LabelLoss,
     LabelLossConfig,
     MarginConfig,
+    MoCoConfig,
+    MoCoLoss,
     NPairConfig,
     NTXentLoss,
     QuadrupletConfig,
@@ -84,6 +86,7 @@ class SupConConfig:
 
 OBJECTIVES: tuple[type, ...] = (
     NTXentConfig,
+    MoCoConfig,
     SupConConfig,
     ContrastiveConfig,
     TripletConfig,
@@ -100,17 +103,18 @@ OBJECTIVES: tuple[type, ...] = (
 """Every objective by its config, whose ``name`` is what the command line calls it: ``objective:NAME``."""
 
 if TYPE_CHECKING:
-    ObjectiveConfig = NTXentConfig | SupConConfig | LabelLossConfig
+    ObjectiveConfig = NTXentConfig | MoCoConfig | SupConConfig | LabelLossConfig
 else:
     # A union made from the list: tyro offers each member as a subcommand, YAML picks one by its key `name`.
     ObjectiveConfig = Union[tuple(Annotated[config, tyro.conf.subcommand(name=config.name)] for config in OBJECTIVES)]  # noqa: UP007
 
 
 class Objective(nn.Module):
-    """What the loop calls: ``(z (V, B, D), labels (B,), indices (B,), seed) -> scalar``.
+    """What the loop calls: ``(z (V, B, D), labels (B,), indices (B,), seed, keys) -> scalar``.
 
     Labels are int64 (B,); numbers (B,) or soft labels (B, C) for the losses that read them. All views of an image share
-    its label and its number. ``statistics`` holds 0-dim tensors of the latest call.
+    its label and its number. Only momentum contrast reads ``keys`` (V, B, D). ``statistics`` holds 0-dim tensors of the
+    latest call.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -122,7 +126,15 @@ class Objective(nn.Module):
         """Named figures of the latest call, on the device."""
         return getattr(self.loss, "statistics", {})
 
-    def forward(self, z: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
+    @property
+    def wants_keys(self) -> bool:
+        """Whether the loss compares with the embeddings that the average of the weights gives."""
+        return isinstance(self.loss, MoCoLoss)
+
+    def forward(self, z: Tensor, labels: Tensor, indices: Tensor, seed: int, keys: Tensor | None = None) -> Tensor:
+        if isinstance(self.loss, MoCoLoss):
+            assert keys is not None
+            return self.loss(z, keys)
         if isinstance(self.loss, NTXentLoss):
             return self.loss(z)
         if isinstance(self.loss, SupConLoss):
@@ -164,6 +176,8 @@ def build_objective(config: ObjectiveConfig, *, classes: int, dim: int, samples:
     """
     if isinstance(config, NTXentConfig):
         return Objective(NTXentLoss(config.temperature, config.decoupled))
+    if isinstance(config, MoCoConfig):
+        return Objective(MoCoLoss(config.temperature))
     if isinstance(config, SupConConfig):
         return Objective(SupConLoss(config.temperature))
     with torch.random.fork_rng(devices=[]):

@@ -25,6 +25,7 @@ from simclr.grad_cache import cached_step
 from simclr.launch import make_accelerator, opening_line, report_profile
 from simclr.layers import layer_decay
 from simclr.model import build_model
+from simclr.momentum_keys import momentum_keys
 from simclr.objectives import build_objective, fit_objective
 from simclr.offline import OfflineMiner
 from simclr.online import make_online_score
@@ -110,11 +111,12 @@ def pretrain(config: TrainConfig) -> RunResult:
         )
     peak = peak_learning_rate(config.optim, config.train.batch_size)
     optimizer = build_optimizer(groups, config.optim, peak)
-    weights = Weights(model, objective, config.train.ema)
+    weights = Weights(model, objective, config.ema)
     done = restore_state(checkpoint, weights, sampler, optimizer, accelerator) if checkpoint else 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     runner = model if config.train.compile == "no" else torch.compile(model, mode=config.train.compile)
     runner, optimizer = accelerator.prepare(runner, optimizer)
+    keys_of = momentum_keys(weights, config, accelerator)
 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -185,10 +187,11 @@ def pretrain(config: TrainConfig) -> RunResult:
             profile.mark("encoder")
             draws = derive_seed(config.seed, "objective", step)
             labels, indices = (gather_rows(t[None])[0] for t in (targets, batch.indices))  # (global B, ...)
+            keys = keys_of(x)  # (V, global B, D) for momentum contrast, else None
             loss, z = cached_step(
                 model if model.only_head and not config.head.layers else runner,  # the objective alone learns
                 x,
-                profile.loss(lambda z: objective(gather_rows(z), labels, indices, draws)),  # noqa: B023 - called at once
+                profile.loss(lambda z: objective(gather_rows(z), labels, indices, draws, keys)),  # noqa: B023 - called at once
                 chunk=local if model.only_head else config.train.cached_chunk or local,
                 backward=accelerator.backward,
             )  # scalar, (V, B, D), both without a graph; the gradients are in place

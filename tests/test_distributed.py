@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from augment import MixConfig
 from simclr.config import SamplerConfig, TrainConfig
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.losses import CrossEntropyConfig, TripletConfig
+from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
 from simclr.losses.nt_xent import NTXentLoss, nt_xent_reference
 from simclr.model import build_model
 
@@ -76,7 +76,7 @@ def pretrain_on(rank: int, world: int, port: int, config: TrainConfig) -> None:
     simclr.pretrain(config)
 
 
-def test_a_run_on_two_processes_ends_where_one_does(tiny_run: TrainConfig) -> None:
+def test_a_run_on_two_processes_ends_where_one_does(tiny_run: TrainConfig, tmp_path: Path) -> None:
     """An encoder without batch statistics, so that nothing but rounding may differ."""
     import simclr
 
@@ -89,14 +89,17 @@ def test_a_run_on_two_processes_ends_where_one_does(tiny_run: TrainConfig) -> No
         train=replace(tiny_run.train, epochs=1, batch_size=32, checkpoint_every=100, knn_every=0),
         data=replace(tiny_run.data, limit=128),
     )
-    one = simclr.pretrain(replace(config, name="one"))
-    mp.spawn(pretrain_on, (2, free_port(), replace(config, name="two")), nprocs=2)
-    alone, shared = simclr.load_encoder(one.run_dir), simclr.load_encoder(config.out / "two")
-    start = simclr.load_encoder(one.run_dir, untrained=True)
-    flat = [torch.cat([p.detach().flatten() for p in encoder.parameters()]) for encoder in (alone, shared, start)]
-    moved, apart = (flat[0] - flat[2]).norm(), (flat[0] - flat[1]).norm()
-    assert moved > 0.01
-    assert apart < 1e-3 * moved
+    configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9))]
+    shared = [replace(config, out=tmp_path / "two") for config in configs]
+    mp.spawn(several_on, (2, free_port(), shared, str(tmp_path)), nprocs=2)
+    for on_one, on_two in zip(configs, shared, strict=True):
+        simclr.pretrain(on_one)
+        alone, together = simclr.load_encoder(on_one.run_dir), simclr.load_encoder(on_two.run_dir)
+        start = simclr.load_encoder(on_one.run_dir, untrained=True)
+        flat = [torch.cat([p.detach().flatten() for p in encoder.parameters()]) for encoder in (alone, together, start)]
+        moved, apart = (flat[0] - flat[2]).norm(), (flat[0] - flat[1]).norm()
+        assert moved > 0.01
+        assert apart < 1e-3 * moved
 
 
 def test_seeds_are_spread_and_repeatable() -> None:

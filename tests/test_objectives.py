@@ -41,7 +41,7 @@ def test_every_objective_trains_and_resumes_to_the_same_bits(
     lines = [line for line in read_metrics(resumed.run_dir / "metrics.jsonl") if line["kind"] == "step"]
     assert len(lines) == 8
     wanted = build_objective(config.objective, classes=10, dim=16, samples=256, seed=0)
-    wanted(torch.randn(2, 8, 16), torch.arange(8) // 2, torch.arange(8), 0)
+    wanted(torch.randn(2, 8, 16), torch.arange(8) // 2, torch.arange(8), 0, torch.randn(2, 8, 16))
     assert set(wanted.statistics) <= set(lines[0])
 
 

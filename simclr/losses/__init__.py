@@ -16,6 +16,7 @@ from simclr.losses.focal_objectives import (
 )
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig
 from simclr.losses.margin import MarginConfig, MarginLoss
+from simclr.losses.moco import MoCoConfig, MoCoLoss, momentum_contrast
 from simclr.losses.n_pair import NPairConfig, NPairLoss
 from simclr.losses.nt_xent import NTXentLoss, nt_xent, nt_xent_reference
 from simclr.losses.quadruplet import QuadrupletConfig, QuadrupletLoss
@@ -41,6 +42,8 @@ __all__ = [
     "LabelLossConfig",
     "MarginConfig",
     "MarginLoss",
+    "MoCoConfig",
+    "MoCoLoss",
     "NPairConfig",
     "NPairLoss",
     "NTXentLoss",
@@ -57,6 +60,7 @@ __all__ = [
     "choose_bins",
     "distribution_focal_loss",
     "integral",
+    "momentum_contrast",
     "nt_xent",
     "nt_xent_reference",
     "quality_focal_loss",

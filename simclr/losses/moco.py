@@ -1,0 +1,105 @@
+"""Momentum contrast: views against the embeddings that a moving average of the weights gives the other views.
+
+Chen, Xie, He 2021, "An Empirical Study of Training Self-Supervised Vision Transformers" (MoCo v3, algorithm 1, arXiv
+2104.02057), without the queue of its forerunners: the negatives are the keys of the batch's other images. With q_vb the
+embedding of view v of image b, k_vb the key of the same view, s(v b, w c) = cos(q_vb, k_wc) / temperature:
+
+    loss = 1/(V B) sum_vb 1/(V - 1) sum_{w != v} [ log( e^s(vb, wb) + sum_{u, c != b} e^s(vb, uc) ) - s(vb, wb) ]
+
+The paper takes the negatives from view w alone; here all V views of the other images are negatives of every pair, as in
+NT-Xent. Its factor 2 * temperature is left out. The keys' BatchNorm uses the averaged statistics (Cai et al. 2021,
+"Exponential Moving Average Normalization", arXiv 2101.08482), so that they do not depend on how the batch is cut.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from simclr.errors import ConfigError
+from simclr.losses.nt_xent import checked_views, unit_rows
+from simclr.losses.nt_xent_tiled import float32_products
+
+__all__ = ["MoCoConfig", "MoCoLoss", "momentum_contrast"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoConfig:
+    """MoCo v3 on views of unlabelled images: SimCLR against a moving average of itself (Chen et al. 2021)."""
+
+    name: ClassVar[str] = "moco"
+    views: ClassVar[int] = 2
+    needs_labels: ClassVar[bool] = False
+    soft_labels: ClassVar[bool] = False
+    reads_numbers: ClassVar[bool] = False
+    lr_multiplier: ClassVar[float] = 1.0
+
+    temperature: float = 0.2
+    """Temperature tau that divides the cosine similarities."""
+
+    momentum: float = 0.99
+    """Decay of the average that gives the keys, which is also what is exported. It rises to this from 0."""
+
+    def __post_init__(self) -> None:
+        for name, value, good, expected in (
+            ("temperature", self.temperature, self.temperature > 0, "positive"),
+            ("momentum", self.momentum, 0 < self.momentum < 1, "in (0, 1)"),
+        ):
+            if not good:
+                raise ConfigError(f"objective.{name} is {value}; it must be {expected}")
+
+
+def momentum_contrast(views: Tensor, keys: Tensor, temperature: float = 0.2) -> Tensor:
+    """The loss of `views` (V, B, D) against `keys` (V, B, D), V >= 2: a scalar in float32, or float64 for float64.
+
+    Rows are normalised here; the keys get no gradient. One image alone has no negatives: the loss is exactly 0. A row
+    that is not finite makes the loss NaN. Memory grows with the square of V * B.
+
+    Raises:
+        TypeError: either is not floating point.
+        ValueError: their shapes are not one (V, B, D) with V >= 2, or `temperature` is not above 0.
+
+    >>> z = torch.eye(2).repeat(2, 1, 1)  # two views of two images, each at its own key
+    >>> momentum_contrast(z, z, temperature=1.0)  # log(e + 2) - 1
+    tensor(0.5514)
+    """
+    if views.shape != keys.shape:
+        raise ValueError(
+            f"views has shape {tuple(views.shape)} and keys {tuple(keys.shape)}; momentum contrast expects one key for "
+            "each embedding, both (V, B, D)"
+        )
+    q, k = checked_views(views, temperature), checked_views(keys.detach(), temperature)
+    num_views, batch, _ = q.shape
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = (unit_rows(x.flatten(0, 1)) for x in (q, k))  # (V*B, D)
+        with float32_products():
+            similarity = (q @ k.T / temperature).view(num_views, batch, num_views, batch)
+    own_image = torch.eye(batch, dtype=torch.bool, device=q.device)[None, :, None, :]
+    negatives = similarity.masked_fill(own_image, float("-inf")).logsumexp(dim=(2, 3))  # (V, B)
+    positives = similarity.diagonal(dim1=1, dim2=3)  # (V, V, B): view of the embedding, of the key, image
+    # log(e^p + e^n) - p, exact also where it is far below the rounding of either term
+    pairs = -nn.functional.logsigmoid(positives - negatives[:, None])
+    other_view = ~torch.eye(num_views, dtype=torch.bool, device=q.device)[:, :, None]
+    return torch.where(other_view, pairs, 0.0).sum() / (num_views * (num_views - 1) * batch)
+
+
+class MoCoLoss(nn.Module):
+    """Momentum contrast as a module, `momentum_contrast` with a fixed temperature.
+
+    >>> MoCoLoss()(torch.randn(2, 8, 16), keys=torch.randn(2, 8, 16)).shape
+    torch.Size([])
+    """
+
+    def __init__(self, temperature: float = 0.2) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature!r}; momentum contrast expects a number above 0, such as 0.2")
+        self.temperature = temperature
+
+    def forward(self, views: Tensor, keys: Tensor) -> Tensor:
+        """`views` (V, B, D) with a gradient and `keys` (V, B, D) without to the scalar loss."""
+        return momentum_contrast(views, keys, self.temperature)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
