@@ -5,6 +5,7 @@ shorter one decides the shape, and neither format can hold that choice for every
 """
 
 import io
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -73,7 +74,10 @@ def write_program(
 
 def load_program(folder: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """The program in ``folder``: images -> its outputs."""
-    program = torch.export.load(folder / "model.pt2").module()
+    with warnings.catch_warnings():
+        # torch 2.11 reads tensors from bytes of its own and warns that nobody may write to them; nobody does.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        program = torch.export.load(folder / "model.pt2").module()
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         found = program(images)

@@ -11,13 +11,16 @@ from linear_eval.evaluate import evaluate_run
 from simclr.config import EncoderConfig, HeadConfig, TrainConfig
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv4_conv_small"])
-def test_two_steps_and_a_score(name: str, tiny_run: TrainConfig) -> None:
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet50", 16), ("vit_tiny_patch16_224", 32), ("convnext_atto", 32), ("mobilenetv4_conv_small", 32)],
+)
+def test_two_steps_and_a_score(name: str, size: int, tiny_run: TrainConfig) -> None:
     config = replace(
         tiny_run,
         encoder=EncoderConfig(name=name),
         head=HeadConfig(out_dim=16),
-        augment=replace(tiny_run.augment, size=32),
+        augment=replace(tiny_run.augment, size=size),
         data=replace(tiny_run.data, size=16, limit=32),
         schedule=replace(tiny_run.schedule, warmup_epochs=0),
         train=replace(tiny_run.train, epochs=2, batch_size=32, knn_every=0, checkpoint_every=100),

@@ -73,7 +73,8 @@ def test_ranks_with_the_gathered_batch_agree():
 def test_many_classes_cost_no_memory_over_them():
     loss = CenterLoss(200_000, 4)
     z, labels = batch(classes=200_000)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         loss(z.requires_grad_(), labels).backward()
     assert max(event.cpu_memory_usage for event in profile.events()) <= 200_000 * 4  # a count a class, no centre each
 
