@@ -65,7 +65,7 @@ def evaluate_run(
     console = Console(stderr=True)
     with told(console) as say:
         result = evaluate(encoder, untrained, train, test, config, progress=say)
-    result["data"]["test"]["trained_on"] = seen_in_training(own, test)
+    result["data"]["test"]["trained_on"] = seen_in_training(own, test.labelled())
     print_report(result)
     files = write_report(result, report_folder(folder, data))
     if tensorboard:
@@ -110,12 +110,16 @@ def same_images(a: DataConfig, b: DataConfig) -> bool:
 
 
 def report_folder(encoder_folder: Path, data: DataConfig) -> Path:
-    """Where the report goes: the run directory, and for images other than the run's a folder of their own in it."""
+    """Where the report goes: the run directory, and for other images or labels than the run's a folder of its own in it."""
     own = data_of_run(encoder_folder)
     if own is None:
         return encoder_folder
-    same = (own.source, own.path, own.size) == (data.source, data.path, data.size)
+    # Labels from a file divide the images in another way; those of sub-folders are there whether a run read them or not.
+    files = [labels if isinstance(labels, Path) else None for labels in (own.labels, data.labels)]
+    same = (own.source, own.path, own.size) == (data.source, data.path, data.size) and files[0] == files[1]
     name = data.source if data.path is None else f"{data.source}-{data.path.name}"
+    if files[1] is not None:
+        name += f"-{files[1].stem}"
     return encoder_folder.parent if same else encoder_folder.parent / f"on-{name}"
 
 

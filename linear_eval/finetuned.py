@@ -17,17 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linear_eval.environment import environment
+from linear_eval.evaluate import data_of_run
 from linear_eval.features import Features, extract_features
 from linear_eval.finetuned_report import print_finetuned, write_finetuned
 from linear_eval.metrics import paired_difference
 from linear_eval.probe import ProbeResult, linear_probe, score_predictions
 from linear_eval.progress import Progress, told
 from linear_eval.reliability import reliability
+from linear_eval.seen import seen_in_training
 from simclr import load_encoder
 from simclr.classifier import Classifier, load_classifier, save_temperature
 from simclr.config import TrainConfig
 from simclr.data import ImageSet, load_source, place, with_targets
-from simclr.export import Encoder
+from simclr.errors import CheckpointError
+from simclr.export import Encoder, find_encoder
 from simclr.finetune import from_scratch
 from simclr.model import build_model
 from simclr.starting_point import start_from
@@ -72,7 +75,11 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
         },
         "protocol": _in_words(config, parts, rows),
         "data": {split: len(images) for split, images in parts.items()}
-        | {"name": parts["test"].name, "classes": list(parts["train"].classes)},
+        | {
+            "name": parts["test"].name,
+            "classes": list(parts["train"].classes),
+            "trained_on": _seen_before(config, parts["test"]),
+        },
         "started_from": config.encoder.init or f"timm's weights of {config.encoder.name}",
         **environment(device),
     }
@@ -102,6 +109,17 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         slope = ((logits * (middle * logits).softmax(1)).sum(1) - own).mean()
         low, high = (low, middle) if slope > 0 else (middle, high)
     return 1 / (low * high) ** 0.5
+
+
+def _seen_before(config: TrainConfig, test: ImageSet) -> int | None:
+    """How many of the test images the encoder was pretrained on; None where its run is not known."""
+    init = config.encoder.init
+    if init is None or not Path(init).exists():
+        return None
+    try:
+        return seen_in_training(data_of_run(find_encoder(Path(init))), test)
+    except CheckpointError:  # a file of another library
+        return None
 
 
 def _exists(config: TrainConfig, split: str) -> bool:

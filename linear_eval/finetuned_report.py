@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from linear_eval.report import INK, confusion_picture, save_figure, write_result
+from linear_eval.seen import seen_in_words
 
 __all__ = ["finetuned_table", "print_finetuned", "write_finetuned"]
 
@@ -70,6 +71,8 @@ def print_finetuned(result: dict[str, Any], console: Console | None = None) -> N
     for name, row in result["rows"].items():
         if row.get("unseen_classes"):
             console.print(f"note: {name}: test classes without a training image count as wrong", highlight=False)
+    for line in seen_in_words(result["data"].get("trained_on"), result["data"]["test"]):
+        console.print(f"note: {line}", highlight=False, soft_wrap=True)
 
 
 def write_finetuned(result: dict[str, Any], folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from linear_eval.embedding_report import plot_map, plot_pairs, plot_roc
 from linear_eval.features import Features
 from linear_eval.report import write_result
+from linear_eval.seen import seen_in_words
 
 __all__ = ["open_set_table", "print_open_set", "write_open_set"]
 
@@ -45,6 +46,9 @@ def print_open_set(result: dict[str, Any], console: Console | None = None) -> No
     console = Console() if console is None else console
     console.print(open_set_table(result))
     console.print(f"classes new to the encoder? {result['disjoint_from_training']}", highlight=False, markup=False)
+    test = result["data"]["test"]
+    for line in seen_in_words(test.get("trained_on"), test["images"]):
+        console.print(line, highlight=False, markup=False)
     console.print(f"threshold fitted on {result['threshold_from']}", highlight=False, markup=False)
     fitted = result["rows"]["encoder"]["fitted_threshold"]
     if fitted is not None:

@@ -24,6 +24,7 @@ from linear_eval.open_set_report import print_open_set, write_open_set
 from linear_eval.progress import Progress, told
 from linear_eval.projector import check_tensorboard
 from linear_eval.run_projector import write_run_projector
+from linear_eval.seen import seen_in_training
 from simclr import load_encoder
 from simclr.config import DataConfig
 from simclr.data import ImageSet, place
@@ -92,7 +93,10 @@ def evaluate_open_set(
         "distance": scored["distance"],
         "data": {
             "name": images.test.name,
-            "test": _describe(images.test),
+            "test": {
+                **_describe(images.test),
+                "trained_on": None if run is None else seen_in_training(run.data, images.test),
+            },
             "validation": None if images.validation is None else _describe(images.validation),
         },
         "config": asdict(config),

@@ -93,7 +93,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
         if left_out:
             notes.append(f"{left_out} images of the {part} set have no label and were left out")
     test = result["data"]["test"]
-    return notes + seen_in_words(test.get("trained_on"), test["images"])
+    scored = test["images"] - test["without_label_left_out"]
+    return notes + seen_in_words(test.get("trained_on"), scored)
 
 
 def write_result(result: dict[str, Any], path: Path | str) -> Path:

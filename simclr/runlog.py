@@ -17,6 +17,9 @@ __all__ = ["RunLog", "read_metrics"]
 _LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
 
+_LONG_SECONDS = 24 * 3600.0
+"""A run this long is told what would shorten it."""
+
 
 class RunLog:
     """Writes on the main process; on every other one all methods do nothing."""
@@ -28,6 +31,8 @@ class RunLog:
         self.last: dict[str, Any] = {}
         self._console = Console(stderr=True)
         self._last_line = 0.0
+        self._first_step: tuple[int, float] | None = None
+        self._paced = False
         self._warned: set[str] = set()
         self._bar: Progress | None = None
         if not self.main:
@@ -43,8 +48,29 @@ class RunLog:
             self._task = self._bar.add_task("starting", total=total_steps, completed=start_step, figures="")
             self._bar.start()
 
+    def pace(self, step: int) -> None:
+        """Where steps are slow, say once how slow, long before the first figures. Call it after every step."""
+        if self._paced or not self.main:
+            return
+        now = time.monotonic()
+        if self._first_step is None:  # it compiles, and waits for workers
+            self._first_step = step, now
+            return
+        steps, seconds = step - self._first_step[0], now - self._first_step[1]
+        if seconds > _LINE_SECONDS:
+            self._paced = True
+            each = seconds / steps
+            left = each * (self.total_steps - step)
+            self.say(f"step {step}/{self.total_steps}  {each:.1f} s a step  about {_clock(left)} left")
+            if left > _LONG_SECONDS:
+                self.say(
+                    "a smaller encoder (--encoder.name resnet18), smaller views (--augment.size 96) and fewer epochs "
+                    "(--train.epochs) take less; Ctrl-C stops with a checkpoint, the same command continues there"
+                )
+
     def step(self, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Log the figures of a step: to the file, the trackers and the screen."""
+        self._paced = True
         self._record({"kind": "step", "step": step, "epoch": epoch, **figures})
         if not self.main:
             return

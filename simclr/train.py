@@ -207,6 +207,7 @@ def pretrain(config: TrainConfig) -> RunResult:
 
             loss_sum, counted, epoch_loss = loss_sum + loss, counted + 1, epoch_loss + loss
             step += 1
+            log.pace(step)
             epoch, position = divmod(step, steps_per_epoch)
             last = step == total_steps
             if step % config.train.log_every == 0 or last:
