@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from simclr.compilation import maybe_compiled
 from simclr.config import TrainConfig
 from simclr.distributed import gather_rows
 from simclr.weights import Weights
@@ -22,8 +23,8 @@ def momentum_keys(weights: Weights, config: TrainConfig, accelerator: Accelerato
     if not weights.objective.wants_keys:
         return lambda views: None
     average, _ = weights.final
-    chunk, mode = config.train.cached_chunk, config.train.compile
-    embed = average if mode == "no" else torch.compile(average, mode=mode)
+    chunk = config.train.cached_chunk
+    embed = maybe_compiled(average, config.train.compile)
 
     @torch.no_grad()
     def keys_of(views: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 
 from augment import Mix
 from simclr.checkpoint import save_checkpoint
+from simclr.compilation import maybe_compiled
 from simclr.config import TrainConfig
 from simclr.config_io import to_dict
 from simclr.curves import draw_curves
@@ -114,8 +115,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     weights = Weights(model, objective, config.ema)
     done = restore_state(checkpoint, weights, sampler, optimizer, accelerator) if checkpoint else 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    runner = model if config.train.compile == "no" else torch.compile(model, mode=config.train.compile)
-    runner, optimizer = accelerator.prepare(runner, optimizer)
+    runner, optimizer = accelerator.prepare(maybe_compiled(model, config.train.compile), optimizer)
     keys_of = momentum_keys(weights, config, accelerator)
 
     accelerator.wait_for_everyone()
