@@ -75,3 +75,22 @@ def test_a_split_that_was_not_asked_for_says_how_to_ask():
 def test_shares_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=f"data.{next(iter(wrong))}"):
         replace(DIGITS, **wrong)
+
+
+def test_validation_images_leave_every_class_a_training_image():
+    rare = replace(DIGITS, label_fraction=0.014)  # two of each class
+    whole = digest(load_source(rare, "train"))
+    for seed in range(8):
+        # Nine of twenty images: too few to take one of every class, so that chance decides.
+        config = replace(rare, validation=0.45, split_seed=seed)
+        train, validation = (load_source(config, split) for split in ("train", "validation"))
+        assert set(train.labels.tolist()) == set(range(10))
+        assert 0 < len(validation) <= 9
+        assert len(train) + len(validation) == sum(whole.values())
+
+
+def test_one_image_a_class_has_none_to_spare():
+    config = replace(DIGITS, label_fraction=1e-6, validation=0.1)
+    for split in ("train", "validation"):
+        with pytest.raises(DataError, match=r"one training image a class.*--data\.validation 0"):
+            load_source(config, split)

@@ -73,7 +73,22 @@ def divide_training(
     if len(images) < 2:
         raise DataError(f"{images.name} has {len(images)} training image; validation images need at least 2")
     train, validation = split_by_class(images, config.validation, config.split_seed)
+    if images.labels is not None:
+        train, validation = _every_class_in_training(images.labels, train, validation)
+    if not len(validation):
+        raise DataError(
+            f"{images.name} has one training image a class: there is none to spare for validation; set --data.validation 0"
+        )
     return images.subset(train if split == "train" else validation)
+
+
+def _every_class_in_training(labels: Tensor, train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
+    """Give back the first validation image of every class that chance, among rare classes, left without a training one."""
+    missing = set(labels[validation].tolist()) - set(labels[train].tolist())
+    back = torch.zeros(len(validation), dtype=torch.bool)
+    for label in missing:
+        back[(labels[validation] == label).nonzero()[0]] = True
+    return torch.cat([train, validation[back]]).sort().values, validation[~back]
 
 
 def _share_of_each_class(images: ImageSet, config: DataConfig) -> Tensor:
