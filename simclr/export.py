@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,6 +31,11 @@ class Encoder(nn.Module):
 
     Gray images (C = 1) are repeated to three channels. The shorter side is resized to ``size`` and the centre square
     taken, then mean and standard deviation are applied as they were in training.
+
+    Raises:
+        TypeError: no tensor, or one of integers other than uint8.
+        ValueError: not (B, C, H, W) with C = 1 or 3, or floating point far outside [0, 1]; the range is looked at once,
+            in the first batch of floating point.
     """
 
     def __init__(
@@ -45,11 +51,39 @@ class Encoder(nn.Module):
         self.size, self.mean, self.std = size, mean, std
         self.features = feature_width(backbone, size)
         """Width F of the features."""
+        self._range_known = False
 
     def forward(self, images: Tensor) -> Tensor:
+        self._check(images)
         if images.ndim == 4 and images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         return self.backbone(preprocess(images, self.size, self.mean, self.std))
+
+    def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images are {type(images).__module__}.{type(images).__name__}: expected a tensor (B, C, H, W); of a PIL "
+                'image make one with torchvision.transforms.functional.pil_to_tensor(image.convert("RGB"))[None]'
+            )
+        shape = tuple(images.shape)
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            hint = ""
+            if images.ndim == 3:
+                hint = "; a single image needs a batch of its own: image[None]"
+            elif images.ndim == 4 and images.shape[3] in (1, 3, 4):
+                hint = "; channels come second: images.permute(0, 3, 1, 2)"
+            elif images.ndim == 4 and images.shape[1] == 4:
+                hint = "; leave the alpha channel out: images[:, :3]"
+            raise ValueError(f"images have the shape {shape}: expected (B, C, H, W) with C = 1 or 3{hint}")
+        # Once, because on a GPU it waits for the device; a program that is traced has no values to look at.
+        if not self._range_known and images.is_floating_point() and not torch.compiler.is_compiling() and len(images):
+            low, high = (bound.item() for bound in images.aminmax())
+            if low < -0.5 or high > 1.5:
+                raise ValueError(
+                    f"images hold values from {low:.3g} to {high:.3g}: expected floating point in [0, 1], or uint8. The "
+                    "encoder normalises by itself; divide pixels of 0 to 255 by 255, or give them as uint8"
+                )
+            self._range_known = True
 
 
 def export_encoder(

@@ -13,7 +13,7 @@ from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, Opt
 from simclr.config_io import from_dict, load_config, parse_flags
 from simclr.data import ImageSet, load_source, with_targets
 from simclr.encoder import without_weights
-from simclr.errors import CheckpointError, ConfigError
+from simclr.errors import CheckpointError, ConfigError, DataError
 from simclr.export import find_encoder
 from simclr.losses import CrossEntropyConfig
 from simclr.objectives import build_objective, fit_objective
@@ -67,7 +67,15 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
     if default.encoder.init is None:  # published weights: timm fetches them by the model's name
         words = _without("--encoder.init", words)
     config = _checked(parse_flags(TrainConfig, words, command, about, default=default), command)
-    images = with_targets(load_source(config.data, "train"), config.objective)
+    try:
+        images = with_targets(load_source(config.data, "train"), config.objective)
+    except DataError:
+        if _value_of("--data.validation", words) is not None:
+            raise
+        # One image a class, perhaps, and none of them to spare for validation. Any other fault comes again.
+        default = replace(default, data=replace(default.data, validation=0.0))
+        config = parse_flags(TrainConfig, words, command, about, default=default)
+        images = with_targets(load_source(config.data, "train"), config.objective)
     if not _head_learns(config, images):
         default = replace(default, schedule=replace(default.schedule, head_epochs=0))
     own_batch = any(_value_of(flag, words) for flag in ("--train.batch-size", "--train.batch_size"))

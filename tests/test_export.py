@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import simclr
@@ -128,3 +130,30 @@ def test_pretrained_is_never_downloaded_again(exported: tuple[Path, Encoder], mo
     monkeypatch.setattr("simclr.export.build_backbone", lambda c, *a: seen.append(c) or build_backbone(c, *a))
     simclr.load_encoder(folder)
     assert seen == [replace(SMALL, pretrained=False)]
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "said"),
+    [
+        (Image.new("RGB", (8, 8)), TypeError, r"images are PIL\.Image\.Image: .*pil_to_tensor"),
+        (torch.zeros(3, 32, 32), ValueError, r"\(3, 32, 32\).*image\[None\]"),
+        (torch.zeros(2, 32, 32, 3), ValueError, r"permute\(0, 3, 1, 2\)"),
+        (torch.zeros(2, 4, 32, 32), ValueError, r"images\[:, :3\]"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.int64), TypeError, "expected uint8"),
+        (torch.full((2, 3, 32, 32), 200.0), ValueError, r"from 200 to 200: .*divide pixels of 0 to 255 by 255"),
+        (torch.linspace(-2, 2, 3 * 32 * 32).view(1, 3, 32, 32), ValueError, "normalises by itself"),
+    ],
+    ids=["PIL", "no batch", "channels last", "alpha", "integers", "0 to 255", "normalised"],
+)
+def test_images_of_another_form_are_refused_with_the_mend(
+    images: Any, error: type[Exception], said: str, exported: tuple[Path, Encoder]
+) -> None:
+    with pytest.raises(error, match=said):
+        simclr.load_encoder(exported[0])(images)
+
+
+def test_gray_images_and_what_resizing_overshoots_are_taken(exported: tuple[Path, Encoder]) -> None:
+    encoder = simclr.load_encoder(exported[0])
+    gray = torch.rand(2, 1, 32, 32) * 1.1 - 0.05
+    with torch.no_grad():
+        assert torch.equal(encoder(gray), encoder(gray.repeat(1, 3, 1, 1)))

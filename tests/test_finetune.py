@@ -23,7 +23,7 @@ from simclr.classifier import load_classifier
 from simclr.commands import run_command
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.data import load_source
-from simclr.errors import CheckpointError, ConfigError
+from simclr.errors import CheckpointError, ConfigError, DataError
 from simclr.finetune import finetune_config, from_scratch, parse_finetuning
 from simclr.runlog import read_metrics
 
@@ -153,6 +153,15 @@ def test_epochs_of_ones_own_leave_the_batch_and_few_images_get_a_small_one(pretr
     few = parse("--data.label-fraction", "0.01")
     images = len(load_source(few.data, "train"))
     assert images < 16 and few.train.batch_size <= images < 2 * few.train.batch_size
+
+
+def test_one_label_a_class_is_all_for_training(pretrained: Path) -> None:
+    words = [f"--encoder.init={pretrained}", "--data.label-fraction", "0.001"]
+    config = parse_finetuning(words, "finetune.py", "")
+    assert config.data.validation == 0
+    assert sorted(load_source(config.data, "train").labels.tolist()) == list(range(10))
+    with pytest.raises(DataError, match="one training image a class"):
+        parse_finetuning([*words, "--data.validation", "0.1"], "finetune.py", "")
 
 
 def test_from_scratch_is_the_same_network_without_the_start(pretrained: Path) -> None:
