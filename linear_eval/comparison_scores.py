@@ -109,8 +109,8 @@ def _open_set(result: dict[str, Any]) -> ScoredSet:
     rows = {}
     for name, row in result["rows"].items():
         found: dict[str, tuple[float | None, Any]] = {
-            "Recall@1": (row["retrieval"]["recall_at_k"].get("1"), None),
-            "MAP@R": (row["retrieval"]["map_at_r"], None),
+            "Recall@1": (row["retrieval"]["recall_at_k"].get("1"), _retrieval_interval(row, "recall_at_1")),
+            "MAP@R": (row["retrieval"]["map_at_r"], _retrieval_interval(row, "map_at_r")),
             "pairs: AUC": (row["verification"]["auc"], None),
             "pairs: EER (lower is better)": (row["verification"]["eer"], None),
             "rank-1 (1:N)": (row["identification"]["rank_k"].get("1"), row["identification"]["interval"]),
@@ -118,3 +118,8 @@ def _open_set(result: dict[str, Any]) -> ScoredSet:
         rows[name] = {measure: _share(value, ends) for measure, (value, ends) in found.items() if value is not None}
     title = f"{result['data']['name']}, {test['images']} images of {len(test['classes'])} classes, open set: in %"
     return ScoredSet(title, rows)
+
+
+def _retrieval_interval(row: dict[str, Any], name: str) -> Any:
+    """Reports written before retrieval had intervals have none."""
+    return row["retrieval"].get("intervals", {}).get(name)

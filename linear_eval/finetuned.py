@@ -20,7 +20,7 @@ from linear_eval.environment import environment
 from linear_eval.evaluate import data_of_run
 from linear_eval.features import Features, extract_features
 from linear_eval.finetuned_report import print_finetuned, write_finetuned
-from linear_eval.metrics import paired_difference
+from linear_eval.metrics import mean_interval, paired_difference
 from linear_eval.probe import ProbeResult, linear_probe, score_predictions
 from linear_eval.progress import Progress, told
 from linear_eval.reliability import reliability
@@ -197,11 +197,10 @@ def _score_numbers(
 
 def _number_row(predicted: np.ndarray, target: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     error = np.abs(predicted - target)
-    low, high = _interval_of_mean(error)
     spread = float(((target - target.mean()) ** 2).sum())
     row = {
         "mean_absolute_error": float(error.mean()),
-        "interval": [low, high],
+        "interval": list(mean_interval(error)),
         "r_squared": float(1 - ((predicted - target) ** 2).sum() / spread) if spread else None,
         "error_of_the_mean": float(np.abs(target - target.mean()).mean()),
     }
@@ -251,14 +250,7 @@ def _compare(mine: np.ndarray, other: np.ndarray, numbers: bool) -> dict[str, An
         pair = paired_difference(mine, other)
         return {**pair, "interval": list(pair["interval"])}
     gain = other - mine
-    return {"difference": float(gain.mean()), "interval": _interval_of_mean(gain)}
-
-
-def _interval_of_mean(values: np.ndarray, resamples: int = 2_000) -> list[float]:
-    """95 % percentile bootstrap interval of the mean of ``values`` (N,), a resample at a time: memory grows with N alone."""
-    random = np.random.default_rng(0)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
-    return [float(end) for end in np.percentile(means, [2.5, 97.5])]
+    return {"difference": float(gain.mean()), "interval": list(mean_interval(gain))}
 
 
 def _in_words(config: TrainConfig, parts: dict[str, ImageSet], rows: Container[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-__all__ = ["bootstrap_interval", "confusion_matrix", "paired_difference", "per_class_accuracy"]
+__all__ = ["bootstrap_interval", "confusion_matrix", "mean_interval", "paired_difference", "per_class_accuracy"]
 
 
 def _interval(means: NDArray[np.float64], confidence: float) -> tuple[float, float]:
@@ -63,6 +63,13 @@ def paired_difference(
         "a_only": a_only,
         "b_only": b_only,
     }
+
+
+def mean_interval(values: ArrayLike, *, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of ``values`` (N,), a resample at a time: memory grows with N alone."""
+    numbers, random = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    means = [numbers[random.integers(0, len(numbers), len(numbers))].mean() for _ in range(resamples)]
+    return _interval(np.array(means), 0.95)
 
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Tensor) -> Tensor:

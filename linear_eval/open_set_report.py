@@ -81,10 +81,11 @@ def _figures(row: dict[str, Any]) -> dict[str, tuple[str, Cell]]:
     """Heading -> (group, share with interval), in the order of the table."""
     found = row["retrieval"]
     table: dict[str, tuple[str, Cell]] = {
-        f"Recall@{k}": ("retrieval", (share, None)) for k, share in found["recall_at_k"].items()
+        f"Recall@{k}": ("retrieval", (share, found["intervals"][f"recall_at_{k}"]))
+        for k, share in found["recall_at_k"].items()
     }
-    table["MAP@R"] = ("retrieval", (found["map_at_r"], None))
-    table["R-precision"] = ("retrieval", (found["r_precision"], None))
+    for name, heading in (("map_at_r", "MAP@R"), ("r_precision", "R-precision")):
+        table[heading] = ("retrieval", (found[name], found["intervals"][name]))
     table["NMI"] = ("retrieval", (found["nmi"], None))
     pairs = row["verification"]
     table["AUC"] = ("pairs", (pairs["auc"], None))

@@ -23,12 +23,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
+from linear_eval.metrics import bootstrap_interval, mean_interval
 from linear_eval.similarity import (
     CHUNK_BYTES,
     Distance,
@@ -58,6 +60,9 @@ class RetrievalResult:
 
     map_at_r: float
     """Mean average precision over the R nearest (Musgrave et al. 2020)."""
+
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap intervals over the scored queries, by name: ``recall_at_8``, ``r_precision``, ``map_at_r``."""
 
     queries: int
     """Queries that were scored."""
@@ -161,7 +166,7 @@ def nmi(x: Tensor, y: Tensor, seed: int = 0, *, distance: Distance = "cosine", r
 
 
 def _scores(queries: Embeddings, gallery: Embeddings, ks: Sequence[int], whole_class: bool = True) -> RetrievalResult:
-    """``whole_class=False`` looks no further than the largest k, and leaves R-precision and MAP@R at NaN."""
+    """``whole_class=False`` looks no further than the largest k, leaves R-precision and MAP@R at NaN, and takes no interval."""
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks must be positive numbers of neighbours, got {tuple(ks)}")
     itself = queries is gallery
@@ -196,10 +201,17 @@ def _scores(queries: Embeddings, gallery: Embeddings, ks: Sequence[int], whole_c
                 precision = hit.cumsum(1).double() / places * hit  # P(i) of the equation
                 r_precisions.append(hit.sum(1) / size[:, 0].double())
                 average_precisions.append(precision.sum(1) / size[:, 0])
+    found = {int(k): int(hit) for k, hit in zip(ks, hits, strict=True)}
+    intervals, means = {}, {"r_precision": float("nan"), "map_at_r": float("nan")}
+    if whole_class:
+        intervals = {f"recall_at_{k}": bootstrap_interval(np.arange(count) < hit) for k, hit in found.items()}
+        for name, parts in (("r_precision", r_precisions), ("map_at_r", average_precisions)):
+            values = torch.cat(parts).cpu().numpy()
+            means[name], intervals[name] = float(values.mean()), mean_interval(values)
     return RetrievalResult(
-        recall_at_k={int(k): float(hit) / count for k, hit in zip(ks, hits, strict=True)},
-        r_precision=float(torch.cat(r_precisions).mean()) if whole_class else float("nan"),
-        map_at_r=float(torch.cat(average_precisions).mean()) if whole_class else float("nan"),
+        recall_at_k={k: hit / count for k, hit in found.items()},
+        **means,
+        intervals=intervals,
         queries=count,
         excluded=len(queries) - count,
         gallery=columns,

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -248,3 +249,20 @@ def test_bad_settings_are_named():
 
 def test_a_single_class_is_always_right():
     assert retrieval(torch.randn(9, 3), torch.zeros(9, dtype=torch.int64)).map_at_r == 1.0
+
+
+def test_intervals_are_scipys_bootstrap_over_the_queries():
+    x, y = blobs(300, 8, 6, seed=1, spread=1.5)
+    result = retrieval(x, y, ks=(1, 4))
+    others = [[j for j in range(300) if j != i] for i in range(300)]
+    rows = [retrieval(x[[i]], y[[i]], (1, 4), gallery_x=x[rest], gallery_y=y[rest]) for i, rest in enumerate(others)]
+    each = {
+        "recall_at_1": [row.recall_at_k[1] for row in rows],
+        "recall_at_4": [row.recall_at_k[4] for row in rows],
+        "r_precision": [row.r_precision for row in rows],
+        "map_at_r": [row.map_at_r for row in rows],
+    }
+    assert result.intervals.keys() == each.keys()
+    for name, values in each.items():
+        wanted = scipy.stats.bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
+        assert result.intervals[name] == pytest.approx(tuple(wanted), abs=0.006)
