@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from linear_eval.metrics import interval_over_classes
 from linear_eval.similarity import (
     CHUNK_BYTES,
     Distance,
@@ -33,7 +34,6 @@ from linear_eval.similarity import (
     prepare,
     query_and_gallery,
 )
-from linear_eval.verification import clustered_interval
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["IdentificationResult", "OneShotResult", "Template", "identification", "one_shot"]
@@ -149,7 +149,7 @@ def identification(
     rank = torch.cat(ranks)
     return IdentificationResult(
         rank_k={int(k): float((rank <= k).double().mean()) for k in ks},
-        interval=_interval(rank <= min(ks), probes.labels, len(probes)),
+        interval=interval_over_classes(rank <= min(ks), probes.labels, len(probes)),
         probes=len(probes),
         excluded=total - len(probes),
         classes=len(classes),
@@ -201,7 +201,7 @@ def one_shot(
     hit, target = torch.cat(right), torch.cat(targets)
     return OneShotResult(
         accuracy=float(hit.double().mean()),
-        interval=_interval(hit, target, min(trials, int(sizes.sum()))),
+        interval=interval_over_classes(hit, target, min(trials, int(sizes.sum()))),
         chance=1 / ways,
         ways=ways,
         trials=trials,
@@ -223,10 +223,3 @@ def _drawn_of_each_class(labels: Tensor, count: int, seed: int) -> Tensor:
 
 def _rows(embeddings: Embeddings, mask: Tensor) -> Embeddings:
     return Embeddings(rows=embeddings.rows[mask], labels=embeddings.labels[mask], distance=embeddings.distance)
-
-
-def _interval(hit: Tensor, labels: Tensor, units: int) -> tuple[float, float] | None:
-    _, which = labels.unique(return_inverse=True)
-    trials = torch.bincount(which)
-    hits = torch.bincount(which, weights=hit.double())
-    return clustered_interval(hits.cpu().numpy(), trials.cpu().numpy(), units)

@@ -10,9 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 from torch import Tensor
 
-__all__ = ["bootstrap_interval", "confusion_matrix", "mean_interval", "paired_difference", "per_class_accuracy"]
+__all__ = [
+    "bootstrap_interval",
+    "clustered_interval",
+    "confusion_matrix",
+    "interval_over_classes",
+    "mean_interval",
+    "paired_difference",
+    "per_class_accuracy",
+]
 
 
 def _interval(means: NDArray[np.float64], confidence: float) -> tuple[float, float]:
@@ -63,6 +72,41 @@ def paired_difference(
         "a_only": a_only,
         "b_only": b_only,
     }
+
+
+def clustered_interval(accepted: np.ndarray, trials: np.ndarray, units: int) -> tuple[float, float] | None:
+    """95 % interval of a proportion whose trials are dependent within clusters (Korn & Graubard 1998).
+
+    Args:
+        accepted: (K,) successes of each cluster.
+        trials: (K,) trials of each cluster, none of them 0.
+        units: most independent trials there can be, such as the images that the pairs are made of.
+
+    Returns:
+        The two ends, or None for a single cluster, whose spread cannot be seen.
+
+    >>> low, high = clustered_interval(np.array([45, 40, 44, 42]), np.array([45, 45, 45, 45]), units=40)
+    >>> round(low, 2), round(high, 2)
+    (0.71, 1.0)
+    """
+    clusters, share = len(trials), float(accepted.sum() / trials.sum())
+    if clusters < 2:
+        return None
+    spread = np.square(accepted - share * trials).sum() / trials.sum() ** 2 * clusters / (clusters - 1)
+    effective = min(units, share * (1 - share) / spread) if spread > 0 else units
+    effective *= (stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
+    hits, misses = share * effective, (1 - share) * effective
+    low = float(stats.beta.ppf(0.025, hits, misses + 1)) if hits > 0 else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, misses)) if misses > 0 else 1.0
+    return low, high
+
+
+def interval_over_classes(values: Tensor, labels: Tensor, units: int | None = None) -> tuple[float, float] | None:
+    """``clustered_interval`` of the mean of ``values`` (N,), shares in [0, 1], each class of ``labels`` (N,) a cluster."""
+    _, which = labels.unique(return_inverse=True)
+    trials = torch.bincount(which)
+    sums = torch.bincount(which, weights=values.double())
+    return clustered_interval(sums.cpu().numpy(), trials.cpu().numpy(), len(values) if units is None else units)
 
 
 def mean_interval(values: ArrayLike, *, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:

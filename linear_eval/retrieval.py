@@ -23,14 +23,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from linear_eval.metrics import bootstrap_interval, mean_interval
+from linear_eval.metrics import interval_over_classes
 from linear_eval.similarity import (
     CHUNK_BYTES,
     Distance,
@@ -61,8 +60,8 @@ class RetrievalResult:
     map_at_r: float
     """Mean average precision over the R nearest (Musgrave et al. 2020)."""
 
-    intervals: dict[str, tuple[float, float]]
-    """95 % bootstrap intervals over the scored queries, by name: ``recall_at_8``, ``r_precision``, ``map_at_r``."""
+    intervals: dict[str, tuple[float, float] | None]
+    """95 % intervals over classes, by name: ``recall_at_8``, ``r_precision``, ``map_at_r``; None for a single class."""
 
     queries: int
     """Queries that were scored."""
@@ -178,8 +177,9 @@ def _scores(queries: Embeddings, gallery: Embeddings, ks: Sequence[int], whole_c
             f"none of the {len(queries)} queries has {'another' if itself else 'an'} image of its class to find; "
             "give at least one class with two images"
         )
-    hits = torch.zeros(len(ks), dtype=torch.float64)
-    r_precisions, average_precisions = [], []
+    of_queries: dict[str, list[Tensor]] = {f"recall_at_{k}": [] for k in ks}  # of every scored query, in order
+    if whole_class:
+        of_queries |= {"r_precision": [], "map_at_r": []}
     columns = len(gallery)
     for start, stop in queries.row_chunks(columns):
         rows = torch.arange(start, stop, device=queries.rows.device)[scored[start:stop]]  # (Q,)
@@ -193,25 +193,22 @@ def _scores(queries: Embeddings, gallery: Embeddings, ks: Sequence[int], whole_c
         for part, part_keys in zip(rows.split(step := _rows_at_once(wanted)), keys.split(step), strict=True):
             nearest = part_keys.topk(min(wanted, columns - int(itself)), dim=1).indices  # (q, W)
             hit = gallery.labels[nearest] == queries.labels[part, None]  # (q, W)
-            hits += torch.stack([hit[:, :k].any(1).sum() for k in ks]).double().cpu()
+            for k in ks:
+                of_queries[f"recall_at_{k}"].append(hit[:, :k].any(1).cpu())
             if whole_class:
                 size = relevant[part, None]  # (q, 1)
                 places = torch.arange(1, hit.shape[1] + 1, device=hit.device)
                 hit = hit & (places <= size)
                 precision = hit.cumsum(1).double() / places * hit  # P(i) of the equation
-                r_precisions.append(hit.sum(1) / size[:, 0].double())
-                average_precisions.append(precision.sum(1) / size[:, 0])
-    found = {int(k): int(hit) for k, hit in zip(ks, hits, strict=True)}
-    intervals, means = {}, {"r_precision": float("nan"), "map_at_r": float("nan")}
-    if whole_class:
-        intervals = {f"recall_at_{k}": bootstrap_interval(np.arange(count) < hit) for k, hit in found.items()}
-        for name, parts in (("r_precision", r_precisions), ("map_at_r", average_precisions)):
-            values = torch.cat(parts).cpu().numpy()
-            means[name], intervals[name] = float(values.mean()), mean_interval(values)
+                of_queries["r_precision"].append((hit.sum(1) / size[:, 0].double()).cpu())
+                of_queries["map_at_r"].append((precision.sum(1) / size[:, 0]).cpu())
+    values = {name: torch.cat(parts).double() for name, parts in of_queries.items()}
+    labels = queries.labels[scored].cpu()
     return RetrievalResult(
-        recall_at_k={k: hit / count for k, hit in found.items()},
-        **means,
-        intervals=intervals,
+        recall_at_k={int(k): float(values[f"recall_at_{k}"].mean()) for k in ks},
+        r_precision=float(values["r_precision"].mean()) if whole_class else float("nan"),
+        map_at_r=float(values["map_at_r"].mean()) if whole_class else float("nan"),
+        intervals={name: interval_over_classes(share, labels) for name, share in values.items()} if whole_class else {},
         queries=count,
         excluded=len(queries) - count,
         gallery=columns,

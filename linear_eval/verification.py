@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 from torch import Tensor
 
+from linear_eval.metrics import clustered_interval
 from linear_eval.roc import RocCurve, checked_pairs, pair_curve
 from linear_eval.similarity import Distance, Embeddings, block_scores, natural, pair_scores, prepare
 from simclr.errors import ConfigError
 
-__all__ = ["FARS", "OperatingPoint", "PairHistogram", "VerificationResult", "clustered_interval", "verification"]
+__all__ = ["FARS", "OperatingPoint", "PairHistogram", "VerificationResult", "verification"]
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -179,34 +179,6 @@ def verification(
         roc_tar=tuple(roc_tar),
         histogram=_histogram(curve, distance),
     )
-
-
-def clustered_interval(accepted: np.ndarray, trials: np.ndarray, units: int) -> tuple[float, float] | None:
-    """95 % interval of a proportion whose trials are dependent within clusters (Korn & Graubard 1998).
-
-    Args:
-        accepted: (K,) successes of each cluster.
-        trials: (K,) trials of each cluster, none of them 0.
-        units: most independent trials there can be, such as the images that the pairs are made of.
-
-    Returns:
-        The two ends, or None for a single cluster, whose spread cannot be seen.
-
-    >>> import numpy as np
-    >>> low, high = clustered_interval(np.array([45, 40, 44, 42]), np.array([45, 45, 45, 45]), units=40)
-    >>> round(low, 2), round(high, 2)
-    (0.71, 1.0)
-    """
-    clusters, share = len(trials), float(accepted.sum() / trials.sum())
-    if clusters < 2:
-        return None
-    spread = np.square(accepted - share * trials).sum() / trials.sum() ** 2 * clusters / (clusters - 1)
-    effective = min(units, share * (1 - share) / spread) if spread > 0 else units
-    effective *= (stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
-    hits, misses = share * effective, (1 - share) * effective
-    low = float(stats.beta.ppf(0.025, hits, misses + 1)) if hits > 0 else 0.0
-    high = float(stats.beta.ppf(0.975, hits + 1, misses)) if misses > 0 else 1.0
-    return low, high
 
 
 def _operating_points(

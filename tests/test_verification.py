@@ -12,9 +12,10 @@ from scipy.optimize import brentq
 from sklearn.metrics import roc_auc_score, roc_curve
 
 import linear_eval.similarity
+from linear_eval.metrics import clustered_interval
 from linear_eval.roc import RocCurve, pair_curve
 from linear_eval.similarity import prepare
-from linear_eval.verification import clustered_interval, verification
+from linear_eval.verification import verification
 from simclr.errors import ConfigError, DataError
 
 
