@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def dirty(tmp_path: Path) -> Path:
-    """Two classes with parts of their own; 3 broken files, a copy inside training and one that leaked into test."""
+    """Two classes with parts of their own; 3 broken files; copies inside a class, in both classes, and in the test part."""
     rng = np.random.default_rng(0)
     root = tmp_path / "photos"
     for part, count in (("train", 10), ("test", 4)):
@@ -31,6 +31,7 @@ def dirty(tmp_path: Path) -> Path:
     whole = (root / "train" / "dogs" / "0.jpg").read_bytes()
     (root / "test" / "dogs" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     shutil.copy(root / "train" / "cats" / "1.png", root / "train" / "cats" / "again.png")
+    shutil.copy(root / "train" / "cats" / "5.png", root / "train" / "dogs" / "cat.png")
     shutil.copy(root / "train" / "dogs" / "2.png", root / "test" / "dogs" / "leak.png")
     return root
 
@@ -40,13 +41,19 @@ def test_what_is_broken_and_what_is_there_twice(dirty: Path) -> None:
     assert {path.name for path in report.broken} == {"empty.png", "text.jpg", "cut.jpg"}
     assert {frozenset(path.name for path in group) for group in report.duplicates} == {
         frozenset({"1.png", "again.png"}),
+        frozenset({"5.png", "cat.png"}),
         frozenset({"2.png", "leak.png"}),
     }
+    assert [{path.name for path in group} for group in report.contradicting] == [{"5.png", "cat.png"}]
     assert [{path.name for path in group} for group in report.leaked] == [{"2.png", "leak.png"}]
-    assert report.parts == {"train": 13, "test": 6} and report.classes == {"cats": 10, "dogs": 9}
-    assert min(height for _, height in report.sizes) == 20 and len(report.sizes) == 16
+    assert report.parts == {"train": 14, "test": 6} and report.classes == {"cats": 10, "dogs": 10}
+    assert min(height for _, height in report.sizes) == 20 and len(report.sizes) == 17
     words = "\n".join(report.lines())
-    assert "3 files do not decode" in words and "1 groups of them in training and test alike" in words
+    assert "3 files do not decode" in words and "3 files are copies of others" in words
+    assert "in training and test alike: 1, in several classes: 1" in words
+    groups = [line for line in words.splitlines() if " = " in line]
+    assert len(groups) == 3 and groups[0].startswith("  (several classes) ") and "cat.png" in groups[0]
+    assert groups[1].startswith("  (training and test) ") and "leak.png" in groups[1]
     for name in ("empty.png", "text.jpg", "cut.jpg"):
         assert name in words
 

@@ -24,7 +24,7 @@ class FolderReport:
     """What was found; the files in the order of their names."""
 
     parts: dict[str, int]
-    """Images of ``train`` and ``test``, as a run would divide them."""
+    """Image files of ``train`` and ``test``, as a run would divide them; those that do not decode are among them."""
 
     classes: dict[str, int]
     """Images of each class in both parts; empty without labels."""
@@ -38,6 +38,9 @@ class FolderReport:
     leaked: tuple[tuple[Path, ...], ...]
     """Those of the groups that are in the training and in the test part."""
 
+    contradicting: tuple[tuple[Path, ...], ...]
+    """Those of the groups whose files are of different classes."""
+
     sizes: tuple[tuple[int, int], ...]
     """Width and height of every image that decodes."""
 
@@ -47,7 +50,7 @@ class FolderReport:
     def lines(self, most: int = 20) -> list[str]:
         """The report in words, naming at most ``most`` files of a kind."""
         total = sum(self.parts.values())
-        said = [f"{total} images: " + ", ".join(f"{count} {part}" for part, count in self.parts.items())]
+        said = [f"{total} image files: " + ", ".join(f"{count} {part}" for part, count in self.parts.items())]
         if self.classes:
             least, largest = (
                 min(self.classes, key=self.classes.__getitem__),
@@ -68,14 +71,24 @@ class FolderReport:
         if self.duplicates:
             extra = sum(len(group) - 1 for group in self.duplicates)
             said.append(
-                f"{extra} files are copies of others, {len(self.leaked)} groups of them in training and test alike:"
+                f"{extra} files are copies of others; groups of them in training and test alike: {len(self.leaked)}, in "
+                f"several classes: {len(self.contradicting)}"
             )
-            said += ["  " + " = ".join(map(str, group)) for group in (*self.leaked, *self.duplicates)[:most]]
+            # Each group once, the worst of them first.
+            worst = dict.fromkeys((*self.contradicting, *self.leaked, *self.duplicates))
+            said += [f"  {self._fault(group)}{' = '.join(map(str, group))}" for group in list(worst)[:most]]
+            if len(worst) > most:
+                said.append(f"  and {len(worst) - most} more")
         said.append(f"{len(self.broken)} files do not decode" + (":" if self.broken else ""))
         said += [f"  {reason}" for reason in list(self.broken.values())[:most]]
         if len(self.broken) > most:
             said.append(f"  and {len(self.broken) - most} more")
         return said
+
+    def _fault(self, group: tuple[Path, ...]) -> str:
+        faults = {"several classes": self.contradicting, "training and test": self.leaked}
+        named = [fault for fault, groups in faults.items() if group in groups]
+        return f"({', '.join(named)}) " if named else ""
 
 
 def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> FolderReport:
@@ -96,10 +109,12 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
     for split in ("train", "test"):
         parts[split] = load_source(whole, "train" if split == "train" else "test")
     where = {path: split for split, images in parts.items() for path in images.paths or ()}
-    classes: Counter[str] = Counter()
+    class_of: dict[Path, str] = {}
     for images in parts.values():
         if images.labels is not None:
-            classes.update(images.classes[label] for label in images.labels.tolist() if label >= 0)
+            labelled = zip(images.paths or (), images.labels.tolist(), strict=True)
+            class_of |= {path: images.classes[label] for path, label in labelled if label >= 0}
+    classes = Counter(class_of.values())
     broken: dict[Path, str] = {}
     digests: dict[str, list[Path]] = {}
     sizes, modes = [], Counter[str]()
@@ -130,6 +145,7 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
         broken=broken,
         duplicates=groups,
         leaked=tuple(group for group in groups if len({where[path] for path in group}) > 1),
+        contradicting=tuple(group for group in groups if len({class_of[p] for p in group if p in class_of}) > 1),
         sizes=tuple(sizes),
         modes=dict(modes.most_common()),
     )
