@@ -80,6 +80,13 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "positive")
+        # The presets' rates are LARS's: changing the optimizer alone would train nothing, at great length.
+        usual = {"adamw": (0.1, "1e-3, with scaling sqrt"), "muon": (0.5, "0.02, with scaling sqrt and momentum 0.95")}
+        highest, instead = usual.get(self.name, (float("inf"), ""))
+        if self.learning_rate > highest:
+            raise ConfigError(
+                f"optim.learning_rate={self.learning_rate:g} is a rate for LARS; {self.name} takes about {instead}"
+            )
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "in (0, 1]")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")

@@ -180,10 +180,10 @@ def _suggestion(word: str, known: Sequence[str], otherwise: str = "--help lists 
 def _one_line(message: str) -> str:
     # tyro prints a box with a title; a user's mistake is one line here.
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    text = " ".join(re.sub(r"[╭╮╰╯│─━]+", " ", text).split())
+    text = " ".join(re.sub(r"[╭╮╰╯│─━]+|\+?-{5,}\+?|(?<=\s)\|(?=\s)", " ", text).split())
     text = re.sub(r"(Argument helptext|For full helptext|Perhaps you meant).*", "", text)
     text = re.sub(r"^(Value error|Invalid choice|Unrecognized options|Parsing error|Missing argument)\s+", "", text)
-    text = re.sub(r"^Error parsing (TrainConfig: )?", "", text)
+    text = re.sub(r"^Error parsing (\w+: )?", "", text)
     return text.strip() or "the command line could not be read; --help shows how it is written"
 
 

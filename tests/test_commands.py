@@ -153,9 +153,9 @@ def test_evaluation_mistakes(words: list[str], said: str, run, finished: Path, t
 
 def test_a_changed_config_is_refused_with_the_difference(run, finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    code, _, err = run("pretrain", "--out", str(finished.parent), *TINY, "--optim.learning-rate", "0.5")
+    code, _, err = run("pretrain", "--out", str(finished.parent), *TINY, "--optim.learning-rate", "0.05")
     assert code == 2
-    assert "optim.learning_rate: 0.002 -> 0.5" in err
+    assert "optim.learning_rate: 0.002 -> 0.05" in err
     assert err.count("\n") == 1
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
@@ -167,3 +167,11 @@ def test_a_real_process_exits_with_2_and_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "did you mean digits" in done.stderr
+
+
+def test_a_value_out_of_range_is_one_plain_line_on_a_narrow_terminal_too(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    code, _, err = run("pretrain", "cifar10", "--optim.name", "adamw")
+    assert code == 2
+    wanted = "error: optim.learning_rate=1 is a rate for LARS; adamw takes about 1e-3, with scaling sqrt\n"
+    assert err == wanted

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from simclr.config import OptimConfig
+from simclr.errors import ConfigError
 from simclr.optim import LARS, build_optimizer, parameter_groups, peak_learning_rate
 
 
@@ -98,3 +99,10 @@ def test_learning_rate_scaling() -> None:
     assert peak_learning_rate(OptimConfig(learning_rate=0.3, scaling="linear"), 1024) == pytest.approx(1.2)
     assert peak_learning_rate(OptimConfig(learning_rate=0.3, scaling="sqrt"), 1024) == pytest.approx(0.6)
     assert peak_learning_rate(OptimConfig(learning_rate=0.3, scaling="none"), 1024) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_rate_for_lars_is_refused_where_only_the_optimizer_was_changed(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"optim\.learning_rate=1 is a rate for LARS; {name} takes about"):
+        OptimConfig(name=name)
+    OptimConfig(name=name, learning_rate=0.05)
