@@ -209,6 +209,27 @@ def folder() -> TrainConfig:
     )
 
 
+def folder_small() -> TrainConfig:
+    """Your own pictures on a laptop or one small GPU: a ResNet-18 at 96 px. Give --data.path DIR.
+
+    Source: `folder`, with the optimizer and temperature of `cifar10-cpu`, whose batches are as small.
+    Expected score and cost: depend on the pictures.
+    Command: accelerate launch scripts/pretrain.py folder-small --data.path DIR --name NAME
+    """
+    config = folder()
+    return replace(
+        config,
+        name="folder-small",
+        data=replace(config.data, size=112, workers=2),
+        augment=replace(config.augment, size=96),
+        encoder=EncoderConfig(name="resnet18"),
+        objective=NTXentConfig(temperature=0.2),
+        optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="sqrt", weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=2),
+        train=replace(config.train, batch_size=64, log_every=10),
+    )
+
+
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -218,6 +239,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "cifar100": cifar100,
     "stl10": stl10,
     "folder": folder,
+    "folder-small": folder_small,
 }
 
 

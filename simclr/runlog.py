@@ -64,8 +64,9 @@ class RunLog:
             self.say(f"step {step}/{self.total_steps}  {each:.1f} s a step  about {_clock(left)} left")
             if left > _LONG_SECONDS:
                 self.say(
-                    "a smaller encoder (--encoder.name resnet18), smaller views (--augment.size 96) and fewer epochs "
-                    "(--train.epochs) take less; Ctrl-C stops with a checkpoint, the same command continues there"
+                    "a smaller encoder (--encoder.name resnet18), smaller views (--augment.size 96), fewer epochs "
+                    "(--train.epochs), and the preset folder-small, take less; Ctrl-C stops with a checkpoint, the same "
+                    "command continues there"
                 )
 
     def step(self, step: int, epoch: int, figures: dict[str, float]) -> None:
