@@ -140,6 +140,9 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
     axes.axhline(guess, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
     axes.text(len(measures) - 0.42, guess, "commonest\nclass", ha="left", va="center", fontsize=8, color=INK)
     axes.set_xticks(range(len(measures)), list(measures.values()))
+    few = "; few labels ± one deviation over draws of labels" if len(measures) > 2 else ""
+    said = f"whiskers: linear and kNN 95 % interval over test images{few}"
+    axes.set_xlabel(said, fontsize=8, color=INK, loc="left")
     axes.set_xlim(-0.55, len(measures) - 0.45)
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
