@@ -3,14 +3,12 @@
 A new loss is one file in ``simclr/losses/`` and one line in ``OBJECTIVES``; ``docs/add_an_objective.md`` shows it.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 import torch
 import tyro
 from torch import Tensor, nn
 
-from simclr.errors import ConfigError
 from simclr.losses import (
     ArcFaceConfig,
     CenterConfig,
@@ -24,10 +22,12 @@ from simclr.losses import (
     MoCoConfig,
     MoCoLoss,
     NPairConfig,
+    NTXentConfig,
     NTXentLoss,
     QuadrupletConfig,
     QualityFocalConfig,
     SiameseConfig,
+    SupConConfig,
     SupConLoss,
     TripletConfig,
 )
@@ -41,47 +41,6 @@ __all__ = [
     "build_objective",
     "fit_objective",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NTXentConfig:
-    """SimCLR's loss on views of unlabelled images (Chen et al. 2020, eq. 1)."""
-
-    name: ClassVar[str] = "nt-xent"
-    views: ClassVar[int] = 2
-    needs_labels: ClassVar[bool] = False
-    soft_labels: ClassVar[bool] = False
-    reads_numbers: ClassVar[bool] = False
-    lr_multiplier: ClassVar[float] = 1.0
-
-    temperature: float = 0.5
-    """Temperature tau that divides the cosine similarities."""
-
-    decoupled: bool = False
-    """Leave an image's own views out of the denominator (DCL, Yeh et al. 2022)."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError(f"objective.temperature is {self.temperature}; it must be positive")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SupConConfig:
-    """Supervised contrastive loss: every view of every image of a class is a positive (Khosla et al. 2020, eq. 2)."""
-
-    name: ClassVar[str] = "supcon"
-    views: ClassVar[int] = 1
-    needs_labels: ClassVar[bool] = True
-    soft_labels: ClassVar[bool] = False
-    reads_numbers: ClassVar[bool] = False
-    lr_multiplier: ClassVar[float] = 1.0
-
-    temperature: float = 0.1
-    """Temperature tau that divides the cosine similarities."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError(f"objective.temperature is {self.temperature}; it must be positive")
 
 
 OBJECTIVES: tuple[type, ...] = (

@@ -20,20 +20,16 @@ from torch import Tensor, nn
 from simclr.errors import ConfigError
 from simclr.losses.nt_xent import checked_views, unit_rows
 from simclr.losses.nt_xent_tiled import float32_products
+from simclr.losses.view_loss import ViewLossConfig
 
 __all__ = ["MoCoConfig", "MoCoLoss", "momentum_contrast"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoConfig:
+class MoCoConfig(ViewLossConfig):
     """MoCo v3 on views of unlabelled images: SimCLR against a moving average of itself (Chen et al. 2021)."""
 
     name: ClassVar[str] = "moco"
-    views: ClassVar[int] = 2
-    needs_labels: ClassVar[bool] = False
-    soft_labels: ClassVar[bool] = False
-    reads_numbers: ClassVar[bool] = False
-    lr_multiplier: ClassVar[float] = 1.0
 
     temperature: float = 0.2
     """Temperature tau that divides the cosine similarities."""
@@ -42,12 +38,9 @@ class MoCoConfig:
     """Decay of the average that gives the keys, which is also what is exported. It rises to this from 0."""
 
     def __post_init__(self) -> None:
-        for name, value, good, expected in (
-            ("temperature", self.temperature, self.temperature > 0, "positive"),
-            ("momentum", self.momentum, 0 < self.momentum < 1, "in (0, 1)"),
-        ):
-            if not good:
-                raise ConfigError(f"objective.{name} is {value}; it must be {expected}")
+        super().__post_init__()
+        if not 0 < self.momentum < 1:
+            raise ConfigError(f"objective.momentum is {self.momentum}; it must be in (0, 1)")
 
 
 def momentum_contrast(views: Tensor, keys: Tensor, temperature: float = 0.2) -> Tensor:

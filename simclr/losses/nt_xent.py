@@ -14,15 +14,35 @@ image as the class, Khosla et al. 2020).
 L_DC, arXiv 2110.06848): the gradient of a pair that already agrees no longer fades.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.losses.nt_xent_tiled import float32_products, negative_logsumexp
+from simclr.losses.view_loss import ViewLossConfig
 
-__all__ = ["NTXentLoss", "TextbookMatrices", "nt_xent", "nt_xent_reference", "textbook_matrices", "unit_rows"]
+__all__ = [
+    "NTXentConfig",
+    "NTXentLoss",
+    "TextbookMatrices",
+    "nt_xent",
+    "nt_xent_reference",
+    "textbook_matrices",
+    "unit_rows",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NTXentConfig(ViewLossConfig):
+    """SimCLR's loss on views of unlabelled images (Chen et al. 2020, eq. 1)."""
+
+    name: ClassVar[str] = "nt-xent"
+
+    decoupled: bool = False
+    """Leave an image's own views out of the denominator (DCL, Yeh et al. 2022)."""
 
 
 def unit_rows(x: Tensor) -> Tensor:

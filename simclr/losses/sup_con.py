@@ -6,13 +6,29 @@ view v of image b and carries its label, s_ik = cos(z_i, z_k) / temperature, P(i
     loss = mean over anchors i with a positive of  1/|P(i)| sum_{p in P(i)} [ logsumexp_{k != i} s_ik - s_ip ]
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from simclr.losses.nt_xent import unit_rows
 from simclr.losses.nt_xent_tiled import float32_products
+from simclr.losses.view_loss import ViewLossConfig
 
-__all__ = ["SupConLoss", "sup_con"]
+__all__ = ["SupConConfig", "SupConLoss", "sup_con"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupConConfig(ViewLossConfig):
+    """Supervised contrastive loss: every view of every image of a class is a positive (Khosla et al. 2020, eq. 2)."""
+
+    name: ClassVar[str] = "supcon"
+    views: ClassVar[int] = 1
+    needs_labels: ClassVar[bool] = True
+
+    temperature: float = 0.1
+    """Temperature tau that divides the cosine similarities."""
 
 
 def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
