@@ -134,7 +134,8 @@ def cifar10_resnet50() -> TrainConfig:
 def cifar10_cpu() -> TrainConfig:
     """CIFAR-10 on a laptop: a ResNet of one block a stage, about 1M parameters, at the full 32x32 resolution.
 
-    Source: the recipe of `cifar10` with AdamW and a shorter schedule.
+    Source: the recipe of `cifar10` with Muon, smaller views first, larger crops and a lower temperature, each chosen on
+    images held out of the training set (docs/decisions.md, "ideas for CIFAR-10 in little time").
     Expected score and cost: see docs/benchmarks.md, "CIFAR-10 on two CPU cores".
     Command: accelerate launch scripts/pretrain.py cifar10-cpu
     From an image folder (train/CLASS/*, test/CLASS/*): add --data.source folder --data.path DIR
@@ -143,11 +144,12 @@ def cifar10_cpu() -> TrainConfig:
     return replace(
         config,
         name="cifar10-cpu",
+        augment=replace(config.augment, crop_scale=(0.2, 1.0)),
         encoder=EncoderConfig(name="resnet18", stem="small", layers=(1, 1, 1, 1), channels=(16, 32, 64, 256)),
-        objective=NTXentConfig(temperature=0.2),
-        optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="sqrt", weight_decay=1e-4),
-        schedule=ScheduleConfig(warmup_epochs=1),
-        train=LoopConfig(epochs=15, batch_size=256, log_every=50, checkpoint_every=195, knn_every=3),
+        objective=NTXentConfig(temperature=0.1),
+        optim=OptimConfig(name="muon", learning_rate=0.05, momentum=0.95, scaling="sqrt", weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=1, view_sizes=((0.7, 16), (0.9, 24))),
+        train=LoopConfig(epochs=30, batch_size=512, log_every=25, checkpoint_every=194, knn_every=3),
     )
 
 
