@@ -28,9 +28,10 @@ import simclr
 from linear_eval import Features, extract_features, linear_probe, map_at_r, recall_at_k
 from linear_eval.identification import one_shot
 from simclr.commands import run_command
-from simclr.config import TrainConfig
+from simclr.config import OptimConfig, ScheduleConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.splits import divide_classes
+from simclr.losses import NTXentConfig
 from simclr.objectives import OBJECTIVES
 
 
@@ -42,8 +43,15 @@ def recipe(arguments: argparse.Namespace, objective: type) -> TrainConfig:
     data = config.data
     if arguments.data is not None:
         data = replace(data, source="folder", path=arguments.data, held_out_classes=0.4)
-        loop = replace(loop, epochs=arguments.epochs)
-        config = replace(config, schedule=replace(config.schedule, warmup_epochs=0.5))
+        loop = replace(loop, epochs=arguments.epochs, batch_size=256)
+        # Of the preset the network alone: an optimizer that all objectives are at ease with, and views of one size.
+        config = replace(
+            config,
+            augment=simclr.preset("cifar10").augment,
+            optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="sqrt"),
+            schedule=ScheduleConfig(warmup_epochs=0.5),
+        )
+        own = NTXentConfig(temperature=0.2) if objective is NTXentConfig else own
     return replace(config, name=objective.name, out=arguments.out, data=data, objective=own, train=loop)
 
 

@@ -30,7 +30,7 @@ import simclr
 from linear_eval import extract_features, recall_at_k
 from simclr.classifier import Classifier, load_classifier
 from simclr.commands import run_command
-from simclr.config import TrainConfig
+from simclr.config import OptimConfig, ScheduleConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.splits import divide_classes
 from simclr.distances import l2_normalize, pairwise_distance
@@ -42,7 +42,7 @@ COLOURS = ("#a9a9a9", "#c1443c", "#e09f3e", "#2a6f97")
 
 
 def recipe(arguments: argparse.Namespace, mining: Mining, seed: int) -> TrainConfig:
-    """The preset `cifar10-cpu` with margin loss, on some of the classes."""
+    """The network of the preset `cifar10-cpu` with margin loss and AdamW, on some of the classes."""
     config = simclr.preset("cifar10-cpu")
     data = replace(config.data, source="folder", path=arguments.data, held_out_classes=0.4, limit=arguments.images)
     return replace(
@@ -52,8 +52,10 @@ def recipe(arguments: argparse.Namespace, mining: Mining, seed: int) -> TrainCon
         out=arguments.out,
         data=data,
         objective=MarginConfig(mining=mining),
-        schedule=replace(config.schedule, warmup_epochs=0.5),
-        train=replace(config.train, epochs=arguments.epochs, evaluate=False, knn_every=0),
+        augment=simclr.preset("cifar10").augment,
+        optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="sqrt"),
+        schedule=ScheduleConfig(warmup_epochs=0.5),
+        train=replace(config.train, epochs=arguments.epochs, batch_size=256, evaluate=False, knn_every=0),
     )
 
 

@@ -214,7 +214,7 @@ def folder() -> TrainConfig:
 def folder_small() -> TrainConfig:
     """Your own pictures on a laptop or one small GPU: a ResNet-18 at 96 px. Give --data.path DIR.
 
-    Source: `folder`, with the optimizer and temperature of `cifar10-cpu`, whose batches are as small.
+    Source: `folder`, with AdamW and temperature 0.2, as `digits`, whose batches are small too.
     Expected score and cost: depend on the pictures.
     Command: accelerate launch scripts/pretrain.py folder-small --data.path DIR --name NAME
     """
