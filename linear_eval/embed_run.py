@@ -23,7 +23,7 @@ from simclr.data import ImageSet, load_source, place
 from simclr.data.decode import EXTENSIONS, decode
 from simclr.errors import ConfigError, DataError, require
 from simclr.export import Encoder
-from simclr.run_words import run_and_flags
+from simclr.run_words import own_or_other_data, run_and_flags
 
 __all__ = ["EmbedOptions", "Embedded", "embed_run", "parse_embedding"]
 
@@ -116,7 +116,8 @@ def parse_embedding(arguments: Sequence[str], command: str, about: str) -> tuple
         CheckpointError: RUN holds no encoder.
     """
     folder, words = run_and_flags(arguments, command, about, "embed with", EmbedOptions())
-    default = EmbedOptions(data=data_of_run(folder) or DataConfig(size=load_encoder(folder).size))
+    own = data_of_run(folder) or DataConfig(size=load_encoder(folder).size)
+    default = EmbedOptions(data=own_or_other_data(own, words, needs_labels=False))
     return folder, parse_flags(EmbedOptions, words, f"{command} RUN", about, default=default)
 
 

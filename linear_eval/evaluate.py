@@ -18,6 +18,7 @@ from simclr import load_encoder
 from simclr.config import DataConfig, TrainConfig
 from simclr.config_io import load_config
 from simclr.data import ImageSet, load_source, place
+from simclr.distributed import derive_seed
 from simclr.errors import DataError
 from simclr.export import find_encoder
 
@@ -89,7 +90,7 @@ def data_of_run(encoder_folder: Path) -> DataConfig | None:
 
 
 def images_to_score(encoder_folder: Path, data: DataConfig | None) -> DataConfig:
-    """``data``, or where that is None the run's own images."""
+    """``data``, or where that is None the run's own images with the labels that there are."""
     data = data_of_run(encoder_folder) if data is None else data
     if data is None:
         raise DataError(
@@ -117,10 +118,13 @@ def report_folder(encoder_folder: Path, data: DataConfig) -> Path:
     # Labels from a file divide the images in another way; those of sub-folders are there whether a run read them or not.
     files = [labels if isinstance(labels, Path) else None for labels in (own.labels, data.labels)]
     same = (own.source, own.path, own.size) == (data.source, data.path, data.size) and files[0] == files[1]
-    name = data.source if data.path is None else f"{data.source}-{data.path.name}"
-    if files[1] is not None:
-        name += f"-{files[1].stem}"
-    return encoder_folder.parent if same else encoder_folder.parent / f"on-{name}"
+    if same:
+        return encoder_folder.parent
+    read = [path for path in (data.path, files[1]) if path is not None]
+    name = "-".join([data.source, *(path.stem for path in read)])
+    if read:  # other folders may have the same name
+        name += f"-{derive_seed(*(str(path.resolve()) for path in read)) % 16**4:04x}"
+    return encoder_folder.parent / f"on-{name}"
 
 
 def default_protocol(encoder_folder: Path) -> EvalConfig:
@@ -133,8 +137,7 @@ def _labelled(data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
     images = load_source(data, split)
     if images.labels is None:
         raise DataError(
-            f"{images.name} has no labels, and a score needs them: put the images of each class into a folder of its own, "
-            f"or evaluate on another set, e.g. --data.source folder --data.path DIR"
+            f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "
+            "images of each class into a folder of its own, or evaluate on another set: --data.source folder --data.path DIR"
         )
-
     return place(images, torch.device("cpu"), data.device_resident, say=Console(stderr=True).print)

@@ -54,7 +54,9 @@ def paired_difference(
     """How much more often ``a`` is right than ``b`` on the same N images, with a paired bootstrap interval.
 
     Images are drawn with replacement, each with both of its answers, so what the two have in common cancels. Only the
-    difference -1, 0 or 1 of an image matters: a resample is one multinomial draw.
+    difference -1, 0 or 1 of an image matters: a resample is one multinomial draw. Where all images have one difference
+    every resample has too, which says nothing: of N images then a share of at most 1 - 0.025^(1/N) may have another one
+    (Clopper and Pearson 1934), at worst the opposite.
 
     Returns:
         difference (share of the images), interval, and a_only / b_only: images that only one of them got right.
@@ -66,9 +68,14 @@ def paired_difference(
     a_only, b_only = int((left & ~right).sum()), int((right & ~left).sum())
     shares = np.array([a_only, b_only, count - a_only - b_only]) / count
     draws = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
+    interval = _interval((draws[:, 0] - draws[:, 1]) / count, confidence)
+    if shares.max() == 1:
+        same, other = (a_only - b_only) / count, 1 - ((1 - confidence) / 2) ** (1 / count)
+        reach = other * (1 if same == 0 else 2)
+        interval = max(-1.0, same - reach), min(1.0, same + reach)
     return {
         "difference": (a_only - b_only) / count,
-        "interval": _interval((draws[:, 0] - draws[:, 1]) / count, confidence),
+        "interval": interval,
         "a_only": a_only,
         "b_only": b_only,
     }

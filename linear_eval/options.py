@@ -9,7 +9,7 @@ from linear_eval.config import EvalConfig
 from linear_eval.evaluate import data_of_run, default_protocol
 from simclr.config import DataConfig
 from simclr.config_io import parse_flags
-from simclr.run_words import run_and_flags
+from simclr.run_words import own_or_other_data, run_and_flags
 
 __all__ = ["EvaluationOptions", "parse_evaluation"]
 
@@ -39,5 +39,6 @@ def parse_evaluation(arguments: Sequence[str], command: str, about: str) -> tupl
         CheckpointError: RUN holds no encoder.
     """
     folder, words = run_and_flags(arguments, command, about, "score", EvaluationOptions())
-    default = EvaluationOptions(data=data_of_run(folder) or DataConfig(), eval=default_protocol(folder))
+    own = own_or_other_data(data_of_run(folder) or DataConfig(), words)
+    default = EvaluationOptions(data=own, eval=default_protocol(folder))
     return folder, parse_flags(EvaluationOptions, words, f"{command} RUN", about, default=default)

@@ -15,7 +15,7 @@ from simclr.data.check import check_folder
 
 def main(arguments: list[str]) -> int:
     config = parse_command(arguments, "check_data.py", __doc__ or "", default="folder")
-    with Progress(transient=True) as bar:
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("reading", total=None)
         report = check_folder(config.data, lambda done, total: bar.update(task, completed=done, total=total))
     print("\n".join(report.lines()))

@@ -21,16 +21,16 @@ def main(arguments: list[str]) -> int:
     if not result.finished:
         print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
         return 130
+    run = result.run_dir
     if result.main:
         print(
             f"{result.encoder}: the encoder, for evaluate.py, finetune.py, embed.py, export.py and simclr.load_encoder"
         )
     if config.train.evaluate and result.scorable:
-        evaluate_run(result.run_dir)
+        evaluate_run(run)
     elif result.main and not result.scorable:
-        print(
-            f"no class labels, so no score: see which images are alike with scripts/embed.py {result.run_dir} --query IMAGE"
-        )
+        print(f"no classes, so no score: scripts/evaluate.py {run} --data.labels FILE.csv once there are some")
+        print(f"which images are alike? scripts/embed.py {run} --query IMAGE")
     return 0
 
 

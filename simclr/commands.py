@@ -1,5 +1,6 @@
 """What every command in ``scripts/`` shares: a user's mistake is one line on stderr and exit code 2, no traceback."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,10 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
     """
     if keep_memory:
         keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without UTF-8 shows what it cannot write as an escape, rather than ending the run.
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main(sys.argv[1:])
     except PipelineError as error:

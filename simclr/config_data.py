@@ -67,6 +67,11 @@ class DataConfig:
         require(0 <= self.validation < 1, "data.validation", self.validation, "in [0, 1)")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number, or none")
+        if self.path is not None and self.source == "digits":
+            raise ConfigError(
+                f"data.path={self.path} names a folder, which data.source=digits does not read; add --data.source folder, or "
+                "for pretraining begin with the preset folder"
+            )
         if isinstance(self.labels, Path) and self.source != "folder":
             raise ConfigError(f"data.labels={self.labels} names a file, which data.source={self.source} does not read")
 

@@ -61,11 +61,15 @@ def load_config(path: Path) -> TrainConfig:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values, such as 'preset: cifar10'")
     base = content.pop("preset", None)
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"{path}: preset is {base!r}, expected the name of a preset, such as cifar10")
     start = TrainConfig() if base is None else preset(base)
     if base is None or "name" not in content:
         content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)

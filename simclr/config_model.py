@@ -45,6 +45,9 @@ class EncoderConfig:
     """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
 
     def __post_init__(self) -> None:
+        for name in ("layers", "channels"):
+            values = getattr(self, name)
+            require(values is None or all(v >= 1 for v in values), f"encoder.{name}", values, "numbers of at least 1")
         require(self.frozen_layers >= -1, "encoder.frozen_layers", self.frozen_layers, "-1, 0 or more")
         require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "in [0, 1)")
 

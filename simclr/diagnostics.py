@@ -75,7 +75,7 @@ def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objecti
     chance = math.log(max(2, rows) - 1)
     if on_views and abs(loss - chance) < 0.02 * chance:
         said["guessing"] = (
-            f"the loss {loss:.3f} sits at ln(2N - 1) = {chance:.3f}, which is guessing: the head tells no image from "
+            f"the loss {loss:.3f} sits at ln({max(2, rows) - 1}) = {chance:.3f}, which is guessing: the head tells no image from "
             f"another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
         )
     # Features of labelled classes may well have as few dimensions as there are classes.

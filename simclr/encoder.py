@@ -81,13 +81,17 @@ def _create(config: EncoderConfig, size: int) -> nn.Module:
     }
     options |= {name: value for name, get in chosen.items() if (value := get()) is not None}
     try:
-        return timm.create_model(config.name, **options)
+        model = timm.create_model(config.name, **options)
     except TypeError as error:
         given = ", ".join(f"{k}={v}" for k, v in options.items() if k in chosen)
         raise ConfigError(f"encoder.name={config.name} does not take {given}: {error}") from error
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         what = "timm could not load the weights of" if config.pretrained else "timm could not build"
         raise ConfigError(f"{what} {config.name}: {str(error).splitlines()[0]}") from error
+    for name, values in (("layers", config.layers), ("channels", config.channels)):
+        if values is not None and len(values) != 4:
+            raise ConfigError(f"encoder.{name} is {values}; a ResNet has four stages, each with a number of its own")
+    return model
 
 
 def _stem(config: EncoderConfig, size: int, backbone: nn.Module) -> str:

@@ -17,6 +17,7 @@ from simclr.errors import CheckpointError, ConfigError, DataError
 from simclr.export import find_encoder
 from simclr.losses import CrossEntropyConfig
 from simclr.objectives import build_objective, fit_objective
+from simclr.run_words import own_or_other_data
 
 __all__ = ["finetune_config", "from_scratch", "parse_finetuning"]
 
@@ -64,6 +65,7 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
     if init is None:
         raise _no_start(command)
     default = finetune_config(init)
+    default = replace(default, data=own_or_other_data(default.data, words))
     if default.encoder.init is None:  # published weights: timm fetches them by the model's name
         words = _without("--encoder.init", words)
     config = _checked(parse_flags(TrainConfig, words, command, about, default=default), command)
@@ -76,6 +78,10 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
         default = replace(default, data=replace(default.data, validation=0.0))
         config = parse_flags(TrainConfig, words, command, about, default=default)
         images = with_targets(load_source(config.data, "train"), config.objective)
+    if images.labels is not None and len(images.classes) < 2:
+        raise DataError(
+            f"{images.name} has the class {images.classes[0]} alone; to tell classes apart takes at least two"
+        )
     if not _head_learns(config, images):
         default = replace(default, schedule=replace(default.schedule, head_epochs=0))
     own_batch = any(_value_of(flag, words) for flag in ("--train.batch-size", "--train.batch_size"))

@@ -1,13 +1,15 @@
 """The first word of the commands that work on a finished run: the run. What follows are flags."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from simclr.config import DataConfig
 from simclr.config_io import parse_flags
 from simclr.errors import ConfigError
 from simclr.export import find_encoder
 
-__all__ = ["run_and_flags"]
+__all__ = ["own_or_other_data", "run_and_flags"]
 
 
 def run_and_flags(
@@ -32,3 +34,13 @@ def run_and_flags(
     if words[0].startswith("-"):
         raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
     return find_encoder(Path(words[0])), words[1:]
+
+
+def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool = True) -> DataConfig:
+    """What the flags ``words`` start from: a run's ``own`` images, or other ones, which bring labels of their own.
+
+    With ``needs_labels``, labels that the run did not look at are looked at.
+    """
+    flags = {word.split("=")[0].replace("_", "-") for word in words}
+    other = bool(flags & {"--data.path", "--data.source"})
+    return replace(own, labels="auto") if other or (needs_labels and own.labels == "none") else own

@@ -226,6 +226,7 @@ def pretrain(config: TrainConfig) -> RunResult:
                 loss_sum, counted = torch.zeros_like(loss_sum), 0
                 began, waited = time.perf_counter(), batches.waited
             if position == 0:
+                guard.refuse(images)
                 diagnostics = contrastive_diagnostics(gather_rows(z), model.features)
                 mean_loss = epoch_loss.item() / steps_per_epoch
                 # A loss at chance is normal at the start; later it means that nothing is learned.
@@ -257,7 +258,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     main = accelerator.is_main_process
-    scorable = finished and main and images.labels is not None
+    scorable = finished and main and len(images.classes) > 1
     return RunResult(
         run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, main=main, scorable=scorable
     )

@@ -58,6 +58,14 @@ def test_what_is_broken_and_what_is_there_twice(dirty: Path) -> None:
         assert name in words
 
 
+def test_many_copies_are_one_short_line(tmp_path: Path) -> None:
+    for number in range(24):
+        Image.new("RGB", (8, 8)).save(tmp_path / (f"{number}.png" if number else "0\nbreak.png"))
+    lines = check_folder(DataConfig(source="folder", path=tmp_path)).lines()
+    (group,) = (line for line in lines if " = " in line)
+    assert group.endswith(" = 19 more") and "\n" not in group and "break.png" in group
+
+
 def test_the_command(dirty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location("check_data", ROOT / "scripts" / "check_data.py")
     assert spec is not None and spec.loader is not None

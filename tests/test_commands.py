@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -175,3 +177,36 @@ def test_a_value_out_of_range_is_one_plain_line_on_a_narrow_terminal_too(run, mo
     assert code == 2
     wanted = "error: optim.learning_rate=1 is a rate for LARS; adamw takes about 1e-3, with scaling sqrt\n"
     assert err == wanted
+
+
+def test_a_terminal_without_utf8_gets_escapes_and_no_traceback(tmp_path: Path) -> None:
+    folder = tmp_path / "\u00fcnic\u00f6de"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    (folder / "\u00e4.png").write_bytes(b"broken")
+    plain = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, str(ROOT / "scripts" / "check_data.py"), "--data.path", str(folder)]
+    done = subprocess.run(command, capture_output=True, env=plain, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "\\xe4.png" in done.stdout
+
+
+def test_other_images_bring_their_own_labels(run, image_folder: Path, tmp_path: Path) -> None:
+    """The run read no labels of its folder; those of another one are read, and its report has a name of its own."""
+    tiny = [*TINY, "--train.batch-size", "8", "--data.size", "16", "--augment.size", "16", "--train.no-evaluate"]
+    flags = [
+        "--encoder.name", "resnet18", "--encoder.layers", "1", "1", "1", "1", "--data.workers", "0", "--name", "none",
+    ]  # fmt: skip
+    code, out, err = run("pretrain", "folder", "--data.path", str(image_folder), "--data.labels", "none", *tiny, *flags)
+    assert code == 0, err
+    assert "--data.labels FILE.csv" in out
+    others = [tmp_path / name / image_folder.name for name in ("second", "third")]
+    for other in others:
+        shutil.copytree(image_folder, other)
+    quick = ["--eval.trials", "1", "--eval.resamples", "20"]
+    for path in (image_folder, *others):
+        code, _, err = run("evaluate", "runs/none", "--data.path", str(path), *quick)
+        assert code == 0, err
+    assert len(list((tmp_path / "runs" / "none").glob("on-folder-pictures-*/result.json"))) == 2
+    assert (tmp_path / "runs" / "none" / "result.json").exists()

@@ -49,6 +49,9 @@ def test_yaml_numbers_and_presets(tmp_path: Path) -> None:
         ("seed: one", "seed is 'one'; expected int"),
         ("preset: cifar", "unknown preset 'cifar', did you mean cifar10"),
         ("[1, 2]", "must hold keys and values"),
+        ("preset: [digits]", "preset is ['digits'], expected the name of a preset"),
+        ("encoder: {layers: [0, 1, 1, 1]}", "encoder.layers is (0, 1, 1, 1)"),
+        ("data: {source: digits, path: photos}", "data.source=digits does not read; add --data.source folder"),
         ("a: b: c", "is not YAML"),
     ],
 )
@@ -59,6 +62,12 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, said: str, tmp_path: Pat
         load_config(file)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("preset: folder\nname: v\u00e9\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.yaml is not UTF-8 text"):
+        load_config(tmp_path / "latin.yaml")
 
 
 def test_command_line_overrides() -> None:

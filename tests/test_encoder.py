@@ -59,6 +59,8 @@ def test_batchnorm_is_untouched_by_the_width_probe() -> None:
         (EncoderConfig(name="resnet81"), "did you mean resnet"),
         (EncoderConfig(name="convnext_atto", layers=(1, 1)), "convnext_atto does not take layers"),
         (EncoderConfig(name="vit_tiny_patch16_224", patch_size=64), "vit_tiny_patch16_224"),
+        (EncoderConfig(name="resnet18", channels=(4, 8)), "encoder.channels is (4, 8); a ResNet has four stages"),
+        (EncoderConfig(name="resnet18", layers=(1, 1, 1, 1, 1)), "encoder.layers is (1, 1, 1, 1, 1)"),
     ],
 )
 def test_a_wrong_encoder_is_one_line(config: EncoderConfig, said: str) -> None:

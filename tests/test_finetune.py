@@ -155,6 +155,14 @@ def test_epochs_of_ones_own_leave_the_batch_and_few_images_get_a_small_one(pretr
     assert images < 16 and few.train.batch_size <= images < 2 * few.train.batch_size
 
 
+def test_one_class_is_refused_before_training(pretrained: Path, image_folder: Path) -> None:
+    rows = "".join(f"cats/{number:02d}.png,only\n" for number in range(1, 24, 2))
+    (image_folder / "labels.csv").write_text("path,label\n" + rows)
+    words = ["--data.source", "folder", "--data.path", f"{image_folder}", "--data.labels", f"{image_folder}/labels.csv"]
+    with pytest.raises(DataError, match="has the class only alone; to tell classes apart takes at least two"):
+        parse_finetuning([f"--encoder.init={pretrained}", *words], "finetune.py", "")
+
+
 def test_one_label_a_class_is_all_for_training(pretrained: Path) -> None:
     words = [f"--encoder.init={pretrained}", "--data.label-fraction", "0.001"]
     config = parse_finetuning(words, "finetune.py", "")

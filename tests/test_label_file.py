@@ -58,6 +58,17 @@ def test_images_without_a_row_have_no_label(photos):
     assert sorted(number_of(images.labelled(), i) for i in range(5)) == [0, 1, 2, 3, 4]
 
 
+def test_an_empty_cell_is_no_label(photos):
+    config = write(photos, "path,label,quality\na/1.png,x,1\na/3.png,,\nb/0.png,y,0.5\nb/2.png, ,0.5\n")
+    images = load_source(config, "train").joined(load_source(config, "test"))
+    assert images.classes == ("x", "y") and int((images.labels >= 0).sum()) == 2
+    values = write(photos, "path,value\na/1.png,2\na/3.png,\n")
+    images = load_source(values, "train").joined(load_source(values, "test"))
+    assert int(images.values.isfinite().sum()) == 1
+    with pytest.raises(DataError, match="says nothing of the 20 images"):
+        load_source(write(photos, "path,label\na/1.png,\n"), "train")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -280,7 +280,8 @@ def test_other_images_have_a_report_of_their_own(held: Path, evaluate, image_fol
     words = ("--data.source", "folder", "--data.path", image_folder)
     code, out, err = evaluate(held, "--protocol", "open-set", *words, *QUICK)
     assert code == 0, err
-    result = json.loads((held / "on-folder-pictures" / "open-set.json").read_text())
+    (report,) = held.glob("on-folder-pictures-*/open-set.json")
+    result = json.loads(report.read_text())
     assert result["data"]["test"] == {"images": 24, "classes": ["cats", "dogs"], "trained_on": None}
     assert result["data"]["validation"] is result["verification_file"] is None
     assert "all their classes are taken as new; none bears the name" in result["disjoint_from_training"]

@@ -68,6 +68,21 @@ def test_unlabelled_folders(layout: str, tmp_path: Path) -> None:
     assert train[0][1] == -1
 
 
+def test_a_link_that_leads_back_is_not_followed(image_folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.new("RGB", (8, 8)).save(elsewhere / "new.png")
+    (image_folder / "dogs" / "back").symlink_to(image_folder)
+    (image_folder / "cats" / "more").symlink_to(elsewhere)  # another folder: followed
+    config = DataConfig(source="folder", path=image_folder, size=8)
+    assert len(load_source(config, "train")) + len(load_source(config, "test")) == 25
+
+
+def test_a_test_part_that_takes_all_is_refused(image_folder: Path) -> None:
+    with pytest.raises(DataError, match="leaves none to train on"):
+        load_source(DataConfig(source="folder", path=image_folder, size=8, test_fraction=0.99), "train")
+
+
 def test_hidden_and_foreign_files_are_not_images(image_folder: Path) -> None:
     (image_folder / "cats" / "notes.txt").write_text("hello")
     (image_folder / "cats" / "._00.png").write_bytes(b"\0")

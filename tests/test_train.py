@@ -167,6 +167,17 @@ def test_a_poisoned_weight_ends_the_run_with_the_step_and_no_new_checkpoint(
     assert [path.name for path in (tiny_run.run_dir / "checkpoints").iterdir()] == ["step-00000003"]
 
 
+def test_a_weight_that_went_bad_in_the_last_steps_of_an_epoch_is_named_too(tiny_run: TrainConfig) -> None:
+    config = replace(
+        tiny_run,
+        optim=replace(tiny_run.optim, name="sgd", learning_rate=1e30),
+        schedule=replace(tiny_run.schedule, warmup_epochs=0),
+        train=replace(tiny_run.train, log_every=100),
+    )
+    with pytest.raises(PipelineError, match=r"became NaN or infinite at step \d"):
+        simclr.pretrain(config)
+
+
 def test_an_infinite_image_is_named(tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = simclr.model.ContrastiveModel.forward
 

@@ -76,7 +76,7 @@ class FolderReport:
             )
             # Each group once, the worst of them first.
             worst = dict.fromkeys((*self.contradicting, *self.leaked, *self.duplicates))
-            said += [f"  {self._fault(group)}{' = '.join(map(str, group))}" for group in list(worst)[:most]]
+            said += [f"  {self._fault(group)}{_named(group)}" for group in list(worst)[:most]]
             if len(worst) > most:
                 said.append(f"  and {len(worst) - most} more")
         said.append(f"{len(self.broken)} files do not decode" + (":" if self.broken else ""))
@@ -89,6 +89,12 @@ class FolderReport:
         faults = {"several classes": self.contradicting, "training and test": self.leaked}
         named = [fault for fault, groups in faults.items() if group in groups]
         return f"({', '.join(named)}) " if named else ""
+
+
+def _named(group: tuple[Path, ...], most: int = 5) -> str:
+    # A line break in a name would break the report.
+    names = " = ".join(str(path) if str(path).isprintable() else repr(str(path)) for path in group[:most])
+    return names + (f" = {len(group) - most} more" if len(group) > most else "")
 
 
 def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> FolderReport:

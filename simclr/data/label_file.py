@@ -18,7 +18,8 @@ _HEADERS = (("path", "label"), ("path", "label", "quality"), ("path", "value"))
 def read_labels(file: Path, root: Path, paths: Sequence[Path]) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:
     """What ``file`` says of ``paths``: labels int64 (N,) or None, the classes' names, values float32 (N,) or None.
 
-    The column ``path`` is relative to ``root``, or absolute. An image without a row has label -1, or value NaN. Rows of
+    The column ``path`` is relative to ``root``, or absolute. An image without a row, or with an empty label or value, has
+    label -1, or value NaN. Rows of
     images that are not among ``paths`` are left to the other part of the set, if their file exists.
 
     Raises:
@@ -42,18 +43,21 @@ def read_labels(file: Path, root: Path, paths: Sequence[Path]) -> tuple[Tensor |
         path = (root / row[0].strip()).resolve()
         if path in said:
             raise DataError(f"{where}: {row[0]} is there twice")
-        said[path] = (row[1].strip(), _number(row[-1], header[-1], where) if header[-1] != "label" else 1.0)
+        known = row[1].strip() != ""
+        value = _number(row[-1], header[-1], where) if known and header[-1] != "label" else 1.0 if known else math.nan
+        said[path] = (row[1].strip(), value)
     missing = [path for path in said if not path.is_file()]
     if missing:
         shown = ", ".join(str(path) for path in missing[:5])
         raise DataError(f"{file}: {len(missing)} of its images do not exist below {root}: {shown}")
     found = [said.get(path.resolve()) for path in paths]
+    found = [None if row is None or not row[0] else row for row in found]
     if not any(found):
         raise DataError(f"{file} says nothing of the {len(paths)} images below {root}; its paths are relative to that")
     values = torch.tensor([math.nan if row is None else row[1] for row in found])
     if header == ("path", "value"):
         return None, (), values
-    classes = tuple(sorted({label for label, _ in said.values()}))
+    classes = tuple(sorted({label for label, _ in said.values() if label}))
     number_of = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([-1 if row is None else number_of[row[0]] for row in found])
     return labels, classes, values if header[-1] == "quality" else None

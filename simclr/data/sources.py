@@ -129,7 +129,7 @@ def _files_below(root: Path, config: DataConfig) -> ImageSet:
     unreadable: list[OSError] = []
     paths = []
     for folder, folders, names in os.walk(root, onerror=unreadable.append, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and not _leads_back(Path(folder), n))
         paths += [
             Path(folder) / name
             for name in sorted(names)
@@ -151,6 +151,11 @@ def _files_below(root: Path, config: DataConfig) -> ImageSet:
     return ImageSet.from_files(
         paths, config.size, labels=labels, classes=classes, values=values, name=str(root), broken=config.broken
     )
+
+
+def _leads_back(folder: Path, name: str) -> bool:
+    """Whether ``name`` in ``folder`` is a link to that folder or one above it, which would go round in circles."""
+    return (folder / name).is_symlink() and folder.resolve().is_relative_to((folder / name).resolve())
 
 
 def _labels(root: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...]]:

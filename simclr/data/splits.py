@@ -27,6 +27,8 @@ def split_by_class(images: ImageSet, share: float, seed: int) -> tuple[Tensor, T
     # A class of one image cannot be in both parts; scikit-learn refuses it, so it is left to chance with the others.
     counts = Counter([] if labels is None else labels.tolist())
     n_out = max(1, round(share * len(images)))
+    if n_out >= len(images):
+        raise DataError(f"a share of {share:g} of the {len(images)} images of {images.name} leaves none to train on")
     by_class = bool(counts) and min(counts.values()) >= 2 and len(counts) <= min(n_out, len(images) - n_out)
     kept, out = train_test_split(
         np.arange(len(images)), test_size=n_out, random_state=seed, stratify=labels if by_class else None
