@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from simclr.cores import use_cores
 from simclr.errors import PipelineError
 from simclr.host_memory import keep_freed_memory
 
@@ -16,6 +17,7 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
 
     With ``keep_memory`` the process holds what it frees until it ends (``simclr/host_memory.py``).
     """
+    use_cores()
     if keep_memory:
         keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):

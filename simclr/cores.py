@@ -1,0 +1,35 @@
+"""As many threads as a process has cores. ``accelerate launch`` and ``torchrun`` leave one, unless they are told otherwise."""
+
+import os
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import torch
+
+__all__ = ["use_cores"]
+
+
+def use_cores() -> None:
+    """Undo a launcher's OMP_NUM_THREADS=1: every process of this machine gets its share of the cores.
+
+    What the user asked for stays: OMP_NUM_THREADS in the launcher's own environment, ``--num_cpu_threads_per_process``.
+    """
+    launched = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"))
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1" and not _asked_for(Path(f"/proc/{os.getppid()}")):
+        torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _asked_for(launcher: Path) -> bool:
+    """Whether whoever started ``launcher``, a folder of /proc, chose the number of threads. Elsewhere nobody can tell."""
+    try:
+        environment = (launcher / "environ").read_bytes().split(b"\0")
+        words = (launcher / "cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"num_cpu_threads_per_process" in words or any(v.startswith(b"OMP_NUM_THREADS=") for v in environment)
+
+
+def _cores() -> int:
+    """Physical cores that this process may use: two threads of one core get in each other's way."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, psutil.cpu_count(logical=False) or usable)
