@@ -81,7 +81,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "positive")
         # The presets' rates are LARS's: changing the optimizer alone would train nothing, at great length.
-        usual = {"adamw": (0.1, "1e-3, with scaling sqrt"), "muon": (0.2, "0.02, with scaling sqrt and momentum 0.95")}
+        usual = {"adamw": (0.2, "1e-3, with scaling sqrt"), "muon": (0.2, "0.02, with scaling sqrt and momentum 0.95")}
         highest, instead = usual.get(self.name, (float("inf"), ""))
         if self.learning_rate > highest:
             raise ConfigError(
