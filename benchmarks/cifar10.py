@@ -5,7 +5,7 @@
     python benchmarks/cifar10.py --data DIR_OR_TAR --out OUT --skip-main --seeds 0 1 2 \\
         --try "objective.temperature=0.1" --try "augment.views=4"                    # ideas at equal time
     python benchmarks/cifar10.py --data DIR_OR_TAR --out OUT --skip-main --objectives    # supervised objectives
-    python benchmarks/cifar10.py --data DIR_OR_TAR --out OUT --tiny                  # all of it in two minutes on a CPU
+    python benchmarks/cifar10.py --data FEW_IMAGES --out OUT --tiny                  # all of it in two minutes on a CPU
 
 The images are DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or a tar file of them. After --minutes training is stopped
 with a checkpoint, the exit code is 130, and the same command goes on from there; a score that has begun is finished, so
