@@ -90,7 +90,7 @@ def data_of_run(encoder_folder: Path) -> DataConfig | None:
 
 
 def images_to_score(encoder_folder: Path, data: DataConfig | None) -> DataConfig:
-    """``data``, or where that is None the run's own images with the labels that there are."""
+    """``data``, or where that is None the run's own images."""
     data = data_of_run(encoder_folder) if data is None else data
     if data is None:
         raise DataError(

@@ -26,7 +26,7 @@ def views_by_step(
     """
     for _, size in config.schedule.view_sizes:
         try:
-            replace(config.augment, size=size)
+            replace(config.augment, size=size)  # a size that no view can have is refused here
             feature_width(backbone, size)
         except Exception as error:  # every architecture has a complaint of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
