@@ -116,10 +116,10 @@ def interval_over_classes(values: Tensor, labels: Tensor, units: int | None = No
     return clustered_interval(sums.cpu().numpy(), trials.cpu().numpy(), len(values) if units is None else units)
 
 
-def mean_interval(values: ArrayLike, *, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: ArrayLike) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of ``values`` (N,), a resample at a time: memory grows with N alone."""
-    numbers, random = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
-    means = [numbers[random.integers(0, len(numbers), len(numbers))].mean() for _ in range(resamples)]
+    numbers, random = np.asarray(values, dtype=np.float64), np.random.default_rng(0)
+    means = [numbers[random.integers(0, len(numbers), len(numbers))].mean() for _ in range(2_000)]
     return _interval(np.array(means), 0.95)
 
 
