@@ -1,10 +1,15 @@
 """Is it working? Figures that tell learning from collapse, taken once an epoch, and the words to go with them."""
 
 import math
+from itertools import combinations, islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from simclr.distances import row_chunks, wide_dtype
+from simclr.distributed import rank, sum_over_ranks, world_size
+from simclr.losses.nt_xent_tiled import float32_products
 
 __all__ = ["contrastive_diagnostics", "effective_rank", "warnings_in_words"]
 
@@ -13,8 +18,11 @@ __all__ = ["contrastive_diagnostics", "effective_rank", "warnings_in_words"]
 def contrastive_diagnostics(views: Tensor, features: Tensor) -> dict[str, float]:
     """What the embeddings of one batch look like. Waits for the device: call it once an epoch.
 
+    On several processes all must call it, with the same gathered ``views``: they share the work. Nothing of the size
+    of all pairs is ever held.
+
     Args:
-        views: embeddings z (V, B, D) of V views of B images.
+        views: embeddings z (V, B, D) of V views of B images, of all processes together.
         features: the encoder's features h (V * B, F).
 
     Returns:
@@ -27,26 +35,41 @@ def contrastive_diagnostics(views: Tensor, features: Tensor) -> dict[str, float]
         it with, and the first two are left out.
     """
     n_views, batch, dim = views.shape
-    rows = F.normalize(views.float().flatten(0, 1), dim=-1)  # (V*B, D)
+    unit = F.normalize(views.float(), dim=-1)  # (V, B, D)
+    rows = unit.flatten(0, 1)  # (V*B, D)
     image = torch.arange(batch, device=rows.device).repeat(n_views)
-    cosines = rows @ rows.T
-    cosines.fill_diagonal_(-math.inf)
-    top1 = (image[cosines.argmax(dim=1)] == image).float().mean()
-    squared = (2 - 2 * cosines).clamp_min(0)  # inf on the diagonal, which exp turns into 0
+    nearest, nearness = _compared(rows, image)
     pairs = max(1, len(rows) * (len(rows) - 1))
-    uniformity = torch.log(torch.exp(-2 * squared).sum() / pairs)
-    others = image[:, None] == image[None]
-    others.fill_diagonal_(False)
-    alignment = squared.masked_fill(~others, 0).sum() / others.sum().clamp_min(1)
-    compared = {"contrastive_top1": top1, "alignment": alignment} if n_views > 1 else {}
+    compared = {}
+    if n_views > 1:
+        apart = [(unit[v] - unit[w]).square().sum(-1).mean() for v, w in combinations(range(n_views), 2)]
+        compared = {"contrastive_top1": nearest / len(rows), "alignment": torch.stack(apart).mean()}
     figures = {
         **compared,
-        "uniformity": uniformity,
+        "uniformity": torch.log(nearness / pairs),
         "effective_rank": effective_rank(features),
         "feature_spread": rows.std(dim=0).mean() * math.sqrt(dim),
     }
     names, values = list(figures), torch.stack([value.float() for value in figures.values()])
     return dict(zip(names, values.tolist()))
+
+
+def _compared(rows: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """How many ``rows`` (N, D) have a row of their ``image`` (N,) for the nearest, and the sum of exp(-2 d^2) over all pairs.
+
+    A block of rows against all of them at a time, so that memory grows with N, as that of the tiled loss does; the
+    blocks are dealt out to the processes, all of which must call this with the same rows.
+    """
+    sums = torch.zeros(2, dtype=wide_dtype(rows.device), device=rows.device)
+    with float32_products():
+        for block in islice(row_chunks(len(rows), len(rows), rows.device), rank(), None, world_size()):
+            cosines = rows[block] @ rows.T
+            cosines.diagonal(block.start).fill_(-math.inf)  # no row is its own neighbour, and exp turns it into 0
+            own = (image[cosines.argmax(dim=1)] == image[block]).sum()
+            squared = cosines.mul_(-2).add_(2).clamp_min_(0)
+            sums += torch.stack([own, squared.mul_(-2).exp_().sum(dtype=sums.dtype)])
+    nearest, nearness = sum_over_ranks(sums).unbind()
+    return nearest, nearness
 
 
 @torch.no_grad()
@@ -82,7 +105,7 @@ def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objecti
     low_rank = on_views and figures["effective_rank"] < 2
     if low_rank or figures["feature_spread"] < 0.05:
         said["collapse"] = (
-            f"the features are collapsing (effective rank {figures['effective_rank']:.1f}, spread "
-            f"{figures['feature_spread']:.3f}): all images get nearly one feature. Lower the learning rate"
+            f"training is collapsing (effective rank of the features {figures['effective_rank']:.1f}, spread of the embeddings z "
+            f"{figures['feature_spread']:.3f}): all images come out nearly alike. Lower the learning rate"
         )
     return said

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["any_rank", "derive_seed", "gather_rows", "rank", "world_size"]
+__all__ = ["any_rank", "derive_seed", "from_all_ranks", "gather_rows", "rank", "sum_over_ranks", "world_size"]
 
 
 def rank() -> int:
@@ -62,3 +62,17 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     votes = torch.tensor([int(flag)], device=device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return bool(votes.item())
+
+
+def from_all_ranks(x: Tensor) -> Tensor:
+    """``x`` of every rank, in rank order: (world, *x.shape), without gradient. A collective: all ranks must call it."""
+    if world_size() == 1:
+        return x[None]
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of every rank's ``x``, on every rank, without gradient. A collective: all ranks must call it."""
+    return from_all_ranks(x).sum(0)
