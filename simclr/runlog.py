@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simclr.errors import CheckpointError
+from simclr.finite import NotFiniteError
 
 __all__ = ["RunLog", "read_metrics"]
 
@@ -37,8 +38,8 @@ class RunLog:
         self._bar: Progress | None = None
         if not self.main:
             return
-        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step]
-        # What a killed run logged after its last checkpoint is about to happen again.
+        # What a killed run logged after its last checkpoint is about to happen again, and so is what ended it.
+        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step and line["kind"] != "failed"]
         _write(self.path, "".join(json.dumps(line) + "\n" for line in kept), "w")
         for line in kept:
             self.last |= line
@@ -106,7 +107,9 @@ class RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Take the progress bar down, whatever happened."""
+        """Take the progress bar down, whatever happened; what became NaN or infinite stays in the file."""
+        if isinstance(error, NotFiniteError):
+            self._record({"kind": "failed", "step": error.step, "what": error.what})
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

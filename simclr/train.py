@@ -21,7 +21,7 @@ from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.encoder import feature_width
 from simclr.errors import ConfigError
-from simclr.finite import FiniteGuard
+from simclr.finite import FiniteGuard, refuse_weights
 from simclr.grad_cache import cached_step
 from simclr.launch import make_accelerator, opening_line, report_profile
 from simclr.layers import layer_decay
@@ -149,6 +149,7 @@ def pretrain(config: TrainConfig) -> RunResult:
 
     def save(step: int) -> None:
         guard.refuse(images)
+        refuse_weights(weights, optimizer, step - 1)
         if accelerator.is_main_process:
             tensors, state = gather_state(weights, sampler, optimizer, accelerator)
             folder = config.run_dir / "checkpoints"
@@ -251,6 +252,10 @@ def pretrain(config: TrainConfig) -> RunResult:
     if config.profile and step > done:
         report_profile(profile, config, model, x, accelerator)
     finished = step == total_steps
+    if finished:
+        refuse_weights(
+            weights, None, step - 1
+        )  # a finished run of an earlier version may hold what was never looked at
     if accelerator.is_main_process:
         draw_curves(config.run_dir / "metrics.jsonl", config.run_dir / "curves.png")
         if finished:

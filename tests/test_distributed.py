@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 
 from augment import MixConfig
 from simclr.config import SamplerConfig, TrainConfig
+from simclr.data import ImageSet
+from simclr.diagnostics import contrastive_diagnostics
 from simclr.distributed import any_rank, derive_seed, gather_rows
+from simclr.finite import FiniteGuard, NotFiniteError, refuse_weights
 from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
 from simclr.losses.nt_xent import NTXentLoss, nt_xent_reference
 from simclr.model import build_model
@@ -59,6 +62,50 @@ def test_gradient_equals_one_process(tmp_path: Path) -> None:
         assert value.item() == pytest.approx(loss.item(), rel=1e-12)
         for ours, p in zip(gradients, net.parameters()):
             torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-12)
+
+
+def watch_on(rank: int, world: int, port: int, path: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    views, features = torch.load(f"{path}/views.pt")
+    figures = contrastive_diagnostics(views, features)
+
+    images = ImageSet(name="birds", size=8, pixels=torch.zeros(100, 3, 8, 8, dtype=torch.uint8))
+    guard, one, good = FiniteGuard(2, torch.device("cpu")), torch.tensor(1.0), torch.ones(2, 2, 3)
+    numbers = torch.tensor([10 * rank, 10 * rank + 1])
+    guard.watch(0, one, good, one, numbers)
+    guard.refuse(images)
+    bad = good.clone()
+    bad[1, 1, 0] = torch.nan
+    guard.watch(1, one * torch.nan, bad if rank else good, one, numbers)  # every rank has the loss, rank 1 the row
+    guard.watch(2, one * torch.nan, bad, one, numbers)
+    said = []
+    with pytest.raises(NotFiniteError) as failure:
+        guard.refuse(images)
+    said.append(str(failure.value))
+
+    net = torch.nn.BatchNorm1d(3)
+    refuse_weights(net, None, 5)
+    if rank:
+        net.running_var[0] = torch.inf
+    with pytest.raises(NotFiniteError) as failure:
+        refuse_weights(net, None, 5)
+    said.append(str(failure.value))
+    torch.save((figures, said), f"{path}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_what_one_process_sees_all_of_them_say(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    views = torch.randn(300, 8) + 0.7 * torch.randn(2, 300, 8)
+    torch.save((views, torch.randn(600, 5)), tmp_path / "views.pt")
+    alone = contrastive_diagnostics(*torch.load(tmp_path / "views.pt"))
+    mp.spawn(watch_on, (2, free_port(), str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        figures, (bad_step, bad_weight) = torch.load(tmp_path / f"{rank}.pt")
+        assert figures == pytest.approx(alone, rel=1e-6)
+        assert bad_step.startswith("the embedding and the loss became NaN or infinite at step 1 of image 11 of birds. ")
+        assert bad_weight.startswith("running_var became NaN or infinite at step 5")
 
 
 def pretrain_on(rank: int, world: int, port: int, config: TrainConfig) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import simclr
+from simclr.checkpoint import newest_checkpoint, save_checkpoint
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError, DataError, PipelineError
 from simclr.runlog import read_metrics
@@ -176,6 +177,49 @@ def test_a_weight_that_went_bad_in_the_last_steps_of_an_epoch_is_named_too(tiny_
     )
     with pytest.raises(PipelineError, match=r"became NaN or infinite at step \d"):
         simclr.pretrain(config)
+
+
+@pytest.mark.parametrize("limit", [640, 256], ids=["in the middle", "at the last step"])
+@pytest.mark.parametrize("learning_rate", [1e10, 1e15, 1e30])
+def test_no_checkpoint_and_no_encoder_holds_what_is_not_finite(
+    learning_rate: float, limit: int, tiny_run: TrainConfig
+) -> None:
+    """The second of two or more steps overflows: in its update, or in a variance, which no loss shows before the third."""
+    config = replace(
+        tiny_run,
+        data=replace(tiny_run.data, limit=limit),
+        optim=replace(tiny_run.optim, name="sgd", learning_rate=learning_rate),
+        schedule=replace(tiny_run.schedule, warmup_epochs=0),
+        train=replace(tiny_run.train, epochs=1, log_every=100, checkpoint_every=1, knn_every=0),
+    )
+    with pytest.raises(PipelineError, match=r"became NaN or infinite at step 1") as failure:
+        simclr.pretrain(config)
+    assert not (config.run_dir / "encoder").exists()
+    (checkpoint,) = (config.run_dir / "checkpoints").iterdir()
+    tensors = load_file(checkpoint / "model.safetensors")
+    assert checkpoint.name == "step-00000001" and all(tensor.isfinite().all() for tensor in tensors.values())
+    # The message says that the same command ends there again: it does, and the evidence is there once.
+    with pytest.raises(PipelineError) as again:
+        simclr.pretrain(config)
+    assert str(again.value) == str(failure.value)
+    failed = [line for line in read_metrics(config.run_dir / "metrics.jsonl") if line["kind"] == "failed"]
+    assert [line["step"] for line in failed] == [1]
+    assert str(failure.value).startswith(failed[0]["what"]) and "at step 1" in failed[0]["what"]
+
+
+def test_a_finished_run_that_is_not_finite_is_not_exported(tiny_run: TrainConfig) -> None:
+    """A finished run whose last checkpoint nobody looked at."""
+    config = replace(tiny_run, train=replace(tiny_run.train, epochs=1, knn_every=0))
+    simclr.pretrain(config)
+    encoder = config.run_dir / "encoder" / "encoder.safetensors"
+    encoder.unlink()
+    checkpoint = newest_checkpoint(config.run_dir / "checkpoints")[0]
+    tensors, progress = checkpoint.model(), dict(checkpoint.progress)
+    tensors["model.backbone.bn1.running_var"][1] = torch.inf
+    save_checkpoint(config.run_dir / "checkpoints", progress.pop("step"), tensors, checkpoint.state(), progress)
+    with pytest.raises(PipelineError, match=r"^model\.backbone\.bn1\.running_var became NaN or infinite at step 4"):
+        simclr.pretrain(config)
+    assert not encoder.exists()
 
 
 def test_an_infinite_image_is_named(tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
