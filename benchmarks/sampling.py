@@ -35,7 +35,7 @@ from simclr.data import ImageSet, load_source, place
 from simclr.data.splits import divide_classes
 from simclr.distances import l2_normalize, pairwise_distance
 from simclr.losses import MarginConfig
-from simclr.losses.mined import Mining, mine
+from simclr.losses.mined import Miner, Mining
 
 STRATEGIES: tuple[Mining, ...] = ("random", "hard", "semi-hard", "distance-weighted")
 COLOURS = ("#a9a9a9", "#c1443c", "#e09f3e", "#2a6f97")
@@ -81,18 +81,8 @@ def batches(images: ImageSet, count: int, size: int) -> list[tuple[Tensor, Tenso
 def chosen_distances(z: Tensor, labels: Tensor, mining: Mining, seed: int) -> Tensor:
     """Distances of the negatives that a strategy takes from a batch."""
     generator = torch.Generator().manual_seed(seed)
-    mined = mine(
-        l2_normalize(z),
-        labels,
-        mining,
-        unit=True,
-        distance="euclidean",
-        margin=0.2,
-        fallback="easiest",
-        cutoff=0.5,
-        nonzero_below=1.4,
-        generator=generator,
-    )
+    miner = Miner(strategy=mining, distance="euclidean", margin=0.2)
+    mined = miner(l2_normalize(z), labels, generator)
     return mined.negative[mined.triplets.valid]
 
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import inspect
+import re
+from typing import get_args
 
 import pytest
 import torch
@@ -34,6 +37,9 @@ from simclr.losses import (
     TripletConfig,
     TripletLoss,
 )
+from simclr.losses.label_loss import LabelLossConfig
+from simclr.losses.mined import Mining
+from simclr.objectives import OBJECTIVES
 
 CLASSES, DIM = 6, 5
 LOSSES = {
@@ -71,6 +77,29 @@ NEED_PAIRS = [name for name in LOSSES if not name.startswith(("center", "arcface
 def loss(request):
     torch.manual_seed(0)
     return LOSSES[request.param]()
+
+
+DIFFERENT = {("NPairLoss", "temperature"), ("QuadrupletLoss", "mining")}
+"""Defaults that a config has otherwise than its module; the docstrings of both say so."""
+
+
+def test_a_module_has_the_defaults_of_its_config_or_both_say_otherwise():
+    found = set()
+    for config in (one for one in OBJECTIVES if issubclass(one, LabelLossConfig)):
+        module = type(config().build(CLASSES, DIM, 10))
+        own = inspect.signature(module).parameters
+        for field in dataclasses.fields(config):
+            default = None if field.default == "none" else field.default  # a word of the command line
+            if field.name in own and own[field.name].default not in (inspect.Parameter.empty, default):
+                found.add((module.__name__, field.name))
+                assert module.__name__ in config.__doc__ and config.__name__ in module.__doc__
+    assert found == DIFFERENT
+
+
+@pytest.mark.parametrize("config", [TripletConfig, MarginConfig])
+def test_the_help_of_mining_names_every_way_of_it(config):
+    described = re.search(r'mining: Mining = \S+\n    """(.*?)"""', inspect.getsource(config), re.DOTALL)[1]
+    assert set(get_args(Mining)) <= set(re.findall(r"[a-z-]+", described))
 
 
 def batch(dtype=torch.float32, seed=1, size=18):

@@ -15,9 +15,9 @@ from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_targets, require
+from simclr.losses.label_loss import LabelLossConfig, LinearHeadLoss, check_classes, require
 
 __all__ = ["CrossEntropyConfig", "CrossEntropyLoss"]
 
@@ -65,7 +65,7 @@ class CrossEntropyConfig(LabelLossConfig):
         return CrossEntropyLoss(num_classes, dim, self.label_smoothing, self.class_weights)
 
 
-class CrossEntropyLoss(LabelLoss):
+class CrossEntropyLoss(LinearHeadLoss):
     """Cross-entropy of a linear head on embeddings as they are (not normalised), the mean over the batch.
 
     Labels may also be soft: shares of the classes, floating point (N, C), each row with a sum of 1 (or of a quality).
@@ -79,21 +79,12 @@ class CrossEntropyLoss(LabelLoss):
     def __init__(
         self, num_classes: int, dim: int, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes, dim)
         require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "in [0, 1)")
-        self.num_classes, self.label_smoothing = num_classes, label_smoothing
-        self.head = nn.Linear(dim, num_classes)
+        self.label_smoothing = label_smoothing
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights)
         self.class_weights: Tensor | None
-
-    def scores(self, z: Tensor) -> Tensor:
-        """Class logits (N, C) of embeddings ``z`` (N, D), in z's full precision."""
-        return F.linear(z, self.head.weight.to(z.dtype), self.head.bias.to(z.dtype))
-
-    def check_labels(self, labels: Tensor, rows: int) -> None:
-        """Raise unless ``labels`` are int64 (rows,) or shares of the classes (rows, C)."""
-        check_targets(labels, rows, self.num_classes)
 
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None

@@ -1,11 +1,9 @@
 """The focal losses as objectives with a head: a classifier of independent sigmoids, and a regressor over bins."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.errors import ConfigError
@@ -16,7 +14,7 @@ from simclr.losses.focal import (
     quality_focal_loss,
     soft_quality_focal_loss,
 )
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_targets, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, LinearHeadLoss, check_classes, linear, require
 from simclr.losses.target_bins import TargetBins, choose_bins
 
 __all__ = ["DistributionFocalConfig", "DistributionFocalLoss", "QualityFocalConfig", "QualityFocalLoss"]
@@ -41,28 +39,20 @@ class QualityFocalConfig(LabelLossConfig):
         return QualityFocalLoss(num_classes, dim, self.beta)
 
 
-class QualityFocalLoss(LabelLoss):
+class QualityFocalLoss(LinearHeadLoss):
     """`quality_focal_loss` of a linear head on embeddings as they are, quality 1 at the label; mean over the batch.
 
     Labels below 0 are background. Labels may also be soft: the quality of every class in [0, 1], floating point (N, C).
+    Each class is a sigmoid of its own: `scores` are no logits of a softmax.
 
     Parameters: ``head``. `statistics`: accuracy (over the samples that have a class).
     """
 
     def __init__(self, num_classes: int, dim: int, beta: float = 2.0) -> None:
-        super().__init__()
+        super().__init__(num_classes, dim)
         require(beta > 0, "beta", beta, "positive")
-        self.num_classes, self.beta = num_classes, beta
-        self.head = nn.Linear(dim, num_classes)
+        self.beta = beta
         nn.init.constant_(self.head.bias, -4.0)  # sigma 0.018: rare classes, as focal losses start (Lin et al. 2017)
-
-    def scores(self, z: Tensor) -> Tensor:
-        """Class logits (N, C) of embeddings ``z`` (N, D): each class is a sigmoid of its own."""
-        return F.linear(z, self.head.weight.to(z.dtype), self.head.bias.to(z.dtype))
-
-    def check_labels(self, labels: Tensor, rows: int) -> None:
-        """Raise unless ``labels`` are int64 (rows,) or qualities of the classes (rows, C)."""
-        check_targets(labels, rows, self.num_classes)
 
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
@@ -136,8 +126,7 @@ class DistributionFocalLoss(LabelLoss):
 
     def logits(self, z: Tensor) -> Tensor:
         """Logits of the bins (N, count) of embeddings ``z`` (N, D)."""
-        linear = self.head.linear
-        return F.linear(z, linear.weight.to(z.dtype), linear.bias.to(z.dtype))
+        return linear(self.head.linear, z)
 
     def predict(self, z: Tensor) -> Tensor:
         """Predicted numbers (N,) of embeddings ``z`` (N, D), in the target's units."""
@@ -157,10 +146,6 @@ class DistributionFocalLoss(LabelLoss):
         loss = distribution_focal_loss(logits, self.bins.to_bins(target))
         error = (self.bins.to_values(integral(logits.detach())) - target).abs().sum() / max(len(z), 1)
         return loss, {"mean_error": error, "mean_error_bins": error / self.bins.step}
-
-    def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
-        """Plain words for a head that knows no better than all bins alike."""
-        return None
 
     def extra_repr(self) -> str:
         return f"bins={self.bins}"

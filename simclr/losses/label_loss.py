@@ -12,6 +12,7 @@ A new loss is a subclass of `LabelLoss` with one method:
     tensor(2.)
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +20,22 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from simclr.distances import full_precision, zero_with_graph
 from simclr.errors import require
 from simclr.mining_tuples import check_labels
 
-__all__ = ["LabelLoss", "LabelLossConfig", "check_classes", "check_targets", "mean_where", "require"]
+__all__ = [
+    "LabelLoss",
+    "LabelLossConfig",
+    "LinearHeadLoss",
+    "check_classes",
+    "check_targets",
+    "linear",
+    "mean_where",
+    "require",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +55,7 @@ class LabelLossConfig(ABC):
     no weight decay. Without effect where the objective has none."""
 
     def __post_init__(self) -> None:
-        require(self.lr_multiplier > 0, "lr_multiplier", self.lr_multiplier, "a positive number")
+        require(0 < self.lr_multiplier < math.inf, "lr_multiplier", self.lr_multiplier, "a positive number")
 
     def fitted(self, targets: Tensor, num_classes: int) -> Self:
         """This config with what it leaves to the training ``targets`` (N,) filled in, e.g. weights of rare classes."""
@@ -123,6 +134,31 @@ class LabelLoss(nn.Module, ABC):
                 "mining or the margin."
             )
         return None
+
+
+class LinearHeadLoss(LabelLoss):
+    """A loss of the class logits of a linear head on embeddings as they are, of labels or of shares of the classes.
+
+    Parameters: ``head``, an ``nn.Linear(dim, num_classes)``.
+    """
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.head = nn.Linear(dim, num_classes)
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Class logits (N, C) of embeddings ``z`` (N, D), in z's full precision."""
+        return linear(self.head, z)
+
+    def check_labels(self, labels: Tensor, rows: int) -> None:
+        """Raise unless ``labels`` are int64 (rows,) or a share of every class (rows, C)."""
+        check_targets(labels, rows, self.num_classes)
+
+
+def linear(head: nn.Linear, z: Tensor) -> Tensor:
+    """``head`` of ``z`` (N, D) in the precision of ``z``, whatever that of its weights."""
+    return F.linear(z, head.weight.to(z.dtype), head.bias.to(z.dtype))
 
 
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
+from simclr.distances import DistanceName, l2_normalize, pairwise_distance
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
-from simclr.losses.mined import Mining, batch_all_statistics, check_mining, mine, triplet_statistics
+from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_statistics
 from simclr.losses.triplet import Reduction
 from simclr.mining_all import batch_all
 from simclr.mining_hard import Fallback
@@ -42,7 +42,8 @@ class MarginConfig(LabelLossConfig):
     nu: float = 0.0
     """Weight of the boundaries in the loss: above 0 it draws them down, to tighter classes."""
     mining: Mining = "distance-weighted"
-    """How negatives are chosen: distance-weighted (the paper's), random, hard, semi-hard, or all pairs."""
+    """How negatives are chosen: distance-weighted (the paper's), random, hard or semi-hard; all: every pair; given: the
+    triplets that were mined offline (sampler.name mined)."""
     cutoff: float = 0.5
     """Distances below it count as it in distance-weighted draws."""
     nonzero_below: float = 1.4
@@ -123,12 +124,18 @@ class MarginLoss(LabelLoss):
         require(
             0 < cutoff < nonzero_below < 2, "cutoff", cutoff, f"above 0 and below nonzero_below = {nonzero_below} < 2"
         )
-        check_mining(mining)
-        check_distance(distance)
         require(reduction in get_args(Reduction), "reduction", reduction, "active or all")
-        require(fallback in get_args(Fallback), "fallback", fallback, "easiest, hardest or skip")
         self.alpha, self.nu, self.mining, self.distance, self.reduction = alpha, nu, mining, distance, reduction
-        self.fallback, self.cutoff, self.nonzero_below, self.normalize = fallback, cutoff, nonzero_below, normalize
+        self.normalize = normalize
+        self.mine = Miner(
+            strategy=mining,
+            distance=distance,
+            margin=alpha,
+            unit=normalize,
+            fallback=fallback,
+            cutoff=cutoff,
+            nonzero_below=nonzero_below,
+        )
         start = torch.tensor(float(beta))
         if learn_beta:
             self.beta = nn.Parameter(start)
@@ -158,18 +165,7 @@ class MarginLoss(LabelLoss):
         beta = self.boundaries(labels, indices).to(z.dtype)
         if self.mining == "all":
             return self._all(z, labels, beta)
-        mined = mine(
-            z,
-            labels,
-            self.mining,
-            unit=self.normalize,
-            distance=self.distance,
-            margin=self.alpha,
-            fallback=self.fallback,
-            cutoff=self.cutoff,
-            nonzero_below=self.nonzero_below,
-            generator=generator,
-        )
+        mined = self.mine(z, labels, generator)
         valid, boundary = mined.triplets.valid, beta.unsqueeze(1)
         positive = (mined.positive - boundary + self.alpha).relu().masked_fill(~valid, 0)
         negative = (boundary - mined.negative + self.alpha).relu().masked_fill(~valid, 0)

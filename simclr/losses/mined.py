@@ -1,20 +1,21 @@
 """Distances of mined triplets, for the losses that are a function of d_ap and d_an."""
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.distances import DistanceName, l2_normalize, paired_distance, pairwise_distance
-from simclr.errors import ConfigError
+from simclr.distances import DistanceName, check_distance, l2_normalize, paired_distance, pairwise_distance
+from simclr.errors import ConfigError, require
 from simclr.losses.label_loss import mean_where
 from simclr.mining_all import AllTriplets
 from simclr.mining_hard import Fallback, hard, semi_hard
 from simclr.mining_tuples import Triplets, given_triplets
 from simclr.mining_weighted import distance_weighted, random_negatives
 
-__all__ = ["MinedDistances", "Mining", "batch_all_statistics", "check_mining", "mine", "triplet_statistics"]
+__all__ = ["MinedDistances", "Miner", "Mining", "batch_all_statistics", "triplet_statistics"]
 
 Mining = Literal["all", "hard", "semi-hard", "distance-weighted", "random", "given"]
 """The strategies of `simclr.mining`, by the name a config gives them; "given": the rows are triplets already, anchor,
@@ -31,55 +32,60 @@ class MinedDistances(NamedTuple):
     """(N, T): d_an."""
 
 
-def check_mining(name: str) -> None:
-    """Raise `ConfigError` unless ``name`` is one of `Mining`."""
-    if name not in get_args(Mining):
-        raise ConfigError(f"unknown mining {name!r}; expected one of {', '.join(get_args(Mining))}")
+@dataclass(frozen=True, kw_only=True)
+class Miner:
+    """How a loss mines a batch: ``miner(z (N, D), labels (N,), generator)``, by any strategy but "all".
 
-
-def mine(
-    z: Tensor,
-    labels: Tensor,
-    strategy: Mining,
-    *,
-    unit: bool,
-    distance: DistanceName,
-    margin: float,
-    fallback: Fallback,
-    cutoff: float,
-    nonzero_below: float,
-    generator: torch.Generator | None,
-) -> MinedDistances:
-    """Mine ``z`` (N, D) by any ``strategy`` but "all", and give the distances of what was chosen.
-
-    ``unit``: the rows have length 1. Distance-weighted draws take the euclidean distance of the normalised rows,
-    whatever ``distance`` the loss has.
+    Raises `ConfigError` for a name that is unknown.
     """
-    distances = pairwise_distance(z, kind=distance)
-    choose_by = distances.detach()
-    if strategy == "hard":
-        triplets = hard(choose_by, labels)
-    elif strategy == "semi-hard":
-        triplets = semi_hard(choose_by, labels, margin, fallback)
-    elif strategy == "given":
-        triplets = given_triplets(labels)
-    elif strategy == "random":
-        triplets = random_negatives(choose_by, labels, generator=generator)
-    else:
-        on_sphere = choose_by
-        if distance != "euclidean" or not unit:
-            on_sphere = pairwise_distance(z.detach() if unit else l2_normalize(z.detach()))
-        triplets = distance_weighted(
-            on_sphere, labels, z.shape[1], cutoff=cutoff, nonzero_below=nonzero_below, generator=generator
+
+    strategy: Mining
+    distance: DistanceName
+    """The loss's; distance-weighted draws take the euclidean distance of the normalised rows, whatever this is."""
+    margin: float
+    """Of semi-hard mining."""
+    unit: bool = True
+    """Whether the rows have length 1."""
+    fallback: Fallback = "easiest"
+    """What a positive pair without a semi-hard negative takes."""
+    cutoff: float = 0.5
+    """Distance-weighted draws: distances below it count as it."""
+    nonzero_below: float = 1.4
+    """Distance-weighted draws: negatives at this distance or beyond are never drawn."""
+
+    def __post_init__(self) -> None:
+        if self.strategy not in get_args(Mining):
+            raise ConfigError(f"unknown mining {self.strategy!r}; expected one of {', '.join(get_args(Mining))}")
+        check_distance(self.distance)
+        require(self.fallback in get_args(Fallback), "fallback", self.fallback, "easiest, hardest or skip")
+
+    def __call__(self, z: Tensor, labels: Tensor, generator: torch.Generator | None) -> MinedDistances:
+        """Mine ``z`` (N, D), and give the distances of what was chosen."""
+        distances = pairwise_distance(z, kind=self.distance)
+        triplets = self._choose(distances.detach(), z.detach(), labels, generator)
+        # A few triplets an anchor: differences of the rows chosen, whose gradient costs nothing next to that of the matrix.
+        if triplets.valid.shape[1] * z.shape[1] <= 4 * len(z):
+            anchor = z.unsqueeze(1)
+            positive = paired_distance(anchor, F.embedding(triplets.positive, z), self.distance)
+            negative = paired_distance(anchor, F.embedding(triplets.negative, z), self.distance)
+        else:
+            positive, negative = distances.gather(1, triplets.positive), distances.gather(1, triplets.negative)
+        return MinedDistances(triplets, positive, negative)
+
+    def _choose(self, distances: Tensor, z: Tensor, labels: Tensor, generator: torch.Generator | None) -> Triplets:
+        if self.strategy == "hard":
+            return hard(distances, labels)
+        if self.strategy == "semi-hard":
+            return semi_hard(distances, labels, self.margin, self.fallback)
+        if self.strategy == "given":
+            return given_triplets(labels)
+        if self.strategy == "random":
+            return random_negatives(distances, labels, generator=generator)
+        if self.distance != "euclidean" or not self.unit:
+            distances = pairwise_distance(z if self.unit else l2_normalize(z))
+        return distance_weighted(
+            distances, labels, z.shape[1], cutoff=self.cutoff, nonzero_below=self.nonzero_below, generator=generator
         )
-    # A few triplets an anchor: differences of the rows chosen, whose gradient costs nothing next to that of the matrix.
-    if triplets.valid.shape[1] * z.shape[1] <= 4 * len(z):
-        anchor = z.unsqueeze(1)
-        positive = paired_distance(anchor, F.embedding(triplets.positive, z), distance)
-        negative = paired_distance(anchor, F.embedding(triplets.negative, z), distance)
-    else:
-        positive, negative = distances.gather(1, triplets.positive), distances.gather(1, triplets.negative)
-    return MinedDistances(triplets, positive, negative)
 
 
 def triplet_statistics(mined: MinedDistances, margin: float) -> dict[str, Tensor]:

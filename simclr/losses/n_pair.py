@@ -11,6 +11,7 @@ gives them the length sqrt(D) from the start, and the softmax saturates; a tempe
 what a config has by default: normalised embeddings, products divided by it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ __all__ = ["NPairConfig", "NPairLoss"]
 
 @dataclass(frozen=True, kw_only=True)
 class NPairConfig(LabelLossConfig):
-    """Multi-class N-pair loss (Sohn 2016)."""
+    """Multi-class N-pair loss (Sohn 2016), of normalised embeddings where `NPairLoss` alone has them as they are."""
 
     name: ClassVar[str] = "n-pair"
 
@@ -52,6 +53,10 @@ class NPairLoss(LabelLoss):
     fourth another, and so on; a sample left over is not used. Each anchor is compared with the positives of its own
     pair and of all pairs of other classes: with two samples a class this is the paper's loss.
 
+    Without a ``temperature``, the default here, this is the paper's formula; `NPairConfig`, and so the command line, has
+    one of 0.1 unless told otherwise, for heads that end in BatchNorm (docs/decisions.md, "defaults of N-pair and
+    quadruplet loss").
+
     ``l2_weight`` times the mean over pairs of (|f|^2 + |f+|^2) / 2 is added.
 
     `statistics`: pairs, accuracy (share of anchors nearest to their own positive), samples_dropped, embedding_length.
@@ -64,7 +69,7 @@ class NPairLoss(LabelLoss):
     def __init__(self, l2_weight: float = 0.0, *, temperature: float | None = None) -> None:
         super().__init__()
         require(l2_weight >= 0, "l2_weight", l2_weight, "0 or more")
-        require(temperature is None or temperature > 0, "temperature", temperature, "positive, or none")
+        require(temperature is None or 0 < temperature < math.inf, "temperature", temperature, "positive, or none")
         self.l2_weight, self.temperature = l2_weight, temperature
 
     def compute(

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.distances import DistanceName, check_distance, l2_normalize, paired_distance, pairwise_distance, row_chunks
+from simclr.distances import DistanceName, l2_normalize, paired_distance, pairwise_distance, row_chunks
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
-from simclr.losses.mined import mine, triplet_statistics
+from simclr.losses.mined import Miner, triplet_statistics
 from simclr.losses.triplet import Reduction
 from simclr.mining_tuples import positive_table
 
@@ -28,7 +28,7 @@ negative and a random pair of other classes for every positive pair."""
 
 @dataclass(frozen=True, kw_only=True)
 class QuadrupletConfig(LabelLossConfig):
-    """Quadruplet loss (Chen et al. 2017)."""
+    """Quadruplet loss (Chen et al. 2017), with random quadruplets where `QuadrupletLoss` alone takes the hardest."""
 
     name: ClassVar[str] = "quadruplet"
 
@@ -64,8 +64,10 @@ class QuadrupletConfig(LabelLossConfig):
 class QuadrupletLoss(LabelLoss):
     """Quadruplet loss of L2-normalised embeddings: the mean of its first hinges plus the mean of its second hinges.
 
-    Quadruplets are mined: all of a batch are N^4. A batch of two classes has no second term. ``reduction``: means over
-    the hinges above 0 ("active") or over all mined ("all"), each term by itself.
+    Quadruplets are mined: all of a batch are N^4. ``mining`` is "hard" by default here; `QuadrupletConfig`, and so the
+    command line, draws "random" ones unless told otherwise: with many images a class the hardest never left the start
+    (docs/decisions.md, "defaults of N-pair and quadruplet loss"). A batch of two classes has no second term.
+    ``reduction``: means over the hinges above 0 ("active") or over all mined ("all"), each term by itself.
 
     `statistics`: those of `TripletLoss` for the first term; active and second_active (shares), outside_distance (mean
     of d_lk).
@@ -86,27 +88,16 @@ class QuadrupletLoss(LabelLoss):
         require(0 <= second_margin <= margin, "second_margin", second_margin, f"in [0, margin = {margin}]")
         require(mining in get_args(QuadrupletMining), "mining", mining, "hard or random")
         require(reduction in get_args(Reduction), "reduction", reduction, "active or all")
-        check_distance(distance)
         self.margin, self.second_margin, self.mining = margin, second_margin, mining
         self.distance, self.reduction, self.normalize = distance, reduction, normalize
+        self.mine = Miner(strategy=mining, distance=distance, margin=margin, unit=normalize)
 
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms of the mined quadruplets."""
         z = l2_normalize(z) if self.normalize else z
-        mined = mine(
-            z,
-            labels,
-            self.mining,
-            unit=self.normalize,
-            distance=self.distance,
-            margin=self.margin,
-            fallback="skip",
-            cutoff=0.5,
-            nonzero_below=1.4,
-            generator=generator,
-        )
+        mined = self.mine(z, labels, generator)
         valid = mined.triplets.valid
         if self.mining == "hard":
             left, right, exists = nearest_pair_outside(pairwise_distance(z.detach(), kind=self.distance), labels)

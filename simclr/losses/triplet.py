@@ -19,9 +19,9 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
+from simclr.distances import DistanceName, l2_normalize, pairwise_distance
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
-from simclr.losses.mined import Mining, batch_all_statistics, check_mining, mine, triplet_statistics
+from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_statistics
 from simclr.mining_all import batch_all
 from simclr.mining_hard import Fallback
 
@@ -91,12 +91,18 @@ class TripletLoss(LabelLoss):
     ) -> None:
         super().__init__()
         require(margin >= 0, "margin", margin, "0 or more")
-        check_mining(mining)
-        check_distance(distance)
         require(reduction in get_args(Reduction), "reduction", reduction, "active or all")
-        require(fallback in get_args(Fallback), "fallback", fallback, "easiest, hardest or skip")
         self.margin, self.mining, self.distance, self.reduction = margin, mining, distance, reduction
-        self.fallback, self.normalize, self.cutoff, self.nonzero_below = fallback, normalize, cutoff, nonzero_below
+        self.normalize = normalize
+        self.mine = Miner(
+            strategy=mining,
+            distance=distance,
+            margin=margin,
+            unit=normalize,
+            fallback=fallback,
+            cutoff=cutoff,
+            nonzero_below=nonzero_below,
+        )
 
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
@@ -105,18 +111,7 @@ class TripletLoss(LabelLoss):
         z = l2_normalize(z) if self.normalize else z
         if self.mining == "all":
             return self._all(z, labels)
-        mined = mine(
-            z,
-            labels,
-            self.mining,
-            unit=self.normalize,
-            distance=self.distance,
-            margin=self.margin,
-            fallback=self.fallback,
-            cutoff=self.cutoff,
-            nonzero_below=self.nonzero_below,
-            generator=generator,
-        )
+        mined = self.mine(z, labels, generator)
         statistics = triplet_statistics(mined, self.margin)
         hinge = (mined.positive - mined.negative + self.margin).relu().masked_fill(~mined.triplets.valid, 0)
         active = (hinge.detach() > 0).sum()
