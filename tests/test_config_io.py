@@ -109,7 +109,14 @@ def test_every_objective_reads_back_from_yaml(objective: type, tmp_path: Path) -
         (["digits", "cifar10"], "cifar10"),
         (["--augment.hue", "0.9"], "hue is 0.9"),
         (["--schedule.warmup-epochs", "400"], "longer than the run"),
-        (["--objective.temperature", "0"], "temperature"),
+        (["--objective.temperature", "0"], "objective.temperature is 0.0; it must be a number above 0"),
+        (["--objective.temperature", "inf"], "objective.temperature is inf"),
+        (["objective:moco", "--objective.temperature", "nan"], "objective.temperature is nan"),
+        (["objective:supcon", "--objective.temperature", "inf"], "objective.temperature is inf"),
+        (["objective:n-pair", "--objective.temperature", "inf"], "temperature is inf; it must be positive, or none"),
+        (["objective:arcface", "--objective.lr-multiplier", "inf"], "lr_multiplier is inf"),
+        (["--optim.betas", "nan", "0.9"], "optim.betas is (nan, 0.9)"),
+        (["--optim.learning-rate", "1e39"], "optim.learning_rate is 1e+39"),
     ],
 )
 def test_a_wrong_word_is_refused_in_one_line(words: list[str], said: str) -> None:

@@ -217,7 +217,7 @@ def test_wrong_shapes_are_refused_by_name(loss, shape, expected):
 def test_integers_and_temperatures_not_above_zero_are_refused(loss):
     with pytest.raises(TypeError, match="int64"):
         loss(torch.zeros(2, 4, 8, dtype=torch.int64), 0.5)
-    for temperature in (0.0, -1.0, float("nan")):
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="temperature"):
             loss(torch.zeros(2, 4, 8), temperature)
         with pytest.raises(ValueError, match="temperature"):

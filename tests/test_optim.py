@@ -1,6 +1,8 @@
 """LARS against a float64 loop of its published rule; parameter groups; the scaling of the learning rate."""
 
 import copy
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -106,3 +108,35 @@ def test_a_rate_for_lars_is_refused_where_only_the_optimizer_was_changed(name: s
     with pytest.raises(ConfigError, match=rf"optim\.learning_rate=1 is a rate for LARS; {name} takes about"):
         OptimConfig(name=name)
     OptimConfig(name=name, learning_rate=0.05)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"learning_rate": 1e39}, r"^optim\.learning_rate is 1e\+39; it must be positive, up to 1e\+30$"),
+        ({"learning_rate": math.inf}, "optim.learning_rate is inf"),
+        ({"learning_rate": math.nan}, "optim.learning_rate is nan"),
+        ({"learning_rate": 3e38, "name": "lars"}, "optim.learning_rate is 3e"),
+        ({"betas": (math.nan, 0.999)}, r"optim\.betas is \(nan, 0.999\); it must be two numbers in \[0, 1\)"),
+        ({"betas": (0.9, 2.0)}, r"optim\.betas is \(0.9, 2.0\)"),
+        ({"betas": (-0.1, 0.9)}, r"optim\.betas is \(-0.1, 0.9\)"),
+        ({"weight_decay": math.inf}, r"optim\.weight_decay is inf; it must be 0 to 1e\+30"),
+        ({"trust": math.nan}, "optim.trust is nan"),
+        ({"trust": 0.0}, "optim.trust is 0.0"),
+    ],
+    ids=str,
+)
+def test_settings_that_no_step_can_take_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        OptimConfig(**wrong)
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd"])
+def test_the_largest_rate_makes_a_step(name: str) -> None:
+    """It may overflow, which the loop says with the step; it may not be a traceback of torch."""
+    model = nn.Linear(4, 4)
+    config = OptimConfig(name=name, learning_rate=1e30)
+    optimizer = build_optimizer(parameter_groups(model, 0.0), config, peak_learning_rate(config, 65536))
+    for _ in range(3):
+        model(torch.full((2, 4), 1e-6)).sum().backward()
+        optimizer.step()

@@ -138,6 +138,19 @@ def test_another_config_in_the_same_folder_is_refused(tiny_run: TrainConfig) -> 
     simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, log_every=3)))  # does not touch the weights
 
 
+def test_a_run_may_continue_with_other_settings_that_no_weight_depends_on(
+    tiny_run: TrainConfig, stop_after: Callable[[int], Any]
+) -> None:
+    undisturbed = weights(simclr.pretrain(replace(tiny_run, name="undisturbed")).run_dir)
+    with stop_after(4):
+        simclr.pretrain(replace(tiny_run, name="stopped"))
+    other = replace(tiny_run.train, knn_every=1, log_every=2, checkpoint_every=2, keep_checkpoints=1, evaluate=False)
+    resumed = simclr.pretrain(replace(tiny_run, name="stopped", train=other))
+    assert same(weights(resumed.run_dir), undisturbed)
+    epochs = [line for line in read_metrics(resumed.run_dir / "metrics.jsonl") if line["kind"] == "epoch"]
+    assert all("online_knn" in line for line in epochs)
+
+
 def test_a_folder_that_is_no_run_is_not_written_over(tiny_run: TrainConfig) -> None:
     tiny_run.run_dir.mkdir(parents=True)
     (tiny_run.run_dir / "thesis.tex").write_text("precious")

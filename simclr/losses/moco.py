@@ -17,10 +17,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from simclr.errors import ConfigError
+from simclr.errors import require
 from simclr.losses.nt_xent import checked_views, unit_rows
 from simclr.losses.nt_xent_tiled import float32_products
-from simclr.losses.view_loss import ViewLossConfig
+from simclr.losses.view_loss import ViewLossConfig, check_temperature
 
 __all__ = ["MoCoConfig", "MoCoLoss", "momentum_contrast"]
 
@@ -39,8 +39,7 @@ class MoCoConfig(ViewLossConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.momentum < 1:
-            raise ConfigError(f"objective.momentum is {self.momentum}; it must be in (0, 1)")
+        require(0 < self.momentum < 1, "objective.momentum", self.momentum, "in (0, 1)")
 
 
 def momentum_contrast(views: Tensor, keys: Tensor, temperature: float = 0.2) -> Tensor:
@@ -86,8 +85,7 @@ class MoCoLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.2) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature!r}; momentum contrast expects a number above 0, such as 0.2")
+        check_temperature(temperature)
         self.temperature = temperature
 
     def forward(self, views: Tensor, keys: Tensor) -> Tensor:

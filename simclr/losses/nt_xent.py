@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.losses.nt_xent_tiled import float32_products, negative_logsumexp
-from simclr.losses.view_loss import ViewLossConfig
+from simclr.losses.view_loss import ViewLossConfig, check_temperature
 
 __all__ = [
     "NTXentConfig",
@@ -66,7 +66,7 @@ def checked_views(views: Tensor, temperature: float) -> Tensor:
     """`views` in float32 (float64 stays float64), or an error that says what was expected.
 
     Raises TypeError for a tensor that is not floating point, ValueError for a wrong shape, for fewer than two views and
-    for a temperature that is not above zero.
+    for a temperature that is not a number above zero.
     """
     if not views.is_floating_point():
         raise TypeError(f"views has dtype {views.dtype}; NT-Xent expects floating point embeddings (V, B, D)")
@@ -79,8 +79,7 @@ def checked_views(views: Tensor, temperature: float) -> Tensor:
         raise ValueError(f"views has shape {tuple(views.shape)}; NT-Xent expects V >= 2 views of each image, got V = 1")
     if views.shape[1] == 0 or views.shape[2] == 0:
         raise ValueError(f"views has shape {tuple(views.shape)}; NT-Xent expects at least one image and one dimension")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature!r}; NT-Xent expects a number above 0, such as 0.5")
+    check_temperature(temperature)
     return views if views.dtype == torch.float64 else views.float()
 
 
@@ -186,8 +185,7 @@ class NTXentLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.5, decoupled: bool = False) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature!r}; NT-Xent expects a number above 0, such as 0.5")
+        check_temperature(temperature)
         self.temperature = temperature
         self.decoupled = decoupled
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from simclr.losses.nt_xent import unit_rows
 from simclr.losses.nt_xent_tiled import float32_products
-from simclr.losses.view_loss import ViewLossConfig
+from simclr.losses.view_loss import ViewLossConfig, check_temperature
 
 __all__ = ["SupConConfig", "SupConLoss", "sup_con"]
 
@@ -59,8 +59,7 @@ def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
             f"labels has shape {tuple(labels.shape)} and views {tuple(views.shape)}; "
             f"SupCon expects one label an image, ({views.shape[1]},)"
         )
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature!r}; SupCon expects a number above 0, such as 0.1")
+    check_temperature(temperature)
     z = views.flatten(0, 1)  # (N, D)
     z = z if z.dtype == torch.float64 else z.float()
     labels = labels.repeat(views.shape[0])  # (N,)
@@ -83,8 +82,7 @@ class SupConLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature!r}; SupCon expects a number above 0, such as 0.1")
+        check_temperature(temperature)
         self.temperature = temperature
 
     def forward(self, views: Tensor, labels: Tensor) -> Tensor:

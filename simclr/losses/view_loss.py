@@ -1,11 +1,17 @@
-"""What the configs of losses on views (V, B, D) share: what the loop must know of them, and a temperature."""
+"""What the losses on views (V, B, D) share: what the loop must know of their configs, and a temperature."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simclr.errors import ConfigError
+from simclr.errors import require
 
-__all__ = ["ViewLossConfig"]
+__all__ = ["ViewLossConfig", "check_temperature"]
+
+
+def check_temperature(temperature: float, field: str = "temperature") -> None:
+    """Raise `ConfigError`, which is a ValueError, unless ``temperature`` can divide similarities."""
+    require(0 < temperature < math.inf, field, temperature, "a number above 0, such as 0.5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,5 +29,4 @@ class ViewLossConfig:
     """Temperature tau that divides the cosine similarities."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError(f"objective.temperature is {self.temperature}; it must be positive")
+        check_temperature(self.temperature, "objective.temperature")
