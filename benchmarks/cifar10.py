@@ -55,7 +55,7 @@ from simclr.data import load_source, place
 from simclr.data.sources import Split
 from simclr.errors import MissingExtraError
 from simclr.flops import peak_flops
-from simclr.launch import make_accelerator
+from simclr.launch import resolved_precision
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -119,8 +119,8 @@ def profile(config: TrainConfig, out: Path, slot: Slot) -> None:
 def main_runs(config: TrainConfig, options: argparse.Namespace, slot: Slot, result: dict[str, Any]) -> None:
     """Train and score every seed, profile a step, leave pictures and the encoder; ``result`` fills as they come."""
     result["config"], result["seeds"], result["seeds_wanted"] = to_dict(config), {}, len(options.seeds)
-    precision = make_accelerator(config).mixed_precision
-    result["step_flops"], result["peak"] = step_flops(config), peak_flops(DEVICE, precision)._asdict()
+    peak = peak_flops(DEVICE, resolved_precision(config.train))
+    result["step_flops"], result["peak"] = step_flops(config), peak._asdict()
     for seed in options.seeds:
         run = replace(config, name=f"seed-{seed}", seed=seed)
         timing = train(run, slot)

@@ -96,10 +96,8 @@ def peak_flops(device: torch.device, precision: str) -> Peak:
 
     Args:
         device: the device.
-        precision: ``bf16``, ``fp16``, ``fp32`` or ``no``, which is fp32; on a GPU that convolves float32 in TF32 the
-            peak is that of TF32.
+        precision: ``bf16``, ``fp16`` or ``fp32``; on a GPU that convolves float32 in TF32 the peak is that of TF32.
     """
-    precision = "fp32" if precision == "no" else precision
     if device.type != "cuda":
         return measured_peak(device, precision)
     if precision == "fp32" and torch.backends.cudnn.conv.fp32_precision == "tf32":  # type: ignore[attr-defined]

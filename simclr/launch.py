@@ -12,15 +12,16 @@ from simclr.data import ImageSet
 from simclr.flops import model_flops, peak_flops
 from simclr.profile import StepProfile
 
-__all__ = ["make_accelerator", "opening_line", "report_profile"]
+__all__ = ["make_accelerator", "opening_line", "report_profile", "resolved_precision"]
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """The process group, placement, precision and trackers of a run."""
     # accelerate keeps one state a process, which would refuse a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    precision = resolved_precision(config.train)
     accelerator = Accelerator(
-        mixed_precision=_precision(config.train),
+        mixed_precision="no" if precision == "fp32" else precision,
         log_with=list(config.train.trackers) or None,
         project_dir=config.run_dir,
         # While only the head learns, the backbone's weights get no gradient that processes could wait for.
@@ -38,16 +39,17 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _precision(loop: LoopConfig) -> str:
+def resolved_precision(loop: LoopConfig) -> str:
+    """The arithmetic of the encoder on this device: "fp32", "bf16" or "fp16", where ``auto`` is decided."""
     if loop.precision != "auto":
-        return {"fp32": "no"}.get(loop.precision, loop.precision)
+        return loop.precision
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # Private to torch, and not in every release: where one is missing the answer is fp32, which is always right.
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         native = any(getattr(torch.cpu, probe, bool)() for probe in probes)
-    return "bf16" if native else "no"
+    return "bf16" if native else "fp32"
 
 
 def opening_line(
@@ -63,7 +65,7 @@ def opening_line(
     return (
         f"{start}: {len(images)} images of {images.name} ({kept}), {config.encoder.name} with its head {size:.2f}M "
         f"parameters, {config.objective.name}, {total_steps} steps of {config.train.batch_size} images, {where}, "
-        f"{_precision(config.train).replace('no', 'fp32')}"
+        f"{resolved_precision(config.train)}"
     )
 
 
@@ -81,8 +83,8 @@ def report_profile(
     """
     if not accelerator.is_main_process:
         return
-    precision = _precision(config.train).replace("no", "fp32")
-    print(profile.report(model_flops(model, views), peak_flops(accelerator.device, precision)))
+    peak = peak_flops(accelerator.device, resolved_precision(config.train))
+    print(profile.report(model_flops(model, views), peak))
     trace = config.run_dir / "trace.json.gz"
     if profile.write_trace(trace):
         print(f"{trace}: for chrome://tracing or ui.perfetto.dev")

@@ -294,4 +294,4 @@ def test_an_unknown_device_is_measured_and_says_so(monkeypatch: pytest.MonkeyPat
     assert torch.backends.cuda.matmul.fp32_precision == before
     monkeypatch.undo()
     monkeypatch.setattr("simclr.flops.measured_peak", lambda device, precision: Peak(1.0, f"{device} {precision}"))
-    assert peak_flops(CPU, "no").source == "cpu fp32" and peak_flops(CPU, "bf16").source == "cpu bf16"
+    assert peak_flops(CPU, "fp32").source == "cpu fp32" and peak_flops(CPU, "bf16").source == "cpu bf16"
