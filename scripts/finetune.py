@@ -19,6 +19,8 @@ def main(arguments: list[str]) -> int:
     with_scratch = config.train.evaluate and config.train.scratch
     for one in [config, from_scratch(config)] if with_scratch else [config]:
         result = pretrain(one)
+        if one.profile:
+            return 0
         if not result.finished:
             print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
             return 130

@@ -324,3 +324,11 @@ def test_class_numbers_as_numbers(finetune: Any) -> None:
     assert code == 0, err
     assert result["kind"] == "regression"
     assert set(result["rows"]) == {"fine-tuned", "linear probe"}
+
+
+def test_a_profile_ends_well_and_scores_nothing(finetune: Any, tmp_path: Path) -> None:
+    long = ["--train.epochs", "6", "--train.batch-size", "16"]  # 36 steps, of which a profile takes 28
+    code, out, err, result = finetune(*QUICK, *long, "--profile", name="profiled")
+    assert code == 0, err
+    assert "profile: mean of 20 steps" in out and "stopped at" not in err
+    assert not result and not (tmp_path / "runs" / "profiled" / "encoder").exists()
