@@ -1,6 +1,7 @@
 """The list of objectives: views and labels -> loss and named statistics.
 
-A new loss is one file in ``simclr/losses/`` and one line in ``OBJECTIVES``; ``docs/add_an_objective.md`` shows it.
+A new loss on labels is one file in ``simclr/losses/`` and one line in ``OBJECTIVES``; ``docs/add_an_objective.md`` shows
+it. One on views also needs its branches in ``Objective.forward`` and ``build_objective``, and a place in the union.
 """
 
 from typing import TYPE_CHECKING, Annotated, Union

@@ -1,12 +1,17 @@
 """The documentation tells the truth: its example objective runs, its links and pictures exist, its commands parse."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from simclr.config_io import parse_command
+from simclr.runlog import read_metrics
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -29,6 +34,44 @@ def test_the_example_objective_runs() -> None:
     assert value.item() == pytest.approx(tight - 0.3 * apart, rel=1e-5)
     assert z.grad.isfinite().all()
     assert set(loss.statistics) == {"tight", "apart"}
+
+
+def test_the_steps_of_adding_an_objective_taken_literally_train_it(tmp_path: Path) -> None:
+    """On copies of the packages: the file as it stands on the page, both changes as they are shown, the page's command."""
+    page = (ROOT / "docs" / "add_an_objective.md").read_text()
+    for package in ("augment", "simclr", "linear_eval", "scripts"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    name, code = re.search(r"```python\n# (simclr/\S+\.py)\n(.*?)```", page, re.DOTALL).groups()
+    (tmp_path / name).write_text(code)
+    changed = tmp_path / re.search(r"In `(simclr/\S+\.py)`, the import", page)[1]
+    for change in re.findall(r"```diff\n(.*?)```", page, re.DOTALL):
+        lines = change.splitlines(keepends=True)
+        before = "".join(line[1:] for line in lines if line[0] == " ")
+        assert changed.read_text().count(before) == 1, f"{changed.name} has no such place, or several:\n{before}"
+        changed.write_text(changed.read_text().replace(before, "".join(line[1:] for line in lines)))
+    words = re.search(r"accelerate launch (scripts/pretrain\.py .*objective:spread.*)", page)[1].split()
+    short = ["--data.limit", "64", "--train.batch-size", "32", "--train.epochs", "1", "--schedule.warmup-epochs", "0"]
+    quiet = [
+        "--train.log-every",
+        "1",
+        "--train.knn-every",
+        "0",
+        "--train.no-evaluate",
+        "--encoder.channels",
+        "4",
+        "8",
+        "8",
+        "16",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, *words, *short, *quiet]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = read_metrics(tmp_path / "runs" / "spread" / "metrics.jsonl")
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert len(steps) == 2
+    for line in steps:  # the loss that was logged is the page's formula with the weight of the page's command
+        assert line["loss"] == pytest.approx(line["tight"] - 0.3 * line["apart"], rel=1e-5)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
