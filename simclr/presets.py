@@ -127,7 +127,7 @@ def cifar10_resnet50() -> TrainConfig:
         config,
         name="cifar10-resnet50",
         encoder=replace(config.encoder, name="resnet50"),
-        train=replace(config.train, epochs=1000, batch_size=1024, compile="default", checkpoint_every=480),
+        train=replace(config.train, batch_size=1024, compile="default", checkpoint_every=480),
     )
 
 
