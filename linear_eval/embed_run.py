@@ -224,12 +224,9 @@ def _features(
             out=folder,
             progress=progress,
         )
-    except BaseException as error:
+    except BaseException:
         if folder is not None:
             shutil.rmtree(FeatureWriter(folder, len(images)).partial, ignore_errors=True)
-        if isinstance(error, DataError):
-            # One that a worker process raised carries its traceback; the last line is the error itself.
-            raise DataError(str(error).splitlines()[-1].removeprefix("simclr.errors.DataError: ")) from error
         raise
 
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from simclr.data.workers import read_by_workers
 from simclr.errors import DataError
 
 __all__ = ["SizedImages", "all_labels", "image_batches"]
@@ -41,19 +41,14 @@ def _image_and_label(dataset: SizedImages, index: int) -> tuple[Tensor, int]:
     return image, -1 if label is None else int(label)
 
 
-class _Chosen(Dataset[tuple[Tensor, int, int]]):
-    """The chosen images in order, for a DataLoader's workers."""
+class _Chosen:
+    """What a worker does: image numbers (B,) -> images (B, C, H, W) and labels (B,)."""
 
-    def __init__(self, dataset: SizedImages, indices: Tensor) -> None:
+    def __init__(self, dataset: SizedImages) -> None:
         self.dataset = dataset
-        self.indices = indices
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
-        index = int(self.indices[position])
-        return *_image_and_label(self.dataset, index), index
+    def __call__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return _stack([(*_image_and_label(self.dataset, index), index) for index in indices.tolist()])
 
 
 def _stack(items: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor]:
@@ -73,6 +68,9 @@ def image_batches(
     """Images (B, C, H, W) on the device and labels (B,) int64 on the CPU, in the order of ``indices`` (M,).
 
     Every index is read exactly once; the last batch holds what is left.
+
+    Raises:
+        DataError: an image that cannot be read, whichever process reads it, or a worker that died.
     """
     pixels = getattr(dataset, "pixels", None)
     if isinstance(pixels, Tensor):
@@ -81,16 +79,15 @@ def image_batches(
         for part in indices.split(batch_size):
             yield pixels[part.to(pixels.device)].to(device), labels[part]
         return
-    loader = DataLoader(
-        _Chosen(dataset, indices),
-        batch_size=batch_size,
-        collate_fn=_stack,
-        num_workers=workers,
+    batches = read_by_workers(
+        _Chosen(dataset),
+        [part for part in indices.split(batch_size) if len(part)],
+        workers=workers,
         # A fork of a process that has started threads can hang, and Python warns of it.
-        multiprocessing_context="forkserver" if workers else None,
+        context="forkserver",
         pin_memory=device.type == "cuda",
     )
-    for images, labels in loader:
+    for images, labels in batches:
         yield images.to(device, non_blocking=True), labels
 
 

@@ -45,7 +45,8 @@ class DataConfig:
     """Train on this many images only, drawn with `split_seed`; None takes all."""
 
     broken: Literal["refuse", "skip"] = "refuse"
-    """Files that do not decode: `refuse` to start and name them, or `skip` them and say how many."""
+    """Files that do not decode. `refuse`: they are named; a resident set does not start, another ends at the step that meets
+    one, with a checkpoint. `skip`: all files are tried first, and those left out are named; one that breaks later is replaced."""
 
     device_resident: Literal["auto", "yes", "no"] = "auto"
     """Keep the whole set as one uint8 tensor on the device. `auto`: when it takes under a quarter of the free memory."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 
-__all__ = ["use_cores"]
+__all__ = ["share_of_cores", "use_cores"]
 
 
 def use_cores() -> None:
@@ -16,7 +16,12 @@ def use_cores() -> None:
     """
     launched = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"))
     if launched and os.environ.get("OMP_NUM_THREADS") == "1" and not _asked_for(Path(f"/proc/{os.getppid()}")):
-        torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(share_of_cores())
+
+
+def share_of_cores() -> int:
+    """Cores for this process: those that a scheduler grants, divided among the processes launched on this machine."""
+    return max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _asked_for(launcher: Path) -> bool:

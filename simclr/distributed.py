@@ -1,12 +1,25 @@
 """What several processes need to behave as one: rows gathered with their gradient, agreement, and seeds."""
 
 import hashlib
+from functools import lru_cache
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["any_rank", "derive_seed", "from_all_ranks", "gather_rows", "rank", "sum_over_ranks", "world_size"]
+__all__ = [
+    "any_rank",
+    "derive_seed",
+    "from_all_ranks",
+    "gather_rare",
+    "gather_rows",
+    "rank",
+    "sum_over_ranks",
+    "world_size",
+]
+
+Item = TypeVar("Item")
 
 
 def rank() -> int:
@@ -76,3 +89,31 @@ def from_all_ranks(x: Tensor) -> Tensor:
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of every rank's ``x``, on every rank, without gradient. A collective: all ranks must call it."""
     return from_all_ranks(x).sum(0)
+
+
+def gather_rare(item: Item | None) -> list[Item]:
+    """The items of those ranks that have one, in rank order; every rank gets the same list. A collective: all must call it.
+
+    It is for what hardly ever happens, looked for at every step: the CPUs exchange a number, and no device is waited for.
+    """
+    if world_size() == 1:
+        return [] if item is None else [item]
+    group = dist.group.WORLD
+    assert group is not None
+    if dist.get_backend(group) != "gloo":
+        group = _cpu_group(group)
+    votes = torch.tensor([int(item is not None)])
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=group)
+    if not votes.item():
+        return []
+    found: list[Item | None] = [None] * world_size()
+    dist.all_gather_object(found, item, group=group)
+    return [one for one in found if one is not None]
+
+
+@lru_cache(maxsize=1)
+def _cpu_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The processes of ``world``, but speaking from CPU to CPU."""
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    return group

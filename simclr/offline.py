@@ -7,6 +7,7 @@ from torch import distributed as dist
 
 from simclr.config import TrainConfig
 from simclr.data import ImageSet
+from simclr.data.left_out import LeftOut
 from simclr.data.mined_sampler import MinedSampler, random_triplets
 from simclr.distributed import derive_seed, world_size
 from simclr.embed import embed_images
@@ -30,8 +31,9 @@ class OfflineMiner:
         config: TrainConfig,
         device: torch.device,
         say: Callable[[str], None],
+        left_out: LeftOut | None = None,
     ) -> None:
-        self.sampler, self.images, self.model = sampler, images, model
+        self.sampler, self.images, self.model, self.left_out = sampler, images, model, left_out
         self.config, self.device, self.say = config, device, say
 
     @torch.no_grad()
@@ -44,8 +46,12 @@ class OfflineMiner:
         subset = order[: settings.mine_images].sort().values
         was_training = self.model.training
         self.model.eval()
-        z = embed_images(self.images.subset(subset), lambda x: self.model(x[None])[0], self.config.augment, self.device)
+        chosen = self.images.subset(subset)
+        z, rows = embed_images(
+            chosen, lambda x: self.model(x[None])[0], self.config.augment, self.device, self.left_out
+        )
         self.model.train(was_training)
+        subset = subset[rows]
         objective = self.config.objective
         found = offline_triplets(
             z,

@@ -4,8 +4,10 @@ import torch
 
 from simclr.config import TrainConfig
 from simclr.data import ImageSet, load_source, place
+from simclr.data.left_out import LeftOut
 from simclr.distributed import derive_seed
 from simclr.embed import embed_images
+from simclr.errors import DataError
 from simclr.model import ContrastiveModel
 from simclr.neighbours import nearest_neighbour_vote
 from simclr.objectives import Objective
@@ -20,11 +22,18 @@ class OnlineScore:
 
     With validation images (``data.validation``) and an objective that predicts: its accuracy on them, or its mean
     absolute error for numbers. Else the accuracy of kNN (k = 20, temperature 0.1) of the features, on the validation
-    images or on a fixed seeded part of the labelled training images.
+    images or on a fixed seeded part of the labelled training images. Files that break meanwhile are left out of it, with
+    ``data.broken="skip"``. Where there are several processes all of them must call it; they share the work.
     """
 
-    def __init__(self, images: ImageSet, config: TrainConfig, validation: ImageSet | None = None) -> None:
-        self.augment = config.augment
+    def __init__(
+        self,
+        images: ImageSet,
+        config: TrainConfig,
+        validation: ImageSet | None = None,
+        left_out: LeftOut | None = None,
+    ) -> None:
+        self.augment, self.left_out = config.augment, left_out
         generator = torch.Generator().manual_seed(derive_seed(config.data.split_seed, "online"))
         known = torch.ones(len(images), dtype=torch.bool) if images.labels is None else images.labels >= 0
         labelled = known.nonzero().flatten()
@@ -45,12 +54,12 @@ class OnlineScore:
                 if predicted is not None:
                     return predicted
             backbone = model.backbone
-            bank = embed_images(self.bank, backbone, self.augment, device)
-            queries = embed_images(self.queries, backbone, self.augment, device)
+            bank, known = embed_images(self.bank, backbone, self.augment, device, self.left_out)
+            queries, asked = embed_images(self.queries, backbone, self.augment, device, self.left_out)
             assert self.bank.labels is not None and self.queries.labels is not None
-            found = nearest_neighbour_vote(bank, self.bank.labels.to(device), queries)
+            found = nearest_neighbour_vote(bank, self.bank.labels[known].to(device), queries)
             name = "online_knn" if self.validation is None else "validation_knn"
-            return {name: (found.cpu() == self.queries.labels).float().mean().item()}
+            return {name: (found.cpu() == self.queries.labels[asked]).float().mean().item()}
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -59,22 +68,37 @@ class OnlineScore:
         self, model: ContrastiveModel, objective: Objective, device: torch.device
     ) -> dict[str, float] | None:
         assert self.validation is not None
-        z = embed_images(self.validation, lambda images: model(images[None])[0], self.augment, device)
+        z, rows = embed_images(
+            self.validation, lambda images: model(images[None])[0], self.augment, device, self.left_out
+        )
         numbers, scores = objective.numbers(z), objective.scores(z)
         if numbers is not None:
             target = self.validation.values if self.validation.labels is None else self.validation.labels
             assert target is not None
-            return {"validation_error": (numbers.cpu() - target).abs().mean().item()}
+            return {"validation_error": (numbers.cpu() - target[rows]).abs().mean().item()}
         if scores is None or self.validation.labels is None:
             return None
-        return {"validation_accuracy": (scores.argmax(1).cpu() == self.validation.labels).float().mean().item()}
+        right = scores.argmax(1).cpu() == self.validation.labels[rows]
+        return {"validation_accuracy": right.float().mean().item()}
 
 
-def make_online_score(images: ImageSet, config: TrainConfig, device: torch.device) -> OnlineScore | None:
-    """The score that ``config`` asks for, or None: no labels, or ``train.knn_every`` is 0."""
+def make_online_score(
+    images: ImageSet, config: TrainConfig, device: torch.device, left_out: LeftOut | None = None
+) -> OnlineScore | None:
+    """The score that ``config`` asks for, or None: no labels, or ``train.knn_every`` is 0.
+
+    Raises:
+        DataError: validation images that do not decode, or none of which has a label.
+    """
     if not config.train.knn_every or (images.labels is None and images.values is None):
         return None
     if config.data.validation:
-        validation = place(load_source(config.data, "validation"), device, config.data.device_resident)
-        return OnlineScore(images, config, validation.labelled())
-    return OnlineScore(images, config) if images.labels is not None else None
+        say = (left_out or LeftOut()).say
+        validation = place(load_source(config.data, "validation"), device, config.data.device_resident, say).labelled()
+        if not len(validation):
+            raise DataError(
+                f"none of the validation images of {images.name} has a label to compare with; label some, or set "
+                f"--data.validation 0"
+            )
+        return OnlineScore(images, config, validation, left_out)
+    return OnlineScore(images, config, left_out=left_out) if images.labels is not None else None

@@ -6,6 +6,8 @@ steps as an undisturbed one, and any number of processes sees the batch that one
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -17,10 +19,11 @@ from simclr.config import TrainConfig
 from simclr.config_io import to_dict
 from simclr.curves import draw_curves
 from simclr.data import Batches, MinedSampler, load_source, make_sampler, place, with_targets
+from simclr.data.left_out import LeftOut
 from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.encoder import feature_width
-from simclr.errors import ConfigError
+from simclr.errors import ConfigError, DataError
 from simclr.finite import FiniteGuard, refuse_weights
 from simclr.grad_cache import cached_step
 from simclr.launch import make_accelerator, opening_line, report_profile
@@ -57,7 +60,7 @@ def pretrain(config: TrainConfig) -> RunResult:
 
     Raises:
         ConfigError: settings that cannot work here, or another run in the folder.
-        DataError: images that are missing, unreadable or too few.
+        DataError: images that are missing, unreadable or too few; in the midst of training a checkpoint is written first.
         CheckpointError: damaged checkpoints, or a disk that refuses them.
         NotFiniteError: NaN or infinity in training; the message names the step and the images.
     """
@@ -70,6 +73,8 @@ def pretrain(config: TrainConfig) -> RunResult:
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     images = place(with_targets(images, config.objective), device, config.data.device_resident, notes.append)
     sampler = make_sampler(config, images)
+    left_out = LeftOut(notes.append)
+    online = make_online_score(images, config, device, left_out)
     if config.train.batch_size % (2 * world if config.mix.active else world):
         pairs = " in whole pairs of mixed images" if config.mix.active else ""
         raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes{pairs}")
@@ -117,17 +122,6 @@ def pretrain(config: TrainConfig) -> RunResult:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     runner, optimizer = accelerator.prepare(maybe_compiled(model, config.train.compile), optimizer)
     keys_of = momentum_keys(weights, config, accelerator)
-
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        claim(config)
-    start_trackers(accelerator, config.train.trackers, to_dict(config))
-    log = RunLog(config.run_dir, accelerator, total_steps=total_steps, start_step=done)
-    for note in notes:
-        log.say(note)
-    log.say(opening_line(config, images, model, accelerator, done, total_steps))
-    online = make_online_score(images, config, device)
-    guard = FiniteGuard(local, device)
     batches = Batches(
         images,
         sampler,
@@ -138,14 +132,28 @@ def pretrain(config: TrainConfig) -> RunResult:
         world=world,
         workers=config.data.workers,
         decode=config.data.decode,
+        left_out=left_out,
     )
+
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        claim(config)
+    start_trackers(accelerator, config.train.trackers, to_dict(config))
+    log = RunLog(config.run_dir, accelerator, total_steps=total_steps, start_step=done)
+    for note in notes:
+        log.say(note)
+    log.say(opening_line(config, images, model, accelerator, done, total_steps))
+    left_out.say = log.say
+    guard = FiniteGuard(local, device)
     if isinstance(sampler, MinedSampler):
-        batches.call_every(sampler.period, OfflineMiner(sampler, images, model, config, device, log.say))
+        batches.call_every(sampler.period, OfflineMiner(sampler, images, model, config, device, log.say, left_out))
     soft = config.mix.active or (images.values is not None and config.objective.soft_labels)
     profile = StepProfile(20 if config.profile else 0, device)
     loss_sum, counted = torch.zeros((), device=device), 0
     epoch_loss = torch.full((), checkpoint.progress["epoch_loss"] if checkpoint else 0.0, device=device)
     began, waited = time.perf_counter(), 0.0
+
+    saved = {done}
 
     def save(step: int) -> None:
         guard.refuse(images)
@@ -155,11 +163,22 @@ def pretrain(config: TrainConfig) -> RunResult:
             folder = config.run_dir / "checkpoints"
             progress = {"processes": world, "epoch_loss": epoch_loss.item()}
             save_checkpoint(folder, step, tensors, state, progress, keep=config.train.keep_checkpoints)
+        saved.add(step)
         accelerator.wait_for_everyone()
+
+    @contextmanager
+    def kept() -> Iterator[None]:
+        """What images do wrong ends the run between two steps, in all processes: nothing of the last one is lost."""
+        try:
+            yield
+        except DataError:
+            if step not in saved:
+                save(step)
+            raise
 
     model.train()
     step, stopped = done, False
-    with StopFlag() as stop, log:
+    with StopFlag() as stop, log, kept():
         for step, batch in enumerate(batches, start=done):
             profile.mark("other")
             # Randomness of the model itself (dropout, stochastic depth): a function of the step, like all the rest.
@@ -236,10 +255,12 @@ def pretrain(config: TrainConfig) -> RunResult:
                     warnings = warnings_in_words(diagnostics, mean_loss, rows, config.objective.name)
                     figures = {name: value.item() for name, value in objective.statistics.items()}
                     log.warn(epoch, warnings | objective.warning(mean_loss, figures))
-                if online and (epoch % config.train.knn_every == 0 or last):
-                    diagnostics |= online(*weights.final, device)
-                log.epoch(step, epoch, {"epoch_loss": mean_loss, **diagnostics})
                 epoch_loss = torch.zeros_like(epoch_loss)
+                try:
+                    if online and (epoch % config.train.knn_every == 0 or last):
+                        diagnostics |= online(*weights.final, device)
+                finally:  # a file may break that is scored: the epoch is done all the same
+                    log.epoch(step, epoch, {"epoch_loss": mean_loss, **diagnostics})
             # With one process the flag is free to read at every step; several must agree, which costs a wait.
             stopped = (
                 any_rank(stop.raised is not None, device) if world == 1 or step % config.train.log_every == 0 else False

@@ -1,6 +1,7 @@
 """Looking through a dirty folder: every broken file and every copy is found, and nothing else."""
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -78,3 +79,10 @@ def test_the_command(dirty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--data.path", str(dirty)]) == 0
     with pytest.raises(ConfigError, match="only folders"):
         command.main(["digits"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_a_pipe_among_the_files_is_one_that_does_not_decode(dirty: Path) -> None:
+    os.mkfifo(dirty / "train" / "cats" / "pipe.jpg")
+    broken = check_folder(DataConfig(source="folder", path=dirty)).broken
+    assert len(broken) == 4 and broken[dirty / "train" / "cats" / "pipe.jpg"].endswith("not a regular file")

@@ -3,11 +3,22 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from augment import AugmentConfig
+from simclr.config import DataConfig
 from simclr.cores import _cores
+from simclr.data import load_source
+from simclr.data.check import check_folder
+from simclr.data.decode import decode
+from simclr.embed import embed_images
+
+CPU = torch.device("cpu")
 
 SCRIPT = """
 import sys, torch
@@ -45,3 +56,33 @@ def test_what_the_user_asked_for_stays(way: str, tmp_path: Path) -> None:
 
 def test_without_a_launcher_nothing_is_changed(tmp_path: Path) -> None:
     assert threads(tmp_path, [], OMP_NUM_THREADS="1") == 1
+
+
+def test_a_folder_is_decoded_by_the_share_of_cores_of_this_process(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six cores for two processes: three threads meet, and there is no fourth."""
+    monkeypatch.setattr("simclr.cores._cores", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for module, call in (
+        ("simclr.data.image_set", lambda images: images.resident(torch.device("cpu"))),
+        ("simclr.data.check", lambda images: check_folder(DataConfig(source="folder", path=image_folder, size=16))),
+        ("simclr.data.image_set", lambda images: embed_images(images, means, AugmentConfig(size=16), CPU)),
+    ):
+        meeting, threads = threading.Barrier(3, timeout=20), set()
+
+        def decoded(path: Path, size: int, meeting: threading.Barrier = meeting, threads: set[int] = threads) -> Tensor:
+            threads.add(threading.get_ident())
+            meeting.wait()
+            return decode(path, size)
+
+        images = load_source(DataConfig(source="folder", path=image_folder, size=16, test_fraction=0.1), "train")
+        images = images.subset(torch.arange(21))
+        monkeypatch.setattr(f"{module}.decode", decoded)
+        call(images)
+        monkeypatch.setattr(f"{module}.decode", decode)
+        assert len(threads) == 3
+
+
+def means(x: Tensor) -> Tensor:
+    return x.mean((2, 3))

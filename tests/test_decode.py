@@ -1,15 +1,16 @@
 """Decoding: every mode and size ends as RGB uint8 of the stored size, and what is broken is named."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, features
 from torchvision.transforms import functional as tv
 
 from simclr.data.decode import decode
-from simclr.errors import DataError
+from simclr.errors import ConfigError, DataError
 
 
 def gradient(height: int, width: int) -> Image.Image:
@@ -69,3 +70,35 @@ def test_a_broken_file_is_named(damage: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"photo\.jpg") as error:
         decode(path, 32)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_named_though_its_decoder_raises_another_error(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    gradient(64, 64).save(path, format="avif")
+    whole = path.read_bytes()
+    raised = set()
+    for start in range(0, len(whole), 8):
+        path.write_bytes(whole[:start] + bytes(b ^ 255 for b in whole[start : start + 8]) + whole[start + 8 :])
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except Exception as error:
+            raised.add(type(error))
+            with pytest.raises(DataError, match=r"photo\.jpg"):
+                decode(path, 32)
+    assert RuntimeError in raised, "no damage shows what this test is about"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(DataError, match=r"x\.jpg: not a regular file"):
+        decode(tmp_path / "x.jpg", 32)
+
+
+def test_pillows_leave_to_take_cut_files_for_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient(64, 64).save(tmp_path / "photo.jpg")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES is set"):
+        decode(tmp_path / "photo.jpg", 32)

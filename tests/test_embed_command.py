@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
-from torch._utils import ExceptionWrapper
 
 import simclr
 from augment import AugmentConfig
@@ -24,7 +23,6 @@ from simclr.commands import run_command
 from simclr.config import EncoderConfig
 from simclr.data.decode import decode
 from simclr.encoder import build_backbone
-from simclr.errors import DataError
 from simclr.export import export_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,19 +195,13 @@ def test_broken_files_end_it_with_nothing_written_or_are_left_out(
             np.testing.assert_allclose(found["features"], list(wanted.values()), rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_worker_raises_is_one_line(
-    command: Command, encoder: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read_by_a_worker(*args: object, **options: object) -> None:
-        try:
-            decode(image_folder / "nothing.png", 24)
-        except DataError:
-            ExceptionWrapper(where="in DataLoader worker process 0").reraise()  # as a DataLoader hands it on
-
-    monkeypatch.setattr("linear_eval.embed_run.extract_features", read_by_a_worker)
-    code, said, err = command(encoder, *source(image_folder), "--out", encoder.parent / "folder")
+def test_a_file_that_a_worker_cannot_read_is_one_line(command: Command, encoder: Path, image_folder: Path) -> None:
+    (image_folder / "cats" / "broken.png").write_text("no image")
+    words = ["--data.device-resident", "no", "--data.workers", 2, "--batch-size", 5]
+    code, said, err = command(encoder, *source(image_folder), "--out", encoder.parent / "folder", *words)
     assert (code, said) == (2, "")
-    assert err.startswith(f"error: {image_folder}/nothing.png: ") and err.count("\n") == 1
+    assert err == f"error: {image_folder}/cats/broken.png: not an image that can be read\n"
+    assert not (encoder.parent / "folder").exists()
 
 
 def test_queries_print_their_nearest_images(command: Command, encoder: Path, image_folder: Path) -> None:

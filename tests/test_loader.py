@@ -8,7 +8,9 @@ import torch
 
 from simclr.config import DataConfig
 from simclr.data import Batches, EpochSampler, ImageSet, load_source, place
-from simclr.data.loader import Batch, fits_on
+from simclr.data.left_out import LeftOut
+from simclr.data.loader import Batch, Sampler, fits_on
+from simclr.data.mined_sampler import MinedSampler, random_triplets
 from simclr.errors import DataError
 
 CPU = torch.device("cpu")
@@ -103,3 +105,61 @@ def test_values_come_with_their_images(files: ImageSet, resident: str) -> None:
     sampler = EpochSampler(images=len(files), batch_size=8, seed=1)
     for batch in Batches(place(valued, CPU, resident), sampler, CPU, start=0, stop=2, workers=1):
         assert torch.equal(batch.values, batch.indices / 10)
+
+
+def broken_in_a_batch(files: ImageSet, sampler: Sampler, step: int, rows: list[int]) -> tuple[ImageSet, list[Batch]]:
+    """The set with ``broken=skip`` after the files at ``rows`` of the batch of ``step`` broke, and its batches 0 to 5."""
+    assert files.paths is not None
+    for index in sampler.indices(step)[rows].tolist():
+        files.paths[index].write_bytes(b"spoilt")
+    skipping = replace(files, broken="skip")
+    return skipping, list(Batches(skipping, sampler, CPU, start=0, stop=6, workers=0))
+
+
+def test_another_image_of_the_class_that_is_not_in_the_batch_takes_a_broken_ones_place(files: ImageSet) -> None:
+    sampler = EpochSampler(images=len(files), batch_size=8, seed=1)
+    wanted = [sampler.indices(step) for step in range(6)]
+    whole = list(Batches(place(files, CPU, "yes"), sampler, CPU, start=0, stop=6))
+    spoilt = wanted[2][[0, 3, 7]].tolist()
+    images, batches = broken_in_a_batch(files, sampler, 2, [0, 3, 7])
+    for step, (batch, before) in enumerate(zip(batches, whole, strict=True)):
+        gone = torch.isin(wanted[step], torch.tensor(spoilt))
+        assert torch.equal(batch.indices[~gone], wanted[step][~gone])
+        assert torch.equal(batch.images[~gone], before.images[~gone])
+        assert torch.equal(batch.labels, before.labels)  # as many of each class
+        assert len(batch.indices.unique()) == 8 and not torch.isin(batch.indices, torch.tensor(spoilt)).any()
+        for index, image, label in zip(batch.indices.tolist(), batch.images, batch.labels.tolist(), strict=True):
+            assert torch.equal(image, images[index][0]) and label == images.labels[index]
+    # A pure function of the step, however many processes take part in it and wherever they begin.
+    for world in (2, 4):
+        ways = [
+            list(Batches(images, sampler, CPU, start=2, stop=4, rank=rank, world=world, workers=1))
+            for rank in range(world)
+        ]
+        for step in (2, 3):
+            shares = [way[step - 2] for way in ways]
+            assert torch.equal(torch.cat([share.indices for share in shares]), batches[step].indices)
+            assert torch.equal(torch.cat([share.images for share in shares]), batches[step].images)
+
+
+def test_triplets_stay_triplets(files: ImageSet) -> None:
+    sampler = MinedSampler(images=len(files), batch_size=9, mine_every=3)
+    sampler.triplets = random_triplets(files.labels, 18, 0)
+    _, batches = broken_in_a_batch(files, sampler, 1, [0, 1, 2])
+    anchor, positive, negative = batches[1].labels.view(-1, 3).T
+    assert torch.equal(anchor, positive) and (anchor != negative).all()
+    assert (batches[1].indices.view(-1, 3)[:, 0] != batches[1].indices.view(-1, 3)[:, 1]).all()
+
+
+def test_each_broken_file_is_said_once_and_a_disk_that_is_gone_ends_it(files: ImageSet) -> None:
+    sampler = EpochSampler(images=len(files), batch_size=len(files), seed=0)
+    said: list[str] = []
+    images = replace(files, broken="skip")
+    images.paths[5].write_bytes(b"spoilt")
+    batches = list(Batches(images, sampler, CPU, start=0, stop=3, workers=1, left_out=LeftOut(said.append)))
+    assert said == [f"left out, since it broke after the start: {images.paths[5]}: not an image that can be read"]
+    assert all(len(batch.indices.unique()) == len(files) - 1 for batch in batches)  # none is free: one is there twice
+    for path in images.paths:
+        path.write_bytes(b"spoilt")
+    with pytest.raises(DataError, match="and so do the 16 files tried in its place"):
+        list(Batches(images, sampler, CPU, start=0, stop=1, workers=1))

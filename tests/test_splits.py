@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from simclr.config import DataConfig
-from simclr.data import load_source
+from simclr.data import ImageSet, load_source
+from simclr.data.splits import split_by_class
 from simclr.errors import ConfigError, DataError
 
 
@@ -94,3 +95,30 @@ def test_one_image_a_class_has_none_to_spare():
     for split in ("train", "validation"):
         with pytest.raises(DataError, match=r"one training image a class.*--data\.validation 0"):
             load_source(config, split)
+
+
+@pytest.mark.parametrize("odd", [(), (7,), (-1,), (7, 8, -1), (7, 8, 9, 10)], ids=str)
+def test_images_that_are_the_only_ones_of_their_class_leave_the_others_divided_by_class(odd):
+    """90, 40 and 10 images of three classes: a fifth of each, whatever else is there."""
+    labels = torch.cat(
+        [torch.tensor(odd, dtype=torch.int64), torch.arange(3).repeat_interleave(torch.tensor([90, 40, 10]))]
+    )
+    images = ImageSet.from_pixels(torch.zeros(len(labels), 3, 8, 8), labels=labels, classes=(), name="set")
+    sides = set()
+    for seed in range(12):
+        kept, out = split_by_class(images, 0.2, seed)
+        assert sorted([*kept.tolist(), *out.tolist()]) == list(range(len(labels)))
+        counts = Counter(labels[out].tolist())
+        assert counts[1] == 8 and counts[2] == 2
+        assert counts[0] + sum(counts[label] for label in odd) == len(out) - 10
+        sides |= {(label, counts[label]) for label in odd}
+    assert all((label, 0) in sides for label in odd)  # left to chance: not always on one side
+
+
+def test_a_division_by_class_is_the_one_of_scikit_learn():
+    from sklearn.model_selection import train_test_split
+
+    labels = torch.arange(5).repeat(20)
+    images = ImageSet.from_pixels(torch.zeros(100, 3, 8, 8), labels=labels, classes=(), name="set")
+    kept, out = train_test_split(range(100), test_size=20, random_state=3, stratify=labels.numpy())
+    assert [part.tolist() for part in split_by_class(images, 0.2, 3)] == [sorted(kept), sorted(out)]

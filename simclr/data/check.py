@@ -1,16 +1,17 @@
 """Looking through a folder of images before a night is spent on it: what does not decode, and what is there twice."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from simclr.config_data import DataConfig
+from simclr.cores import share_of_cores
 from simclr.data.decode import decode
 from simclr.data.image_set import ImageSet
 from simclr.data.sources import load_source
@@ -111,9 +112,8 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
     if config.source != "folder":
         raise ConfigError(f"data.source is {config.source}; only folders are looked through: --data.path DIR")
     whole = replace(config, held_out_classes=0.0, label_fraction=1.0, validation=0.0, limit=None)
-    parts: dict[str, ImageSet] = {}
-    for split in ("train", "test"):
-        parts[split] = load_source(whole, "train" if split == "train" else "test")
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    parts: dict[str, ImageSet] = {split: load_source(whole, split) for split in splits}
     where = {path: split for split, images in parts.items() for path in images.paths or ()}
     class_of: dict[Path, str] = {}
     for images in parts.values():
@@ -127,14 +127,14 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
 
     def visit(path: Path) -> tuple[Path, str, tuple[int, int] | None, str]:
         try:
+            decode(path, whole.size)  # first: it refuses what reading would wait for, a pipe say
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            decode(path, whole.size)
             with Image.open(path) as image:
                 return path, digest, image.size, f"{image.format} {image.mode}"
         except (DataError, OSError) as error:
             return path, "", None, str(error)
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(share_of_cores()) as pool:
         for done, (path, digest, size, said) in enumerate(pool.map(visit, sorted(where)), start=1):
             if size is None:
                 broken[path] = said

@@ -1,5 +1,6 @@
 """One image file -> RGB uint8 (3, size, size), whatever its size and mode."""
 
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,9 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from simclr.errors import DataError
+from simclr.errors import ConfigError, DataError
 
-__all__ = ["EXTENSIONS", "decode", "to_stored_size"]
+__all__ = ["EXTENSIONS", "decode", "refuse_irregular", "to_stored_size"]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 """File name endings, in lower case, that `folder` takes for images."""
@@ -22,19 +23,31 @@ def decode(path: Path, size: int) -> Tensor:
     animation the first frame counts. Shorter side to ``size`` (antialiased), then the centre square.
 
     Raises:
-        DataError: the file is missing, truncated, or no image; the message names it.
+        DataError: the file is missing, truncated, no regular file, or no image; the message names it.
+        ConfigError: Pillow was told to take truncated files for whole.
     """
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES  # someone who sets this would train on half-grey images unawares
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ConfigError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, which turns files that are cut off into half-grey images without "
+            "a word; set it to False, and --data.broken skip leaves such files out"
+        )
     try:
+        refuse_irregular(path)
         with Image.open(path) as image:
             # A JPEG is decoded at the smallest of its built-in scales that is still at least twice the size wanted.
             image.draft("RGB", (2 * size, 2 * size))
             return to_stored_size(ImageOps.exif_transpose(image), size)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, RuntimeError) as error:  # AVIF: the last
         reason = "not an image that can be read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: {reason.splitlines()[0] if reason else type(error).__name__}") from error
+
+
+def refuse_irregular(path: Path) -> None:
+    """Raise OSError for a pipe, a socket or a device, which reading would wait for, perhaps for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
 
 
 def to_stored_size(image: Image.Image, size: int) -> Tensor:

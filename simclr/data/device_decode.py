@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from simclr.data.decode import decode
+from simclr.data.decode import decode, refuse_irregular
 
 __all__ = ["decode_batch", "read_for_device"]
 
@@ -28,6 +28,7 @@ def read_for_device(path: Path, size: int) -> Tensor:
         DataError: the file is missing or no image; the message names it.
     """
     try:
+        refuse_irregular(path)
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION, 1) == 1

@@ -1,6 +1,5 @@
 """An ImageSet: images as one uint8 tensor or as files, with or without labels, indexable as a torch Dataset."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from simclr.cores import share_of_cores
 from simclr.data.decode import decode
 from simclr.errors import DataError
 
@@ -42,7 +42,7 @@ class ImageSet:
     """float32 (N,) on the CPU, or None: the quality of each label in [0, 1], or without ``labels`` a number to predict."""
 
     broken: Literal["refuse", "skip"] = "refuse"
-    """What ``resident`` does with files that do not decode."""
+    """What becomes of files that do not decode: in ``resident``, and where they are decoded batch by batch."""
 
     @classmethod
     def from_pixels(cls, pixels: Tensor, *, labels: Tensor | None, classes: tuple[str, ...], name: str) -> "ImageSet":
@@ -169,7 +169,7 @@ class ImageSet:
                 if into is not None:
                     into[index] = image
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
+        with ThreadPoolExecutor(share_of_cores()) as pool:  # Pillow decodes without the interpreter's lock
             for _ in pool.map(visit, range(len(self))):
                 pass
         failed.sort()

@@ -3,20 +3,24 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import default_collate
 
 from augment import soft_targets
 from simclr.config import TrainConfig
 from simclr.data.class_sampler import ClassSampler
 from simclr.data.device_decode import decode_batch, read_for_device
 from simclr.data.image_set import ImageSet
-from simclr.data.mined_sampler import MinedSampler
+from simclr.data.left_out import LeftOut, stand_ins
+from simclr.data.mined_sampler import MinedSampler, random_triplets
 from simclr.data.sampler import EpochSampler
-from simclr.errors import ConfigError, DataError
+from simclr.data.workers import read_by_workers
+from simclr.distributed import any_rank, gather_rare
+from simclr.errors import ConfigError, DataError, PipelineError
 
 __all__ = ["Batch", "Batches", "Sampler", "fits_on", "make_sampler", "place"]
 
@@ -91,6 +95,7 @@ def make_sampler(config: TrainConfig, images: ImageSet) -> Sampler:
     if images.labels is None:
         raise DataError(f"sampler.name={chosen.name} needs labels, and {images.name} has none")
     if chosen.name == "mined":
+        random_triplets(images.labels, 1, config.seed)  # it refuses labels that no triplet can be made of
         return MinedSampler(images=len(images), batch_size=batch, mine_every=chosen.mine_every)
     return ClassSampler(
         labels=images.labels, batch_size=batch, classes=chosen.classes, per_class=chosen.per_class, seed=config.seed
@@ -106,7 +111,12 @@ def _available_ram() -> int:
 
 
 class Batches:
-    """The batches of the steps ``start .. stop`` for one rank; ``waited`` counts the seconds spent waiting for them."""
+    """The batches of the steps ``start .. stop`` for one rank; ``waited`` counts the seconds spent waiting for them.
+
+    A file that breaks, and a worker that dies, end the iteration with `DataError`: in every process at the same step, with
+    the same words, whichever met it. With ``images.broken="skip"`` another image takes a broken file's place instead, see
+    ``stand_ins``, and ``left_out`` says so. Where there are several processes all of them must iterate.
+    """
 
     def __init__(
         self,
@@ -120,6 +130,7 @@ class Batches:
         world: int = 1,
         workers: int = 2,
         decode: Literal["cpu", "gpu"] = "cpu",
+        left_out: LeftOut | None = None,
     ) -> None:
         self.on_device = decode == "gpu"
         if self.on_device and images.pixels is None and device.type != "cuda":
@@ -130,9 +141,13 @@ class Batches:
         self.refresh_every = 0
         self.images, self.sampler, self.device = images, sampler, device
         self.start, self.stop, self.rank, self.world, self.workers = start, stop, rank, world, workers
+        self.left_out = LeftOut() if left_out is None else left_out
         self.waited = 0.0
+        self._broken: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Batch]:
+        # The memory that is free may differ among devices, and with it where the set lives.
+        from_files = any_rank(self.images.pixels is None, self.device)
         begin = self.start
         while begin < self.stop:
             end = self.stop
@@ -144,7 +159,7 @@ class Batches:
             source = self._resident(steps) if self.images.pixels is not None else self._decoded(steps)
             while True:
                 began = time.perf_counter()
-                batch = next(source, None)
+                batch = self._agreed(source) if from_files else next(source, None)
                 self.waited += time.perf_counter() - began
                 if batch is None:
                     break
@@ -160,6 +175,23 @@ class Batches:
         """The image indices of each step on this rank."""
         return (self.sampler.indices(step, self.rank, self.world) for step in steps)
 
+    def _agreed(self, source: Iterator[Batch]) -> Batch | None:
+        """The next batch; or, in all processes, what one of them met in its place."""
+        batch, fault = None, None
+        try:
+            batch = next(source, None)
+        except PipelineError as error:
+            fault = error
+        broken = self.left_out.new(self._broken)
+        self._broken = {}
+        met = gather_rare((fault, broken) if fault is not None or broken else None)
+        for _, files in met:
+            self.left_out(files)
+        for first, _ in met:
+            if first is not None:
+                raise first
+        return batch
+
     def _resident(self, steps: range) -> Iterator[Batch]:
         pixels = self.images.pixels
         assert pixels is not None
@@ -172,61 +204,102 @@ class Batches:
 
     def _decoded(self, steps: range) -> Iterator[Batch]:
         labels, values = self._labels(), self.images.values
-        on_device = self.on_device
-        loader: DataLoader[Any] = DataLoader(
-            _Read(self.images) if on_device else _Decoded(self.images),
-            collate_fn=_listed if on_device else None,
+        kind: type[_Decode] = _Read if self.on_device else _Decode
+        batches = read_by_workers(
+            kind(self.images, self.sampler),
             # One loader for all these steps: no pause between epochs while workers start again.
-            batch_sampler=_Lists(self, steps),
-            num_workers=self.workers,
+            _Keys(self, steps),
+            workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if self.workers else None,
+            prefetch=4,
         )
-        for images, indices in loader:
-            if on_device:
-                assert self.images.paths is not None
-                paths = [self.images.paths[i] for i in indices.tolist()]
-                pixels = decode_batch(images, paths, self.images.size, self.device)
-            else:
-                pixels = images.to(self.device, non_blocking=True)
+        for step, (images, indices, broken) in zip(steps, batches, strict=True):
+            if isinstance(images, list):
+                images, indices, broken = self._on_device(images, indices, step)
+            self._broken |= broken
             yield Batch(
-                pixels,
+                images.to(self.device, non_blocking=True),
                 labels[indices].to(self.device, non_blocking=True),
                 indices.to(self.device, non_blocking=True),
                 None if values is None else values[indices].to(self.device, non_blocking=True),
             )
+
+    def _on_device(self, read: list[Tensor], indices: Tensor, step: int) -> tuple[Tensor, Tensor, dict[str, str]]:
+        assert self.images.paths is not None
+        paths = [self.images.paths[i] for i in indices.tolist()]
+        try:
+            return decode_batch(read, paths, self.images.size, self.device), indices, {}
+        except DataError:
+            # Whole to the worker, which looked at its header only. What is done about it is known to the other way.
+            return _Decode(self.images, self.sampler)((step, indices.tolist()))
 
     def _labels(self) -> Tensor:
         labels = self.images.labels
         return torch.full((len(self.images),), -1) if labels is None else labels
 
 
-class _Decoded(Dataset[tuple[Tensor, int]]):
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index][0], index
+_TRIES = 16
+"""So many files in a row that do not decode are no broken files, but a disk that is gone."""
 
 
-class _Read(_Decoded):
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+class _Decode:
+    """What a worker does: (step, image indices) -> images uint8 (B, 3, size, size), indices (B,), broken files and why."""
+
+    def __init__(self, images: ImageSet, sampler: Sampler) -> None:
+        self.images, self.sampler = images, sampler
+
+    def __call__(self, key: tuple[int, list[int]]) -> tuple[Any, Tensor, dict[str, str]]:
+        items, indices, broken = self._read(key)
+        return default_collate(items), indices, broken
+
+    def _image(self, index: int) -> Tensor:
+        return self.images[index][0]
+
+    def _read(self, key: tuple[int, list[int]]) -> tuple[list[Tensor], Tensor, dict[str, str]]:
+        step, wanted = key
+        items, indices, broken = [], [], {}
+        for index in wanted:
+            try:
+                item = self._image(index)
+            except DataError as error:
+                if self.images.broken == "refuse":
+                    raise DataError(
+                        f"{error}. Put a whole file in its place and run the same command again, or leave such files out: "
+                        f"--data.broken skip, under another --name"
+                    ) from error
+                broken[self.images.describe(index)] = str(error)
+                index, item = self._stand_in(step, index, error)
+            items.append(item)
+            indices.append(index)
+        return items, torch.tensor(indices), broken
+
+    def _stand_in(self, step: int, index: int, error: DataError) -> tuple[int, Tensor]:
+        tried = 0
+        for other in islice(stand_ins(self.images, index, self.sampler.indices(step), step), _TRIES):
+            try:
+                return other, self._image(other)
+            except DataError:
+                tried += 1
+        raise DataError(f"{error}, and so do the {tried} files tried in its place; is the disk still there?")
+
+
+class _Read(_Decode):
+    """The same for a device that decodes: the bytes of each plain JPEG, uint8 (bytes,)."""
+
+    def __call__(self, key: tuple[int, list[int]]) -> tuple[Any, Tensor, dict[str, str]]:
+        return self._read(key)
+
+    def _image(self, index: int) -> Tensor:
         assert self.images.paths is not None
-        return read_for_device(self.images.paths[index], self.images.size), index
+        return read_for_device(self.images.paths[index], self.images.size)
 
 
-def _listed(items: list[tuple[Tensor, int]]) -> tuple[list[Tensor], Tensor]:
-    return [item for item, _ in items], torch.tensor([index for _, index in items])
-
-
-class _Lists:
-    """The index lists that DataLoader's ``batch_sampler`` wants."""
+class _Keys:
+    """What the workers are asked for: each step and the indices of its images."""
 
     def __init__(self, batches: Batches, steps: range) -> None:
         self.batches, self.steps = batches, steps
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (indices.tolist() for indices in self.batches.lists(self.steps))
-
-    def __len__(self) -> int:
-        return len(self.steps)
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        lists = self.batches.lists(self.steps)
+        return ((step, indices.tolist()) for step, indices in zip(self.steps, lists, strict=True))

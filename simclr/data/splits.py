@@ -3,11 +3,11 @@
 Every division is drawn with ``data.split_seed``, not with the run's seed, so that runs of several seeds agree on it.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -24,16 +24,27 @@ __all__ = ["divide_classes", "divide_training", "split_by_class"]
 def split_by_class(images: ImageSet, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rising indices, int64, of the images kept and of the ``share`` of every class held out (at least one image)."""
     labels = None if images.labels is None else images.labels.numpy()
-    # A class of one image cannot be in both parts; scikit-learn refuses it, so it is left to chance with the others.
-    counts = Counter([] if labels is None else labels.tolist())
+    groups = None if labels is None else _groups(labels)
     n_out = max(1, round(share * len(images)))
     if n_out >= len(images):
         raise DataError(f"a share of {share:g} of the {len(images)} images of {images.name} leaves none to train on")
-    by_class = bool(counts) and min(counts.values()) >= 2 and len(counts) <= min(n_out, len(images) - n_out)
+    by_class = groups is not None and len(np.unique(groups)) <= min(n_out, len(images) - n_out)
     kept, out = train_test_split(
-        np.arange(len(images)), test_size=n_out, random_state=seed, stratify=labels if by_class else None
+        np.arange(len(images)), test_size=n_out, random_state=seed, stratify=groups if by_class else None
     )
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(out))
+
+
+def _groups(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """``labels`` (N,) for a division group by group; None where there is no class of two images.
+
+    A class of one image cannot be in both parts, and scikit-learn refuses it. It goes with the largest class, and is left
+    to chance there; so does a single image without a label. The other classes are divided as if it were not there.
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    if not len(names) or counts.max() < 2:
+        return None
+    return np.where(np.isin(labels, names[counts == 1]), names[counts.argmax()], labels)
 
 
 def divide_classes(

@@ -1,0 +1,127 @@
+"""Batches that worker processes read, for training and for scoring; what goes wrong there is one line here.
+
+A DataLoader hands a worker's error over as a text with the worker's traceback in it, and raises a worker's death wherever
+the main thread happens to be, in the middle of an optimizer's step too. Here an error is a value until it is raised again,
+and a death is raised where the next batch is asked for.
+"""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any, Generic, TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+
+from simclr.errors import DataError, PipelineError
+
+__all__ = ["read_by_workers"]
+
+Key = TypeVar("Key")
+Read = TypeVar("Read")
+
+
+def read_by_workers(
+    read: Callable[[Key], Read],
+    keys: Iterable[Key],
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    context: str | None = None,
+    prefetch: int | None = None,
+) -> Iterator[Read]:
+    """``read(key)`` of every key, in order, called in ``workers`` processes, or in this one without any.
+
+    Args:
+        read: what a worker does; pickled where ``context`` starts workers afresh.
+        keys: one for each batch.
+        workers: processes.
+        pin_memory: put tensors where a GPU fetches them faster.
+        context: how workers are started; the platform's way by default.
+        prefetch: batches that each worker reads ahead; torch's default by default.
+
+    Raises:
+        PipelineError: what ``read`` raised, as it raised it.
+        DataError: a worker died.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Told(read),
+        batch_sampler=keys,  # type: ignore[arg-type]  # only iterated over
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        multiprocessing_context=context if workers else None,
+        pin_memory=pin_memory,
+        prefetch_factor=prefetch if workers else None,
+    )
+    source = iter(loader)
+    with _Deaths() as deaths:
+        while (item := deaths.next_of(source)) is not None:
+            if isinstance(item, PipelineError):
+                raise item
+            yield item
+
+
+class _Told(Dataset[Any], Generic[Key, Read]):
+    """``read`` as a DataLoader calls it; its error is the value, since one that is raised arrives as another."""
+
+    def __init__(self, read: Callable[[Key], Read]) -> None:
+        self.read = read
+
+    def __getitems__(self, key: Key) -> Read | PipelineError:
+        try:
+            return self.read(key)
+        except PipelineError as error:
+            return error
+
+
+def _as_it_is(item: Read) -> Read:
+    return item
+
+
+class _Deaths:
+    """While it is in force, torch's handler of SIGCHLD raises a worker's death in ``next_of`` alone."""
+
+    def __init__(self) -> None:
+        self._number: signal.Signals | None = getattr(signal, "SIGCHLD", None)
+        self._torchs: Any = None
+        self._asked = False
+
+    def __enter__(self) -> "_Deaths":
+        if self._number is not None and callable(torchs := signal.getsignal(self._number)):
+            try:
+                signal.signal(self._number, self._on)
+                self._torchs = torchs
+            except ValueError:  # not the main thread, to which no signal comes: torch looks every few seconds
+                pass
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._asked = False
+        if self._torchs is not None and self._number is not None:
+            with suppress(ValueError):  # a generator that another thread collects
+                signal.signal(self._number, self._torchs)
+
+    def next_of(self, source: Iterator[Any]) -> Any:
+        """The next item of a DataLoader, or None.
+
+        Raises:
+            DataError: a worker died.
+        """
+        self._asked = True
+        try:
+            if self._torchs is not None:
+                self._torchs(self._number, None)  # who died while nobody asked?
+            return next(source, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise DataError(
+                f"{str(error).splitlines()[0].rstrip('. ')}: a process that reads images is gone. Where memory ran out, fewer "
+                "of them need less: --data.workers, or --eval.workers when scoring; then run the same command again"
+            ) from None
+        finally:
+            self._asked = False
+
+    def _on(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            self._torchs(number, frame)

@@ -1,0 +1,217 @@
+"""Files that break and workers that die while a run goes on: one line, a checkpoint first, and the same bits afterwards."""
+
+import importlib.util
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from PIL import Image
+from safetensors.torch import load_file
+
+import simclr
+from simclr.commands import run_command
+from simclr.config import DataConfig
+from simclr.data import EpochSampler, ImageSet, load_source, place
+from simclr.runlog import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = 8
+FLAGS = [
+    "--data.source", "folder", "--data.path", "pictures", "--data.size", "16", "--data.device-resident", "no",
+    "--data.test-fraction", "0.2", "--augment.size", "16", "--train.batch-size", str(BATCH), "--train.epochs", "2",
+    "--train.checkpoint-every", "100", "--train.log-every", "2", "--train.precision", "fp32", "--train.no-evaluate",
+    "--encoder.channels", "4", "8", "8", "16", "--schedule.warmup-epochs", "0",
+]  # fmt: skip
+
+Pretrain = Callable[..., tuple[int, list[str]]]
+
+
+def pretrain_command(*words: str) -> int:
+    spec = importlib.util.spec_from_file_location("script_pretrain", ROOT / "scripts" / "pretrain.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    sys.argv = ["pretrain.py", *FLAGS, *words]
+    return run_command(script.main, keep_memory=False)
+
+
+@pytest.fixture
+def pretrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pretrain:
+    """``pretrain(*words)`` runs scripts/pretrain.py on 60 files of two classes; gives its exit code and its lines."""
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        folder = tmp_path / "pictures" / ("cats" if number % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number:02d}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+
+    def call(*words: str) -> tuple[int, list[str]]:
+        capsys.readouterr()
+        code = pretrain_command(*words)
+        return code, capsys.readouterr().err.splitlines()
+
+    return call
+
+
+def first_seen_at(step: int, row: int = 0) -> Path:
+    """A file that no step before ``step`` reads."""
+    images = load_source(DataConfig(source="folder", path=Path("pictures"), size=16, test_fraction=0.2), "train")
+    assert images.paths is not None and len(images) == 48
+    return images.paths[EpochSampler(images=48, batch_size=BATCH, seed=0).indices(step)[row]]
+
+
+def same_weights(one: str, other: str) -> bool:
+    a, b = (load_file(Path("runs") / name / "encoder" / "encoder.safetensors") for name in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def checkpoints(name: str) -> list[str]:
+    return sorted(path.name for path in (Path("runs") / name / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_broken_file_ends_the_run_with_a_checkpoint_and_one_line(pretrain: Pretrain, workers: str) -> None:
+    quick = ["--train.knn-every", "0", "--data.workers", workers]
+    assert pretrain("--name", "whole", *quick)[0] == 0
+    file = first_seen_at(3)
+    content = file.read_bytes()
+    file.write_bytes(content[:60])
+    code, lines = pretrain("--name", "hit", *quick)
+    assert code == 2
+    errors = [line for line in lines if not line.startswith(("starting", "step"))]
+    assert len(errors) == 1 and errors[0].startswith(f"error: {file}: ") and "Traceback" not in "".join(lines)
+    assert checkpoints("hit") == ["step-00000003"]
+    file.write_bytes(content)
+    code, lines = pretrain("--name", "hit", *quick)
+    assert code == 0 and "continuing runs/hit at step 3" in lines[0]
+    assert same_weights("whole", "hit")
+
+
+def test_a_file_that_breaks_in_an_epochs_score_ends_it_behind_that_epoch(
+    pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation images are read by the score alone."""
+    words = ["--data.validation", "0.1", "--train.knn-every", "1", "--data.workers", "0", "--name", "scored"]
+    config = DataConfig(source="folder", path=Path("pictures"), size=16, test_fraction=0.2, validation=0.1)
+    images = load_source(config, "validation")
+    assert images.paths is not None
+    content = images.paths[1].read_bytes()
+    images.paths[1].write_bytes(b"")
+    code, lines = pretrain(*words)
+    assert code == 2 and lines[-1].startswith(f"error: {images.paths[1]}: ")
+    logged = read_metrics(Path("runs/scored/metrics.jsonl"))
+    assert [line["step"] for line in logged if line["kind"] == "epoch"] == [5]
+    assert checkpoints("scored") == ["step-00000005"]
+    images.paths[1].write_bytes(content)
+    assert pretrain(*words)[0] == 0
+    epochs = [line for line in read_metrics(Path("runs/scored/metrics.jsonl")) if line["kind"] == "epoch"]
+    assert [line["step"] for line in epochs] == [5, 10] and "validation_knn" in epochs[1]
+    steps = [line["loss"] for line in logged + read_metrics(Path("runs/scored/metrics.jsonl")) if "loss" in line]
+    assert epochs[1]["epoch_loss"] < 2 * max(steps)  # of one epoch, not of both
+
+
+def test_with_skip_a_file_that_breaks_after_the_start_is_said_once_and_replaced(
+    pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [first_seen_at(3), first_seen_at(3, 5)]
+    content = {file: file.read_bytes() for file in files}
+
+    def placed_and_spoilt(images: ImageSet, *rest: object) -> ImageSet:
+        found = place(images, *rest)  # type: ignore[arg-type]
+        for file in files:
+            file.write_bytes(b"spoilt")
+        return found
+
+    for workers in ("0", "2"):
+        for file in files:
+            file.write_bytes(content[file])
+        with monkeypatch.context() as patch:
+            patch.setattr("simclr.train.place", placed_and_spoilt)
+            words = ["--data.broken", "skip", "--data.workers", workers, "--name", workers]
+            code, lines = pretrain(*words)
+        assert code == 0, lines
+        for file in files:
+            assert sum(str(file) in line for line in lines) == 1
+        assert sum("left out, since it broke after the start" in line for line in lines) == 2
+    assert same_weights("0", "2")  # what takes their place does not depend on who reads
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+def test_a_killed_worker_ends_the_run_behind_the_step_it_fell_in(
+    pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = ["--train.knn-every", "0", "--train.epochs", "12", "--data.workers", "1"]
+    assert pretrain("--name", "whole", *quick)[0] == 0
+    calls = []
+    step = simclr.train.cached_step
+
+    def killing(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            (worker,) = multiprocessing.active_children()
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join(20)  # and the rest of this step is done
+        return step(*arguments, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("simclr.train.cached_step", killing)
+        code, lines = pretrain("--name", "killed", *quick)
+    assert code == 2 and "error: DataLoader worker" in lines[-1] and "Traceback" not in "".join(lines)
+    assert checkpoints("killed") == ["step-00000004"]
+    code, lines = pretrain("--name", "killed", *quick)
+    assert code == 0 and "continuing runs/killed at step 4" in lines[0]
+    assert same_weights("whole", "killed")
+
+
+def on_a_rank(rank: int, port: int, folder: str, *words: str) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    for name in ("refuse", "skip"):
+        with open(f"{rank}-{name}.txt", "w") as file:  # noqa: PTH123
+            sys.stderr = file
+            if name == "skip":  # the file is whole while the set is looked through, and broken afterwards
+                simclr.train.place = spoilt_on_both  # type: ignore[attr-defined]
+            code = pretrain_command("--name", name, "--data.broken", name, "--train.knn-every", "1", *words)
+            print("exit", code, file=file)
+
+
+def spoilt_on_both(images: ImageSet, *rest: object) -> ImageSet:
+    file = first_seen_at(3, BATCH - 1)
+    file.write_bytes(Path("whole.png").read_bytes())
+    torch.distributed.barrier()
+    found = place(images, *rest)  # type: ignore[arg-type]
+    torch.distributed.barrier()
+    file.write_bytes(b"spoilt")
+    return found
+
+
+def test_of_two_processes_the_second_meets_it_and_the_first_names_it(pretrain: Pretrain, tmp_path: Path) -> None:
+    file = first_seen_at(3, BATCH - 1)  # in the second half of its batch
+    Path("whole.png").write_bytes(file.read_bytes())
+    file.write_bytes(b"spoilt")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(on_a_rank, (port, str(tmp_path), "--data.workers", "1"), nprocs=2)
+    said = {name: [Path(f"{rank}-{name}.txt").read_text() for rank in (0, 1)] for name in ("refuse", "skip")}
+    lines = said["refuse"][0].splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == [line for line in lines if str(file) in line] != []
+    assert said["refuse"][1] == "exit 2\n" and lines[-1] == "exit 2" and "Traceback" not in said["refuse"][0]
+    assert checkpoints("refuse") == ["step-00000003"]
+    assert said["skip"][0].count(str(file)) == 1 and said["skip"][0].endswith("exit 0\n")
+    assert "left out, since it broke after the start" in said["skip"][0]
+    assert said["skip"][1] == "exit 0\n"
