@@ -78,7 +78,11 @@ def write_contact_sheet(
     width, height = groups * group_width + _GAP, _HEAD + sum(heights)
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.text(_GAP / width, 1 - 0.2 / height, title, fontsize=11, weight="bold", color=_INK, va="center")
+    heading = title.encode(
+        errors="backslashreplace"
+    ).decode()  # a name from a file system may not be UTF-8, or hold "$"
+    place = (_GAP / width, 1 - 0.2 / height)
+    figure.text(*place, heading, fontsize=11, weight="bold", color=_INK, va="center", parse_math=False)
 
     for image in range(shown):
         group, row = divmod(image, rows)

@@ -16,7 +16,7 @@ from linear_eval.calibration import (
     save_verification,
 )
 from linear_eval.config import EvalConfig
-from linear_eval.embedding_report import plot_map, plot_pairs, plot_roc, write_embedding_report
+from linear_eval.embedding_report import plot_map, plot_pairs, plot_roc
 from linear_eval.evaluate import evaluate_run
 from linear_eval.features import Features, encoder_digest, extract_features, pixel_features
 from linear_eval.few_labels import few_labels
@@ -80,7 +80,6 @@ __all__ = [
     "save_verification",
     "sgd_probe",
     "verification",
-    "write_embedding_report",
     "write_projector",
     "write_report",
     "write_result",

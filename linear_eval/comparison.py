@@ -69,7 +69,7 @@ def compare_runs(folders: Sequence[Path], options: ReportOptions) -> str:
                 for file, picture in zip(files, pictures, strict=True):
                     _write(file, picture.png)
                 page = as_markdown(_title(runs), sections, [(p.caption, f.name) for p, f in zip(pictures, files)])
-            _write(options.out, page.encode())
+            _write(options.out, page.encode(errors="backslashreplace"))  # a folder's name may not be UTF-8
         except OSError as error:
             raise CheckpointError(
                 f"{options.out} cannot be written ({error.strerror or error}); choose another --out"

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from linear_eval.comparison_runs import RunRecord, SeedGroup
 from linear_eval.comparison_scores import ScoredSet
-from linear_eval.report import COLOURS, INK
+from linear_eval.report import COLOURS, INK, drawn
 
 __all__ = ["draw_runs", "draw_scores"]
 
@@ -77,16 +77,16 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
             markersize=6 if place == 0 else 4.5,
             color=COLOURS.get(row, colours[place % len(colours)]),
             capsize=2.5,
-            label=row,
+            label=drawn(row),
         )
-    axes.set_yticks(range(len(scored)), [run.name for run, _ in scored], fontsize=9)
+    axes.set_yticks(range(len(scored)), [drawn(run.name) for run, _ in scored], fontsize=9)
     axes.set_ylim(len(scored) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     sure = any(row[measure].interval for _, one in scored for row in one.rows.values() if measure in row)
-    axes.set_xlabel(f"{measure}, with 95 % interval" if sure else measure, fontsize=9, color=INK)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    axes.set_xlabel(drawn(f"{measure}, with 95 % interval" if sure else measure), fontsize=9, color=INK)
+    figure.suptitle(drawn(title), x=0.01, ha="left", fontsize=10)
     figure.legend(loc="outside lower left", ncols=len(named), frameon=False, fontsize=9)
     return _png(figure)
 
@@ -103,7 +103,7 @@ def _curve(run: RunRecord, key: str, kind: str) -> list[tuple[float, float]]:
 
 
 def _label(group: SeedGroup) -> str:
-    return group.name if len(group.runs) == 1 else f"{group.name} ({len(group.runs)} seeds)"
+    return drawn(group.name if len(group.runs) == 1 else f"{group.name} ({len(group.runs)} seeds)")
 
 
 def _png(figure: Any) -> bytes:

@@ -1,6 +1,7 @@
 """What runs left in their folders, read for a comparison: config, log and scores. Nothing is written there."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from simclr.config import RUNTIME_FIELDS
-from simclr.config_io import load_config, to_dict
+from simclr.config_io import flat_fields, load_config, to_dict
 from simclr.errors import CheckpointError, ConfigError
 from simclr.runlog import read_metrics
 
@@ -65,7 +66,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
         CheckpointError: a folder that holds no run, or a damaged file in it.
     """
     folders = list(dict.fromkeys(folders))
-    names = [folder.resolve().name for folder in folders]
+    names = [Path(os.path.realpath(folder)).name for folder in folders]
     return [
         _read(folder, name if names.count(name) == 1 else str(folder))
         for folder, name in zip(folders, names, strict=True)
@@ -112,21 +113,14 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return _flat(to_dict(load_config(path)))  # with the defaults of fields that are newer than the run
+        return flat_fields(to_dict(load_config(path)))  # with the defaults of fields that are newer than the run
     except ConfigError:
         # Written by another version of this project: what it says is shown as it stands.
         try:
             content = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError) as error:
             raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-        return _flat(content) if isinstance(content, dict) else {}
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        return flat_fields(content) if isinstance(content, dict) else {}
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[str]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from linear_eval.config import AUTOCAST
 from linear_eval.embedding_files import check_embedding_path, write_embeddings, write_names
+from linear_eval.environment import default_device
 from linear_eval.evaluate import all_of_training, data_of_run
 from linear_eval.feature_files import FeatureWriter
 from linear_eval.features import Features, extract_features
@@ -211,7 +212,7 @@ def _features(
     options: EmbedOptions,
     progress: Callable[[int, int], None] | None,
 ) -> Features:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     try:
         return extract_features(
             module,

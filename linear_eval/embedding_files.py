@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,14 +52,14 @@ def write_embeddings(path: Path, features: Features, names: Sequence[str], class
     """
     try:
         if path.suffix == ".npz":
-            arrays = {
+            arrays: dict[str, Any] = {
                 "features": features.x.numpy(),
                 "index": features.index.numpy(),
                 "labels": features.y.numpy(),
                 "classes": np.array(classes, dtype=np.str_),
                 "paths": np.array(names, dtype=np.str_),
             }
-            atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+            atomically(path, lambda file: np.savez(file, **arrays))  # none is of objects: no pickle
         else:
             atomically(path, lambda file: pq.write_table(_table(features, names, classes), file))
     except OSError as error:

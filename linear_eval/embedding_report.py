@@ -19,12 +19,11 @@ from torch import Tensor
 
 from linear_eval.atomic import atomically
 from linear_eval.features import Features
-from linear_eval.report import COLOURS
+from linear_eval.report import COLOURS, drawn
 from linear_eval.similarity import prepare
-from linear_eval.verification import verification
 from simclr.errors import ConfigError, DataError
 
-__all__ = ["pca_map", "plot_map", "plot_pairs", "plot_roc", "tsne_map", "write_embedding_report"]
+__all__ = ["pca_map", "plot_map", "plot_pairs", "plot_roc", "tsne_map"]
 
 GENUINE, IMPOSTOR, INK = "#1f6f8b", "#d1603d", "#333333"
 LINES = ("#1f6f8b", "#d1603d", "#6a994e", "#7b5ea7", "#c9a227", "#555555", "#b5598a", "#3d5a80")
@@ -54,7 +53,7 @@ def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[s
             drawstyle="steps-post",
             color=color,
             linewidth=1.8,
-            label=f"{name}   AUC {result['auc']:.3f}, EER {100 * result['eer']:.1f} %",
+            label=f"{drawn(name)}   AUC {result['auc']:.3f}, EER {100 * result['eer']:.1f} %",
         )
         for point in result["operating_points"]:
             if point["interval"] is not None:
@@ -95,7 +94,7 @@ def plot_pairs(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike
         axes.axvline(
             result["threshold"], color=INK, linestyle="--", linewidth=1.2, label=f"{fitted} {result['threshold']:.3f}"
         )
-        axes.set_title(name)
+        axes.set_title(drawn(name))
         axes.set_ylabel("density")
         axes.set_xlabel("cosine similarity" if result["distance"] == "cosine" else "euclidean distance")
         axes.legend(frameon=False)
@@ -155,7 +154,7 @@ def plot_map(
     if few:
         for place, label in enumerate(classes.tolist()):
             name = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
-            axes.scatter([], [], color=CLASSES[place], s=30, label=name)
+            axes.scatter([], [], color=CLASSES[place], s=30, label=drawn(name))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="class")
     return _write(figure, path)
 
@@ -196,29 +195,6 @@ def tsne_map(x: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarra
     start = pca_map(x)[0]
     start = (start / max(float(start.std(axis=0)[0]), 1e-12) * 1e-4).astype(np.float32)
     return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(rows.numpy())
-
-
-def write_embedding_report(
-    folder: str | os.PathLike[str],
-    features: Features,
-    results: Mapping[str, Mapping[str, Any]] | None = None,
-    *,
-    class_names: Sequence[str] | None = None,
-    seed: int = 0,
-) -> list[Path]:
-    """Write ``roc.png``, ``pairs.png``, ``pca.png`` and ``tsne.png`` into ``folder``, which is made; returns the paths.
-
-    ``results`` are named verifications as dictionaries; without them ``features`` are verified here. t-SNE is left out
-    below 5 images.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if results is None:
-        results = {"encoder": verification(features.x, features.y).as_dict()}
-    paths = [plot_roc(results, folder / "roc.png"), plot_pairs(results, folder / "pairs.png")]
-    for method in ("pca", "tsne") if len(features.y) >= 5 else ("pca",):
-        paths.append(plot_map(features, folder / f"{method}.png", method, class_names=class_names, seed=seed))
-    return paths
 
 
 def _need_results(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Where a result was taken: versions and hardware, so that a reader can judge a difference."""
+"""Where a result is taken: the device unless one is named; versions and hardware, to judge a difference by."""
 
 import platform
 from typing import Any
@@ -7,7 +7,14 @@ import numpy as np
 import sklearn
 import torch
 
-__all__ = ["environment"]
+__all__ = ["default_device", "environment"]
+
+
+def default_device(device: torch.device | str | None = None) -> torch.device:
+    """``device``, or where it is None CUDA where there is one, and else the CPU."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
 
 
 def environment(device: torch.device) -> dict[str, dict[str, Any]]:

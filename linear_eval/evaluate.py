@@ -1,6 +1,8 @@
 """Score a run or an encoder file: the table on the screen, ``result.json`` and two pictures beside the encoder."""
 
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +10,7 @@ import torch
 from rich.console import Console
 
 from linear_eval.config import EvalConfig
-from linear_eval.progress import told
+from linear_eval.progress import name_files, print_line, told
 from linear_eval.projector import check_tensorboard
 from linear_eval.protocol import evaluate
 from linear_eval.report import print_report, write_report
@@ -31,6 +33,7 @@ __all__ = [
     "images_to_score",
     "report_folder",
     "same_images",
+    "same_labels",
 ]
 
 
@@ -72,8 +75,7 @@ def evaluate_run(
     if tensorboard:
         with told(console) as say:
             files.append(write_run_projector(folder, test.labelled(), report_folder(folder, data), config, say))
-    for file in files:
-        console.print(str(file), highlight=False, soft_wrap=True)
+    name_files(console, files)
     return result
 
 
@@ -105,25 +107,36 @@ def all_of_training(data: DataConfig) -> DataConfig:
 
 
 def same_images(a: DataConfig, b: DataConfig) -> bool:
-    """Whether both name the same set, of whatever stored size."""
-    paths = [None if data.path is None else data.path.resolve() for data in (a, b)]
-    return a.source == b.source and (a.source != "folder" or paths[0] == paths[1])
+    """Whether both name the same set, of whatever stored size: a folder by whatever path, a named set wherever it lies."""
+    return a.source == b.source and (a.source != "folder" or _place(a.path) == _place(b.path))
+
+
+def same_labels(a: DataConfig, b: DataConfig) -> bool:
+    """Whether both take their labels from the same place: folders, nowhere, or one file by whatever path."""
+    places = [_place(data.labels) if isinstance(data.labels, Path) else data.labels for data in (a, b)]
+    return places[0] == places[1]
+
+
+def _place(path: Path | None) -> str | None:
+    """What is the same for every path that leads there, relative or through links; a loop of links leads nowhere."""
+    return None if path is None else os.path.realpath(path)
 
 
 def report_folder(encoder_folder: Path, data: DataConfig) -> Path:
-    """Where the report goes: the run directory, and for other images or labels than the run's a folder of its own in it."""
+    """Where the report goes: the run directory, and for other images or labels than the run's, or its images in another
+    size, a folder of its own in it.
+    """
     own = data_of_run(encoder_folder)
     if own is None:
         return encoder_folder
     # Labels from a file divide the images in another way; those of sub-folders are there whether a run read them or not.
     files = [labels if isinstance(labels, Path) else None for labels in (own.labels, data.labels)]
-    same = (own.source, own.path, own.size) == (data.source, data.path, data.size) and files[0] == files[1]
-    if same:
+    if same_images(own, data) and own.size == data.size and _place(files[0]) == _place(files[1]):
         return encoder_folder.parent
     read = [path for path in (data.path, files[1]) if path is not None]
     name = "-".join([data.source, *(path.stem for path in read)])
     if read:  # other folders may have the same name
-        name += f"-{derive_seed(*(str(path.resolve()) for path in read)) % 16**4:04x}"
+        name += f"-{derive_seed(*map(os.path.realpath, read)) % 16**4:04x}"
     return encoder_folder.parent / f"on-{name}"
 
 
@@ -140,4 +153,5 @@ def _labelled(data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "
             "images of each class into a folder of its own, or evaluate on another set: --data.source folder --data.path DIR"
         )
-    return place(images, torch.device("cpu"), data.device_resident, say=Console(stderr=True).print)
+    say = partial(print_line, Console(stderr=True))
+    return place(images, torch.device("cpu"), data.device_resident, say=say)

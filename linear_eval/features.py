@@ -159,8 +159,8 @@ def extract_features(
     """Features of every image of ``dataset``, in order, each exactly once.
 
     The encoder runs in eval mode without gradient; its parameters and buffers are proven untouched by a digest before
-    and after, and each submodule gets back the mode it had. Where torch.distributed is initialised every process
-    encodes its share and all of them get the whole.
+    and after (of the whole ``frozen`` block, where this is called in one), and each submodule gets back the mode it had.
+    Where torch.distributed is initialised every process encodes its share and all of them get the whole.
 
     Args:
         encoder: images (B, C, H, W), uint8 or floating point in [0, 1] -> (B, F).

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linear_eval.environment import default_device
 from linear_eval.features import Features, classes_to_fit
 from linear_eval.logistic import fit_logistic
 from linear_eval.probe import LinearClassifier
 from linear_eval.rows import Rows, column_statistics, rows_of_each_class
 from simclr.errors import ConfigError
 
-__all__ = ["FEW_LABEL_C", "draw_rows", "few_labels"]
+__all__ = ["FEW_LABEL_C", "draw_rows", "few_labels", "share_name"]
 
 FEW_LABEL_C = 0.1
 """Variance of the Gaussian prior on the weights of every few-label fit: scikit-learn's C."""
@@ -48,6 +49,15 @@ def draw_rows(y: Tensor, trial: int, seed: int, *, per_class: int | None = None,
     return torch.cat(rows)
 
 
+def share_name(share: float) -> str:
+    """What a share of the labels is called, here and in ``result.json``.
+
+    >>> share_name(0.01), share_name(0.125), share_name(1.0)
+    ('1 %', '12.5 %', '100 %')
+    """
+    return f"{100 * share:g} %"
+
+
 def few_labels(
     train: Features,
     test: Features,
@@ -58,7 +68,7 @@ def few_labels(
     fractions: Sequence[float] = (0.01, 0.1),
     c: float = FEW_LABEL_C,
     device: torch.device | str | None = None,
-) -> dict[int | float, dict[str, Any]]:
+) -> dict[int | str, dict[str, Any]]:
     """Accuracy on ``test`` with few labels, mean and standard deviation over draws.
 
     Args:
@@ -72,9 +82,10 @@ def few_labels(
         device: where to fit; by default CUDA where there is one.
 
     Returns:
-        For each k of ``per_class`` (int key) and each share of ``fractions`` (float key): ``mean``, ``std`` (of the
-        draws, with the divisor trials - 1; 0 for one draw), ``accuracies`` of all draws and the number of labelled
-        ``images``.
+        For each k of ``per_class`` (key k) and each share of ``fractions`` (key ``share_name(share)``, such as "10 %"):
+        ``mean``, ``std`` (of the draws, with the divisor trials - 1; 0 for one draw), ``accuracies`` of all draws and
+        the number of labelled ``images``. A share goes by its name because 1.0, all labels, and 1, one label a class,
+        are the same key of a dictionary.
 
     Raises:
         ConfigError: a number of labels, share, c or number of draws that makes no sense.
@@ -86,12 +97,12 @@ def few_labels(
             "expected labels a class >= 1, shares in (0, 1], at least one draw and c > 0"
         )
     classes, target = classes_to_fit(train, test)
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    place = default_device(device)
     mean, scale = column_statistics(train.x)
     test_rows = Rows(test.x, mean=mean, scale=scale, device=place, mapped=test.mapped)
-    results: dict[int | float, dict[str, Any]] = {}
-    settings: list[tuple[int | float, dict[str, Any]]] = [(k, {"per_class": k}) for k in per_class]
-    settings += [(float(share), {"share": share}) for share in fractions]
+    results: dict[int | str, dict[str, Any]] = {}
+    settings: list[tuple[int | str, dict[str, Any]]] = [(k, {"per_class": k}) for k in per_class]
+    settings += [(share_name(share), {"share": share}) for share in fractions]
     for key, setting in settings:
         accuracies = []
         images = 0

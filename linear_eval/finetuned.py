@@ -16,13 +16,13 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linear_eval.environment import environment
+from linear_eval.environment import default_device, environment
 from linear_eval.evaluate import data_of_run
-from linear_eval.features import Features, extract_features
+from linear_eval.features import Features, extract_features, frozen
 from linear_eval.finetuned_report import print_finetuned, write_finetuned
 from linear_eval.metrics import mean_interval, paired_difference
 from linear_eval.probe import ProbeResult, linear_probe, score_predictions
-from linear_eval.progress import Progress, told
+from linear_eval.progress import Progress, name_files, told
 from linear_eval.reliability import reliability
 from linear_eval.seen import seen_in_training
 from simclr import load_encoder
@@ -49,7 +49,7 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
         interval and R². Also ``comparison``, paired over the same test images, ``protocol`` in words, ``data``.
     """
     parts = {split: _images(config, split) for split in ("train", "validation", "test") if _exists(config, split)}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     console = Console(stderr=True)
     numbers = config.objective.reads_numbers
     rows: dict[str, dict[str, Any]] = {}
@@ -84,8 +84,7 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
         **environment(device),
     }
     print_finetuned(result)
-    for file in write_finetuned(result, config.run_dir):
-        console.print(str(file), highlight=False, soft_wrap=True)
+    name_files(console, write_finetuned(result, config.run_dir))
     return result
 
 
@@ -144,7 +143,8 @@ def _score_classes(
     classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device
 ) -> tuple[dict[str, Any], np.ndarray]:
     embedding = _Embedding(classifier)
-    z = {split: extract_features(embedding, images, _BATCH, device) for split, images in parts.items()}
+    with frozen(embedding):
+        z = {split: extract_features(embedding, images, _BATCH, device) for split, images in parts.items()}
     with torch.no_grad():
         logits = {split: classifier.objective.scores(f.x.to(device)) for split, f in z.items()}
     if logits["test"] is None:  # triplet, margin, ...: a linear classifier reads the embeddings
@@ -219,9 +219,10 @@ def _probe(
     """A linear classifier (or ridge regression) on the features of the encoder before fine-tuning."""
     say("linear probe of the encoder as it was")
     encoder = _start(config).to(device)
-    test = extract_features(encoder, parts["test"], _BATCH, device)
-    # Validation images too: the probe holds out its own, and gets no fewer labels than fine-tuning did.
-    known = [extract_features(encoder, parts[s], _BATCH, device) for s in ("train", "validation") if s in parts]
+    with frozen(encoder):
+        test = extract_features(encoder, parts["test"], _BATCH, device)
+        # Validation images too: the probe holds out its own, and gets no fewer labels than fine-tuning did.
+        known = [extract_features(encoder, parts[s], _BATCH, device) for s in ("train", "validation") if s in parts]
     x = torch.cat([f.x for f in known])
     if config.objective.reads_numbers:
         target = np.concatenate([_targets(parts[s]) for s in ("train", "validation") if s in parts])

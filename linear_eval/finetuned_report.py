@@ -7,8 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from linear_eval.report import INK, confusion_picture, save_figure, write_result
+from linear_eval.progress import print_line
+from linear_eval.report import INK, confusion_picture, drawn, plain_table, save_figure, write_result
 from linear_eval.seen import seen_in_words
 
 __all__ = ["finetuned_table", "print_finetuned", "write_finetuned"]
@@ -19,15 +21,15 @@ COLOURS = {"fine-tuned": "#2a6f97", "from scratch": "#a9a9a9", "linear probe": "
 def finetuned_table(result: dict[str, Any]) -> Table:
     """The rows side by side."""
     data = result["data"]
-    table = Table(
+    table = plain_table(
         title=f"{data['name']}: {data['train']} training, {data.get('validation', 0)} validation, {data['test']} test images",
-        caption="\\[95 % bootstrap interval over test images]; calibrated: with the temperature fitted on validation images",
+        caption="[95 % bootstrap interval over test images]; calibrated: with the temperature fitted on validation images",
     )
     table.add_column("")
     for name in result["rows"]:
         table.add_column(name, justify="right", style="bold" if name == "fine-tuned" else "")
     for heading, cell in _lines(result["kind"]).items():
-        table.add_row(heading, *[cell(row) for row in result["rows"].values()])
+        table.add_row(heading, *[Text(cell(row)) for row in result["rows"].values()])
     return table
 
 
@@ -53,7 +55,7 @@ def _percent(value: float | None) -> str:
 
 def _bracket(interval: list[float], scale: float) -> str:
     low, high = (scale * end for end in interval)
-    return f"\\[{low:.1f}, {high:.1f}]" if scale > 1 else f"\\[{low:.4g}, {high:.4g}]"
+    return f"[{low:.1f}, {high:.1f}]" if scale > 1 else f"[{low:.4g}, {high:.4g}]"
 
 
 def print_finetuned(result: dict[str, Any], console: Console | None = None) -> None:
@@ -64,15 +66,15 @@ def print_finetuned(result: dict[str, Any], console: Console | None = None) -> N
         low, high = gain["interval"]
         verdict = "" if low > 0 or high < 0 else "  (no difference that these test images could show)"
         if result["kind"] == "regression":
-            words = f"error lower by {gain['difference']:+.4g}, 95 % \\[{low:+.4g}, {high:+.4g}], paired"
+            words = f"error lower by {gain['difference']:+.4g}, 95 % [{low:+.4g}, {high:+.4g}], paired"
         else:
-            words = f"{100 * gain['difference']:+.1f} points, 95 % \\[{100 * low:+.1f}, {100 * high:+.1f}], paired"
-        console.print(f"{pair}: {words}{verdict}", highlight=False)
+            words = f"{100 * gain['difference']:+.1f} points, 95 % [{100 * low:+.1f}, {100 * high:+.1f}], paired"
+        console.print(Text(f"{pair}: {words}{verdict}"))
     for name, row in result["rows"].items():
         if row.get("unseen_classes"):
-            console.print(f"note: {name}: test classes without a training image count as wrong", highlight=False)
+            console.print(Text(f"note: {name}: test classes without a training image count as wrong"))
     for line in seen_in_words(result["data"].get("trained_on"), result["data"]["test"]):
-        console.print(f"note: {line}", highlight=False, soft_wrap=True)
+        print_line(console, f"note: {line}")
 
 
 def write_finetuned(result: dict[str, Any], folder: Path) -> list[Path]:
@@ -90,7 +92,7 @@ def class_picture(result: dict[str, Any], path: Path) -> Path:
     rows = result["rows"]
     first = rows["fine-tuned"]
     named = result["data"]["classes"]
-    classes = [named[c] if c < len(named) else str(c) for c in first["classes"]]
+    classes = [drawn(named[c]) if c < len(named) else str(c) for c in first["classes"]]
     scores = {
         name: np.array([np.nan if v is None else 100 * v for v in row["per_class"]], dtype=float)
         for name, row in rows.items()

@@ -1,6 +1,7 @@
 """An encoder that is scored is an encoder at rest: eval mode for a while, and proof that nothing in it changed."""
 
 import hashlib
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,22 +24,33 @@ def encoder_digest(encoder: nn.Module) -> str:
 class frozen:
     """Eval mode inside the block, the mode of every submodule as found after it, and proof that nothing was changed.
 
+    A digest reads every weight, so a block inside another one of the same encoder takes none: the outer block's proof
+    covers what happens in it.
+
     Raises:
         RuntimeError: a parameter or a buffer differs after the block.
     """
+
+    _open: ClassVar[dict[nn.Module, str]] = {}
+    """Encoders inside an outermost block, and their digests at its beginning."""
 
     def __init__(self, encoder: nn.Module) -> None:
         self.encoder = encoder
 
     def __enter__(self) -> str:
         self.modes = {module: module.training for module in self.encoder.modules()}
-        self.digest = encoder_digest(self.encoder)
+        self.inner = self.encoder in self._open
+        self.digest = self._open[self.encoder] if self.inner else encoder_digest(self.encoder)
+        self._open[self.encoder] = self.digest
         self.encoder.eval()
         return self.digest
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for module, training in self.modes.items():
             module.training = training
+        if self.inner:
+            return
+        del self._open[self.encoder]
         if kind is None and encoder_digest(self.encoder) != self.digest:
             raise RuntimeError(
                 "the encoder changed while its features were taken: a parameter or buffer is updated in eval mode; "

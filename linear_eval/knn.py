@@ -12,6 +12,7 @@ tensor([3, 7])
 import torch
 from torch import Tensor
 
+from linear_eval.environment import default_device
 from linear_eval.features import Features, check_features
 from simclr.errors import ConfigError, DataError
 from simclr.neighbours import nearest_neighbour_vote
@@ -68,5 +69,5 @@ def knn_predictions(
             f"training features have {train.x.shape[1]} columns and test features {test.x.shape[1]}: "
             "take both from the same encoder"
         )
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    place = default_device(device)
     return nearest_neighbour_vote(train.x, train.y, test.x, k=k, temperature=temperature, device=place).cpu()

@@ -3,14 +3,6 @@
 The classes, not the images, are divided: some to train on, some to fit a threshold on, some to test on. On the test
 classes the encoder is scored as a search engine (retrieval), as a comparison of two images (verification, with the
 threshold of the validation classes), and as a recogniser of new classes from one image each (identification, one-shot).
-
->>> import torch
->>> y = torch.arange(10).repeat_interleave(5)
->>> split = class_disjoint_split(y, test=0.4, validation=2, seed=0)
->>> len(split.train), len(split.validation), len(split.test)
-(4, 2, 4)
->>> int(split.rows(y, "test").sum())
-20
 """
 
 import json

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from linear_eval.evaluate import all_of_training, same_images
+from linear_eval.evaluate import all_of_training, same_images, same_labels
 from simclr.config import DataConfig, TrainConfig
 from simclr.data import ImageSet, class_disjoint_split, load_source
 from simclr.errors import DataError, PipelineError
@@ -61,7 +61,7 @@ def open_set_images(data: DataConfig, run: TrainConfig | None, seed: int = 0) ->
             "or score on other images: --data.source folder --data.path DIR"
         )
     # Images are divided class by class: where training read no labels it divided them otherwise.
-    images = "none of the images scored here" if data.labels == run.data.labels else "perhaps some of these images"
+    images = "none of the images scored here" if same_labels(data, run.data) else "perhaps some of these images"
     seen = (
         f"not disjoint: the run was trained on images of these very classes. It saw no label, and {images}, but others "
         "like them; for classes it has never seen, train with --data.held-out-classes 0.4"
@@ -156,7 +156,7 @@ def _refuse_another_division(data: DataConfig, own: DataConfig) -> None:
     fixed = ("held_out_classes", "split_seed", "test_fraction", *(["labels"] if own.held_out_classes else []))
     for name in fixed:
         given, trained = getattr(data, name), getattr(own, name)
-        if given != trained:
+        if not (same_labels(data, own) if name == "labels" else given == trained):
             flag = f"--data.{name.replace('_', '-')}"
             raise DataError(
                 f"{flag} {given} is not how the run divided its images ({trained}), and would score classes it was trained "

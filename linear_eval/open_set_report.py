@@ -5,10 +5,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from linear_eval.embedding_report import plot_map, plot_pairs, plot_roc
 from linear_eval.features import Features
-from linear_eval.report import write_result
+from linear_eval.report import plain_table, write_result
 from linear_eval.seen import seen_in_words
 
 __all__ = ["open_set_table", "print_open_set", "write_open_set"]
@@ -23,9 +24,9 @@ Cell = tuple[float | None, list[float] | None]
 def open_set_table(result: dict[str, Any]) -> Table:
     """Every figure of the encoder, of the untrained one and of raw pixels, in percent, with intervals."""
     test = result["data"]["test"]
-    table = Table(
+    table = plain_table(
         title=f"{result['data']['name']}: open set, {test['images']} images of {len(test['classes'])} classes, in %",
-        caption="\\[95 % interval over classes]   -: too few pairs or classes   ↓: lower is better\n"
+        caption="[95 % interval over classes]   -: too few pairs or classes   ↓: lower is better\n"
         "fitted: at the threshold fitted on other classes   calibration: expected error of the probability",
     )
     table.add_column("", no_wrap=True)
@@ -37,7 +38,7 @@ def open_set_table(result: dict[str, Any]) -> Table:
         if previous and group != previous:
             table.add_section()
         previous = group
-        table.add_row(heading, *(_in_percent(column[heading][1]) for column in columns))
+        table.add_row(heading, *(Text(_in_percent(column[heading][1])) for column in columns))
     return table
 
 
@@ -45,16 +46,16 @@ def print_open_set(result: dict[str, Any], console: Console | None = None) -> No
     """Print the table, and what a reader of the figures has to know."""
     console = Console() if console is None else console
     console.print(open_set_table(result))
-    console.print(f"classes new to the encoder? {result['disjoint_from_training']}", highlight=False, markup=False)
+    console.print(Text(f"classes new to the encoder? {result['disjoint_from_training']}"))
     test = result["data"]["test"]
     for line in seen_in_words(test.get("trained_on"), test["images"]):
-        console.print(line, highlight=False, markup=False)
-    console.print(f"threshold fitted on {result['threshold_from']}", highlight=False, markup=False)
+        console.print(Text(line))
+    console.print(Text(f"threshold fitted on {result['threshold_from']}"))
     fitted = result["rows"]["encoder"]["fitted_threshold"]
     if fitted is not None:
         accepted = "at or above" if fitted["distance"] == "cosine" else "at or below"
         unit = "cosine" if fitted["distance"] == "cosine" else "distance"
-        console.print(f"same class: {unit} {accepted} {fitted['value']:.4f}", highlight=False)
+        console.print(Text(f"same class: {unit} {accepted} {fitted['value']:.4f}"))
 
 
 def write_open_set(
@@ -110,7 +111,7 @@ def _in_percent(cell: Cell) -> str:
     share, interval = cell
     if share is None:
         return "-"
-    spread = f" \\[{_short(interval[0])}, {_short(interval[1])}]" if interval is not None else ""
+    spread = f" [{_short(interval[0])}, {_short(interval[1])}]" if interval is not None else ""
     return f"{_short(share)}{spread}"
 
 

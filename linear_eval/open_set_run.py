@@ -15,13 +15,13 @@ from torch import nn
 
 from linear_eval.calibration import PairCalibration, Threshold, save_verification
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.environment import environment
+from linear_eval.environment import default_device, environment
 from linear_eval.evaluate import config_of_run, default_protocol, images_to_score, report_folder, same_images
-from linear_eval.features import Features, RawPixels, encoder_digest, extract_features
+from linear_eval.features import Features, RawPixels, extract_features, frozen
 from linear_eval.open_set import open_set
 from linear_eval.open_set_images import OpenSetImages, open_set_images
 from linear_eval.open_set_report import print_open_set, write_open_set
-from linear_eval.progress import Progress, told
+from linear_eval.progress import Progress, name_files, told
 from linear_eval.projector import check_tensorboard
 from linear_eval.run_projector import write_run_projector
 from linear_eval.seen import seen_in_training
@@ -70,7 +70,7 @@ def evaluate_open_set(
     config = default_protocol(folder) if config is None else config
     run = config_of_run(folder)
     images = _placed(open_set_images(data, run, config.seed), data)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     encoders: dict[str, nn.Module] = {
         "encoder": encoder,
         "untrained": untrained,
@@ -78,10 +78,12 @@ def evaluate_open_set(
     }
     rows: dict[str, dict[str, Any]] = {}
     features: dict[str, Features] = {}
+    digests: dict[str, str] = {}
     console = Console(stderr=True)
     with told(console) as say:
         for name, module in encoders.items():
-            rows[name], features[name] = _row(name, module, images, config, device, say)
+            with frozen(module) as digests[name]:
+                rows[name], features[name] = _row(name, module, images, config, device, say)
     scored = rows["encoder"]
     target = report_folder(folder, data)
     keeper = folder if run is None or same_images(data, run.data) else target
@@ -100,7 +102,7 @@ def evaluate_open_set(
             "validation": None if images.validation is None else _describe(images.validation),
         },
         "config": asdict(config),
-        "encoder": {"sha256": encoder_digest(encoder), "features": features["encoder"].x.shape[1]},
+        "encoder": {"sha256": digests["encoder"], "features": features["encoder"].x.shape[1]},
         "verification_file": None,
         **environment(device),
     }
@@ -117,8 +119,7 @@ def evaluate_open_set(
         files = write_open_set(result, features["encoder"], images.test.classes, target) + files
         if tensorboard:
             files.append(write_run_projector(folder, images.test, target, config, say))
-    for file in files:
-        console.print(str(file), highlight=False, soft_wrap=True)
+    name_files(console, files)
     return result
 
 

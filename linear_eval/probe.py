@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linear_eval.environment import default_device
 from linear_eval.features import Features, classes_to_fit
 from linear_eval.logistic import fit_logistic
 from linear_eval.metrics import bootstrap_interval, confusion_matrix, per_class_accuracy
@@ -252,7 +253,7 @@ def linear_probe(
     if not 0 < validation < 1:
         raise ConfigError(f"validation is {validation}: expected a share of the training set in (0, 1)")
     classes, target = classes_to_fit(train, test)
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    place = default_device(device)
     mean, scale = column_statistics(train.x)
     rows = Rows(train.x, mean=mean, scale=scale, device=place, mapped=train.mapped)
     target = target.to(place)

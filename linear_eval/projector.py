@@ -107,4 +107,6 @@ def _sprites(thumbnails: Tensor) -> Tensor:
 
 
 def _class_name(label: int, class_names: Sequence[str] | None) -> str:
-    return class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
+    name = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
+    # TensorBoard writes UTF-8, which a folder's name need not be.
+    return name.encode(errors="backslashreplace").decode()

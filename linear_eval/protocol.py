@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.environment import environment
-from linear_eval.features import Features, RawPixels, check_features, encoder_digest, extract_features
+from linear_eval.environment import default_device, environment
+from linear_eval.features import Features, RawPixels, check_features, extract_features, frozen
 from linear_eval.few_labels import few_labels
 from linear_eval.images import SizedImages, all_labels
 from linear_eval.knn import knn_predictions
@@ -24,7 +24,7 @@ from linear_eval.progress import Progress
 from linear_eval.sgd_probe import sgd_probe
 from simclr.errors import DataError
 
-__all__ = ["EvalConfig", "evaluate", "few_label_name"]
+__all__ = ["EvalConfig", "evaluate"]
 
 
 def evaluate(
@@ -57,7 +57,7 @@ def evaluate(
         RuntimeError: the encoder changed its own state.
     """
     config = EvalConfig() if config is None else config
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    place = default_device(device)
     for name, images in (("training", train_set), ("test", test_set)):
         labels = all_labels(images)
         if len(images) == 0 or (labels is not None and (labels < 0).all()):
@@ -67,13 +67,13 @@ def evaluate(
     if untrained is not None:
         encoders["untrained"] = untrained
     encoders["raw pixels"] = RawPixels(config.pixel_size)
-    digest = encoder_digest(encoder)
+    digests: dict[str, str] = {}
     rows: dict[str, dict[str, Any]] = {}
     answers: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, int] = {}
     for name, module in encoders.items():
-        rows[name], answers[name], counts = _score(name, module, train_set, test_set, config, place, progress)
-    assert encoder_digest(encoder) == digest, "the encoder was changed by its evaluation"
+        with frozen(module) as digests[name]:  # one proof for all that is scored in this row
+            rows[name], answers[name], counts = _score(name, module, train_set, test_set, config, place, progress)
     return {
         "rows": rows,
         "comparison": {
@@ -83,7 +83,7 @@ def evaluate(
         "config": asdict(config),
         "data": _describe(train_set, test_set, counts),
         "encoder": {
-            "sha256": digest,
+            "sha256": digests["encoder"],
             "features": rows["encoder"]["features"],
             "parameters": sum(p.numel() for p in encoder.parameters()),
         },
@@ -165,16 +165,7 @@ def _few(train: Features, test: Features, config: EvalConfig, place: torch.devic
         c=config.few_label_c,
         device=place,
     )
-    return {few_label_name(key): score for key, score in scores.items()}
-
-
-def few_label_name(key: int | float) -> str:
-    """The name of a few-label setting in tables and in ``result.json``.
-
-    >>> few_label_name(5), few_label_name(0.01)
-    ('5 a class', '1 %')
-    """
-    return f"{key} a class" if isinstance(key, int) else f"{100 * key:g} %"
+    return {f"{key} a class" if isinstance(key, int) else key: score for key, score in scores.items()}
 
 
 def _compare(

@@ -9,12 +9,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from linear_eval.atomic import atomically as _atomically
 from linear_eval.seen import seen_in_words
 
 __all__ = [
     "confusion_picture",
+    "drawn",
+    "plain_table",
     "print_report",
     "result_table",
     "save_figure",
@@ -25,6 +28,24 @@ __all__ = [
 
 COLOURS = {"encoder": "#2a6f97", "untrained": "#a9a9a9", "raw pixels": "#e09f3e"}
 INK = "#333333"
+
+
+def drawn(text: str) -> str:
+    r"""``text`` as a picture is given it, so that a name is drawn as it stands.
+
+    To matplotlib two "$" enclose a formula, a byte that is not UTF-8 is an error, and a legend leaves out what begins
+    with "_".
+
+    >>> print(drawn("US$ and CA$"), drawn("caf\udce9"), drawn("_other"))
+    US\$ and CA\$ caf\udce9  _other
+    """
+    text = text.encode(errors="backslashreplace").decode().replace("$", "\\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def plain_table(title: str, caption: str) -> Table:
+    """A table whose title and caption are printed as they stand: a data set's name may look like markup."""
+    return Table(title=Text(title, "table.title"), caption=Text(caption, "table.caption"))
 
 
 def _measures(result: dict[str, Any]) -> dict[str, str]:
@@ -45,9 +66,9 @@ def result_table(result: dict[str, Any]) -> Table:
     """Every measure of the encoder, of the untrained one and of raw pixels, in percent, with interval or deviation."""
     data = result["data"]
     images = f"{data['train']['images']} training and {data['test']['images']} test images"
-    table = Table(
+    table = plain_table(
         title=f"{data['test']['name']}: accuracy in %, {images}",
-        caption="\\[95 % bootstrap interval over test images], ± deviation over draws of labels",
+        caption="[95 % bootstrap interval over test images], ± deviation over draws of labels",
     )
     table.add_column("")
     for name in result["rows"]:
@@ -56,8 +77,8 @@ def result_table(result: dict[str, Any]) -> Table:
         cells = []
         for row in result["rows"].values():
             mean, low, high = _score(row, measure)
-            spread = f"\\[{low:.1f}, {high:.1f}]" if measure in ("linear", "knn") else f"± {high - mean:.1f}"
-            cells.append(f"{mean:.1f} {spread}")
+            spread = f"[{low:.1f}, {high:.1f}]" if measure in ("linear", "knn") else f"± {high - mean:.1f}"
+            cells.append(Text(f"{mean:.1f} {spread}"))
         table.add_row(heading, *cells)
     return table
 
@@ -70,10 +91,10 @@ def print_report(result: dict[str, Any], console: Console | None = None) -> None
         linear = measures["linear"]
         low, high = (100 * end for end in linear["interval"])
         verdict = "" if low > 0 or high < 0 else "  (no difference that these test images could show)"
-        gain = f"{100 * linear['difference']:+.1f} points, 95 % \\[{low:+.1f}, {high:+.1f}], paired"
-        console.print(f"{pair}: linear {gain}{verdict}", highlight=False)
+        gain = f"{100 * linear['difference']:+.1f} points, 95 % [{low:+.1f}, {high:+.1f}], paired"
+        console.print(Text(f"{pair}: linear {gain}{verdict}"))
     for note in _notes(result):
-        console.print(f"note: {note}", highlight=False)
+        console.print(Text(f"note: {note}"))
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
@@ -152,7 +173,9 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     data = result["data"]
-    figure.suptitle(f"{data['test']['name']}, {data['test']['images']} test images", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(
+        drawn(f"{data['test']['name']}, {data['test']['images']} test images"), x=0.01, ha="left", fontsize=11
+    )
     figure.legend(loc="outside upper right", ncols=len(rows), frameon=False, fontsize=9)
     return save_figure(figure, path)
 
@@ -166,7 +189,7 @@ def confusion_picture(
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(100 * counts, totals, out=np.zeros_like(counts), where=totals > 0)
     named = result["data"]["classes"]
-    labels = [named[label] if label < len(named) else str(label) for label in linear["classes"]]
+    labels = [drawn(named[label]) if label < len(named) else str(label) for label in linear["classes"]]
     count = len(labels)
     side = float(np.clip(2.2 + 0.5 * count, 4.0, 11.0))
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")

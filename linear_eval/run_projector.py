@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from linear_eval.config import AUTOCAST, EvalConfig
+from linear_eval.environment import default_device
 from linear_eval.features import Features, extract_features
 from linear_eval.progress import Progress
 from linear_eval.projector import Snapshot, write_projector
@@ -38,7 +39,7 @@ def write_run_projector(
     """
     kept = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:ROWS].sort().values
     shown = images.subset(kept).resident(torch.device("cpu"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     snapshots: list[Snapshot] = []
     for step, encoder in checkpoint_encoders(encoder_folder, progress):
         progress(f"projector: {len(shown)} images at step {step}")

@@ -1,5 +1,7 @@
 """Test images that the encoder was trained on: a set that is labelled after pretraining divides in another way."""
 
+import os
+
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
 from simclr.errors import PipelineError
@@ -21,8 +23,9 @@ def seen_in_training(trained_on: DataConfig | None, test: ImageSet) -> int | Non
         return None
     if training is None:
         return None
-    there = {path.resolve() for path in training}
-    return sum(path.resolve() in there for path in test.paths)
+    # Path.resolve raises at a loop of links; a set that skips what does not decode may hold one.
+    there = {os.path.realpath(path) for path in training}
+    return sum(os.path.realpath(path) in there for path in test.paths)
 
 
 def seen_in_words(count: int | None, images: int) -> list[str]:

@@ -120,7 +120,7 @@ class ScheduleConfig:
 
     view_sizes: tuple[tuple[float, int], ...] = ()
     """Views of other sizes at the start: pairs of the share of the run until which, and the pixels; then `augment.size`.
-`--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half."""
+    `--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half."""
 
     def __post_init__(self) -> None:
         shares = [share for share, _ in self.view_sizes]

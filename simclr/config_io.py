@@ -81,9 +81,21 @@ def save_config(config: TrainConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
+def flat_fields(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of a config's ``to_dict`` by their paths.
+
+    >>> flat_fields({"seed": 0, "data": {"source": "digits", "size": 32}})
+    {'seed': 0, 'data.source': 'digits', 'data.size': 32}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flat_fields(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def differences(old: Any, new: Any) -> list[str]:
     """``path: old -> new`` for every field that differs and that a run's weights depend on."""
-    flat_old, flat_new = _flat(to_dict(old)), _flat(to_dict(new))
+    flat_old, flat_new = flat_fields(to_dict(old)), flat_fields(to_dict(new))
     names = [name for name in dict.fromkeys([*flat_old, *flat_new]) if name not in RUNTIME_FIELDS]
     return [
         f"{name}: {flat_old.get(name)} -> {flat_new.get(name)}"
@@ -294,10 +306,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

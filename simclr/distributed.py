@@ -38,7 +38,9 @@ def derive_seed(*parts: int | str) -> int:
     >>> derive_seed(0, "views", 7) == derive_seed(0, "views", 7) != derive_seed(0, "views", 8)
     True
     """
-    digest = hashlib.sha256("\0".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
+    digest = hashlib.sha256(
+        "\0".join(f"{type(part).__name__}:{part}" for part in parts).encode(errors="backslashreplace")
+    ).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

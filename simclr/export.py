@@ -21,7 +21,15 @@ from simclr.config_io import from_dict, to_dict
 from simclr.encoder import build_backbone, feature_width
 from simclr.errors import CheckpointError
 
-__all__ = ["Encoder", "export_encoder", "find_encoder", "load_encoder", "match_tensors"]
+__all__ = [
+    "Encoder",
+    "EncoderDescription",
+    "export_encoder",
+    "find_encoder",
+    "load_encoder",
+    "match_tensors",
+    "read_description",
+]
 
 FORMAT = 1
 
@@ -123,6 +131,51 @@ def export_encoder(
     return folder
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderDescription:
+    """What ``encoder.json`` says: how to build the backbone, and how to prepare an image for it."""
+
+    config: EncoderConfig
+    """What ``build_backbone`` is given."""
+
+    size: int
+    """Height and width in pixels."""
+
+    mean: tuple[float, ...] | None
+    """Of the channels, None where they are not normalised."""
+
+    std: tuple[float, ...] | None
+    """Of the channels."""
+
+    features: int
+    """Width F of the features."""
+
+    init_seed: int
+    """Seed of the initial weights."""
+
+
+def read_description(folder: Path) -> EncoderDescription:
+    """Read ``folder/encoder.json``.
+
+    Raises:
+        CheckpointError: it is not there, or not as ``export_encoder`` writes it.
+    """
+    file = folder / "encoder.json"
+    try:
+        described = json.loads(file.read_text())
+        mean, std = described["mean"], described["std"]
+        return EncoderDescription(
+            config=from_dict(EncoderConfig, described["encoder"], where=f"{file}: encoder"),
+            size=described["size"],
+            mean=mean and tuple(mean),
+            std=std and tuple(std),
+            features=described["features"],
+            init_seed=described["init_seed"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged: {type(error).__name__} {error}") from error
+
+
 def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
     """Load an exported encoder, in eval mode on the CPU.
 
@@ -138,18 +191,13 @@ def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
             ``encoder.json`` names; the message lists the differences.
     """
     folder = find_encoder(Path(path))
-    try:
-        described = json.loads((folder / "encoder.json").read_text())
-        config = from_dict(EncoderConfig, described["encoder"], where=f"{folder / 'encoder.json'}: encoder")
-        size, mean, std = described["size"], described["mean"], described["std"]
-        init_seed, features = described["init_seed"], described["features"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'encoder.json'} is damaged: {type(error).__name__} {error}") from error
-    backbone = build_backbone(dataclasses.replace(config, pretrained=False), size, init_seed)
-    encoder = Encoder(backbone, size=size, mean=mean and tuple(mean), std=std and tuple(std))
-    if encoder.features != features:
+    described = read_description(folder)
+    config, size = described.config, described.size
+    backbone = build_backbone(dataclasses.replace(config, pretrained=False), size, described.init_seed)
+    encoder = Encoder(backbone, size=size, mean=described.mean, std=described.std)
+    if encoder.features != described.features:
         raise CheckpointError(
-            f"{folder}: {config.name} gives {encoder.features} features, encoder.json says {features}"
+            f"{folder}: {config.name} gives {encoder.features} features, encoder.json says {described.features}"
         )
     if not untrained:
         file = folder / "encoder.safetensors"

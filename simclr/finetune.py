@@ -1,6 +1,5 @@
 """Fine-tuning: where a run starts from decides its defaults; ``scripts/finetune.py`` trains it by the same loop."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +9,11 @@ import timm
 
 from augment import AugmentConfig
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
-from simclr.config_io import from_dict, load_config, parse_flags
+from simclr.config_io import load_config, parse_flags
 from simclr.data import ImageSet, load_source, with_targets
 from simclr.encoder import without_weights
-from simclr.errors import CheckpointError, ConfigError, DataError
-from simclr.export import find_encoder
+from simclr.errors import ConfigError, DataError
+from simclr.export import find_encoder, read_description
 from simclr.losses import CrossEntropyConfig
 from simclr.objectives import build_objective, fit_objective
 from simclr.run_words import own_or_other_data
@@ -163,18 +162,13 @@ def _recipe(name: str, data: DataConfig, encoder: EncoderConfig, augment: Augmen
 
 
 def _own(folder: Path, init: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:
-    file = folder / "encoder.json"
-    try:
-        described = json.loads(file.read_text())
-        encoder = replace(from_dict(EncoderConfig, described["encoder"], where=f"{file}: encoder"), init=init)
-        size, mean, std = described["size"], described["mean"], described["std"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is damaged: {type(error).__name__} {error}") from error
+    described = read_description(folder)
+    encoder, size = replace(described.config, init=init), described.size
     written = folder.parent / "config.yaml"
     if written.exists():
         run = load_config(written)
         return run.data, encoder, run.augment
-    return DataConfig(size=size), encoder, AugmentConfig(size=size, mean=mean and tuple(mean), std=std and tuple(std))
+    return DataConfig(size=size), encoder, AugmentConfig(size=size, mean=described.mean, std=described.std)
 
 
 def _published(name: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:

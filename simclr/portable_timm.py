@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simclr.checkpoint import write_json
-from simclr.export import Encoder
+from simclr.config_io import to_dict
+from simclr.export import Encoder, read_description
 
 __all__ = ["load_timm", "write_timm"]
 
@@ -32,7 +33,7 @@ def write_timm(encoder: Encoder, folder: Path, partial: Path, target: Path) -> t
     Returns:
         Lines of Python that load the network.
     """
-    config = json.loads((folder / "encoder.json").read_text())["encoder"]
+    config = to_dict(read_description(folder).config)
     name, size = config["name"].split(".")[0], encoder.size
     arguments = {key: config[key] for key in ("layers", "channels", "patch_size") if config.get(key) is not None}
     published = timm.get_pretrained_cfg(config["name"])

@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from simclr.errors import CheckpointError
 from simclr.finite import NotFiniteError
@@ -94,7 +95,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
         if self.main:
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self._console.print(Text(text), soft_wrap=True)
 
     def warn(self, epoch: int, warnings: dict[str, str]) -> None:
         """Say each kind of warning when it first appears, and again only after an epoch without it."""

@@ -5,6 +5,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
+from simclr.config_io import flat_fields
 from simclr.errors import ConfigError, MissingExtraError
 
 __all__ = ["check_trackers", "start_trackers"]
@@ -32,14 +33,8 @@ def check_trackers(names: tuple[str, ...]) -> None:
 def start_trackers(accelerator: Accelerator, names: tuple[str, ...], config: dict[str, Any]) -> None:
     """Start the trackers that the Accelerator was made with, and show them the config."""
     if names:
-        accelerator.init_trackers("simclr", config=_flat(config))
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat
+        shown = {
+            path: value if isinstance(value, int | float | str | bool) else str(value)
+            for path, value in flat_fields(config).items()
+        }
+        accelerator.init_trackers("simclr", config=shown)

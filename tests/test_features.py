@@ -12,7 +12,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from linear_eval import Features, encoder_digest, extract_features, pixel_features
-from linear_eval.features import check_features
+from linear_eval.features import check_features, frozen
 from simclr.errors import CheckpointError, ConfigError, DataError
 
 
@@ -121,6 +121,28 @@ def test_modes_come_back_when_the_encoder_fails() -> None:
     with pytest.raises(RuntimeError):
         extract_features(encoder, [torch.rand(1, 2, 2)])
     assert encoder.training and encoder[1].training
+
+
+def test_a_block_inside_another_leaves_the_proof_to_the_outer_one() -> None:
+    encoder = small_encoder().train()
+    with frozen(encoder) as outer:
+        with frozen(encoder) as inner:
+            assert inner == outer == encoder_digest(encoder)
+        assert not encoder.training and not any(module.training for module in encoder)
+    assert encoder.training and all(module.training for module in encoder)
+    with pytest.raises(RuntimeError, match="changed while"), frozen(encoder), frozen(encoder):
+        encoder[1].running_mean += 1
+    with pytest.raises(ValueError, match="of its own"), frozen(encoder):
+        raise ValueError("an error of its own")
+    # Neither a change that was found nor another error leaves the encoder without a proof for the next time.
+    with pytest.raises(RuntimeError, match="changed while"), frozen(encoder):
+        encoder[1].running_mean += 1
+
+
+def test_another_encoder_in_a_block_has_a_proof_of_its_own() -> None:
+    one, two = small_encoder(), small_encoder()
+    with frozen(one), pytest.raises(RuntimeError, match="changed while"), frozen(two):
+        two[1].running_mean += 1
 
 
 def test_digest_sees_one_bit_of_any_tensor_and_nothing_else() -> None:

@@ -23,10 +23,10 @@ def split() -> tuple[Features, Features]:
 def test_scores_are_scikit_learns_on_the_same_draws(split: tuple[Features, Features]) -> None:
     train, test = split
     scores = few_labels(train, test, (1, 10), trials=3, seed=5, fractions=(0.1,))
-    assert list(scores) == [1, 10, 0.1]
+    assert list(scores) == [1, 10, "10 %"]
     scaler = StandardScaler().fit(train.x.double().numpy())
     x, x_test = scaler.transform(train.x.double().numpy()), scaler.transform(test.x.double().numpy())
-    for key, setting in ((1, {"per_class": 1}), (10, {"per_class": 10}), (0.1, {"share": 0.1})):
+    for key, setting in ((1, {"per_class": 1}), (10, {"per_class": 10}), ("10 %", {"share": 0.1})):
         expected = []
         for trial in range(3):
             rows = draw_rows(train.y, trial, 5, **setting).numpy()
@@ -37,6 +37,20 @@ def test_scores_are_scikit_learns_on_the_same_draws(split: tuple[Features, Featu
         assert scores[key]["std"] == pytest.approx(np.std(scores[key]["accuracies"], ddof=1))
         assert scores[key]["images"] == len(rows)
     assert scores[1]["mean"] < scores[10]["mean"]
+
+
+@pytest.mark.parametrize("share", [1.0, 1])
+def test_all_labels_and_one_label_a_class_are_two_settings(split: tuple[Features, Features], share: float) -> None:
+    train, test = split
+    scores = few_labels(train, test, (1,), trials=2, fractions=(share,))
+    assert [score["images"] for score in scores.values()] == [10, len(train)]
+    assert scores[1]["images"] == 10 and scores["100 %"]["images"] == len(train)
+    scaler = StandardScaler().fit(train.x.double().numpy())
+    model = LogisticRegression(C=0.1, tol=1e-8, max_iter=10_000)
+    model.fit(scaler.transform(train.x.double().numpy()), train.y.numpy())
+    expected = model.score(scaler.transform(test.x.double().numpy()), test.y.numpy())
+    assert scores["100 %"]["accuracies"] == pytest.approx([expected] * 2, abs=1.01 / len(test))
+    assert scores[1]["mean"] < expected - 0.1
 
 
 def test_draws_hang_on_labels_and_seed_only_so_encoders_are_paired(split: tuple[Features, Features]) -> None:

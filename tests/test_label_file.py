@@ -93,3 +93,19 @@ def test_a_file_that_is_not_there(photos):
         load_source(DataConfig(source="folder", path=photos, labels=photos / "none.csv"), "train")
     with pytest.raises(ConfigError, match=r"data\.source=digits does not read"):
         DataConfig(labels=photos / "none.csv")
+
+
+def test_a_loop_of_links_among_the_images_is_an_image_without_a_row(photos):
+    (photos / "a" / "loop.png").symlink_to("loop.png")
+    config = write(photos, "path,label\n" + "".join(f"{'ba'[n % 2]}/{n}.png,{n % 3}\n" for n in range(20)))
+    images = load_source(config, "train").joined(load_source(config, "test"))
+    label = {path.name: int(number) for path, number in zip(images.paths, images.labels, strict=True)}
+    assert label.pop("loop.png", -1) == -1
+    assert label == {f"{n}.png": n % 3 for n in range(20)}
+
+
+def test_a_row_for_a_loop_of_links_names_no_image(photos):
+    (photos / "loop").symlink_to("loop")
+    config = write(photos, "path,label\na/1.png,0\nloop,1\n")
+    with pytest.raises(DataError, match="1 of its images do not exist"):
+        load_source(config, "train")

@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -91,6 +91,45 @@ def test_every_score_stands_beside_the_untrained_encoder_and_raw_pixels(
     assert result["encoder"]["sha256"] == encoder_digest(encoders[0])
     assert encoders[0].training and encoders[1].training
     assert result["data"]["train"]["images"] == 900 and result["data"]["test"]["images"] == 400
+
+
+def test_all_labels_are_not_one_label_a_class(encoders: tuple[Encoder, Encoder]) -> None:
+    config = EvalConfig(labels_per_class=(1,), label_fractions=(1.0,), trials=1, strengths=(1e-2,))
+    few = evaluate(encoders[0], None, TRAIN, TEST, config, "cpu")["rows"]["encoder"]["few_labels"]
+    assert {name: score["images"] for name, score in few.items()} == {"1 a class": 10, "100 %": 900}
+    assert few["1 a class"]["mean"] < few["100 %"]["mean"] - 0.1
+
+
+@pytest.mark.parametrize("probe", ["lbfgs", "sgd"])
+def test_the_weights_are_read_for_a_proof_before_and_after_a_row(probe: Literal["lbfgs", "sgd"]) -> None:
+    class Counted(Encoder):
+        reads = 0
+
+        def state_dict(self, *args: Any, **options: Any) -> Any:
+            self.reads += 1
+            return super().state_dict(*args, **options)
+
+    torch.manual_seed(0)
+    encoder = Counted(blind=False)
+    config = EvalConfig(probe=probe, sgd_epochs=1, sgd_flip=0.0, trials=0, strengths=(1e-2,))
+    result = evaluate(encoder, None, TRAIN, TEST, config, "cpu")
+    assert encoder.reads == 2
+    assert result["encoder"]["sha256"] == encoder_digest(encoder)
+
+
+@pytest.mark.parametrize("image", [0, 1299])
+def test_an_encoder_that_learns_from_an_image_is_refused(image: int) -> None:
+    class Learning(Encoder):
+        """Remembers one image, the first of training or the last of the test."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            learned = images.float().flatten(1) == torch.from_numpy(DIGITS.images[image] * 15.9).byte().flatten()
+            if learned.all(1).any():
+                self.norm.running_mean += 1
+            return super().forward(images)
+
+    with pytest.raises(RuntimeError, match="changed while"):
+        evaluate(Learning(blind=False), None, TRAIN, TEST, EvalConfig(trials=0, strengths=(1e-2,)), "cpu")
 
 
 def test_the_protocol_says_in_words_what_was_done(result: dict[str, Any]) -> None:

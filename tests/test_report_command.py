@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import io
 import json
+import os
 import re
 import statistics
 import sys
@@ -235,6 +236,16 @@ def test_the_page_needs_nothing_beside_it(command: Command, runs: list[Path], tm
     assert list(page.parent.iterdir()) == [page]
 
 
+@pytest.mark.parametrize("page", ["page.html", "page.md"])
+def test_a_run_whose_name_is_not_utf8_is_on_the_page(
+    page: str, command: Command, runs: list[Path], tmp_path: Path
+) -> None:
+    odd = runs[0].rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    code, out, err = command(odd, runs[1], "--out", tmp_path / page)
+    assert code == 0, err
+    assert "caf\\udce9" in (tmp_path / page).read_text(encoding="utf-8") and "caf\\udce9" in out
+
+
 def test_markdown_has_its_pictures_beside_it(command: Command, runs: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "pages" / "all.md"
     assert command(*runs, "--out", page)[0] == 0
@@ -253,6 +264,7 @@ def test_markdown_has_its_pictures_beside_it(command: Command, runs: list[Path],
         (["slow", "--out", "page.pdf"], "expected a file that ends in .html or .md"),
         (["slow", "--ot", "page.md"], "did you mean --out?"),
         (["--out", "page.md"], "expected the runs to compare"),
+        (["loop"], "loop is no folder"),
         (["cut"], "result.json is damaged"),
         (["half"], "is not as this version writes it"),
     ],
@@ -266,6 +278,7 @@ def test_mistakes_are_one_line(
         (tmp_path / name).mkdir()
         if content is not None:
             (tmp_path / name / "result.json").write_text(content)
+    (tmp_path / "loop").symlink_to("loop")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = command(*words)
     assert (code, out) == (2, "")

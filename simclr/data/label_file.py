@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,8 @@ def read_labels(file: Path, root: Path, paths: Sequence[Path]) -> tuple[Tensor |
     """What ``file`` says of ``paths``: labels int64 (N,) or None, the classes' names, values float32 (N,) or None.
 
     The column ``path`` is relative to ``root``, or absolute. An image without a row, or with an empty label or value, has
-    label -1, or value NaN. Rows of
-    images that are not among ``paths`` are left to the other part of the set, if their file exists.
+    label -1, or value NaN. Rows of images that are not among ``paths`` are left to the other part of the set, if their
+    file exists.
 
     Raises:
         DataError: no such file, other columns, a number that is none, a quality outside [0, 1], an image twice, or rows
@@ -40,7 +41,7 @@ def read_labels(file: Path, root: Path, paths: Sequence[Path]) -> tuple[Tensor |
         where = f"{file}, line {number}"
         if len(row) != len(header):
             raise DataError(f"{where}: {len(row)} values, expected {len(header)} ({','.join(header)})")
-        path = (root / row[0].strip()).resolve()
+        path = _real(root / row[0].strip())
         if path in said:
             raise DataError(f"{where}: {row[0]} is there twice")
         known = row[1].strip() != ""
@@ -50,7 +51,7 @@ def read_labels(file: Path, root: Path, paths: Sequence[Path]) -> tuple[Tensor |
     if missing:
         shown = ", ".join(str(path) for path in missing[:5])
         raise DataError(f"{file}: {len(missing)} of its images do not exist below {root}: {shown}")
-    found = [said.get(path.resolve()) for path in paths]
+    found = [said.get(_real(path)) for path in paths]
     found = [None if row is None or not row[0] else row for row in found]
     if not any(found):
         raise DataError(f"{file} says nothing of the {len(paths)} images below {root}; its paths are relative to that")
@@ -61,6 +62,12 @@ def read_labels(file: Path, root: Path, paths: Sequence[Path]) -> tuple[Tensor |
     number_of = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([-1 if row is None else number_of[row[0]] for row in found])
     return labels, classes, values if header[-1] == "quality" else None
+
+
+def _real(path: Path) -> Path:
+    return Path(
+        os.path.realpath(path)
+    )  # Path.resolve raises at a loop of links, which is no image but no reason to end
 
 
 def _number(text: str, column: str, where: str) -> float:

@@ -1,0 +1,230 @@
+"""Names of classes, files and runs that look like markup, like a formula or like nothing: they are shown as they stand."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+import simclr
+from augment import ViewGenerator
+from augment.contact_sheet import write_contact_sheet
+from linear_eval import (
+    EvalConfig,
+    embedding_report,
+    evaluate_run,
+    finetuned_report,
+    open_set,
+    plot_map,
+    plot_pairs,
+    plot_roc,
+    print_report,
+)
+from linear_eval.comparison_pictures import draw_runs, draw_scores
+from linear_eval.comparison_runs import RunRecord, seed_groups
+from linear_eval.comparison_scores import Score, ScoredSet
+from linear_eval.features import Features
+from linear_eval.finetuned_report import print_finetuned
+from linear_eval.open_set_report import print_open_set
+from linear_eval.progress import name_files, print_line, told
+from linear_eval.report import drawn, write_report
+from simclr.config import TrainConfig
+from simclr.data import load_source
+from simclr.runlog import RunLog
+
+FORMULAS = ("$\\bad$", "US$ and CA$", "$x", "\\$5", "_other", os.fsdecode(b"caf\xe9"))
+"""Of these matplotlib makes an error, a formula or nothing at all."""
+
+MARKUP = "birds[/red] [bold]and[/bold] [old] :cat: \\[x]"
+"""Of this rich makes an error, or what it says in other words."""
+
+
+def image_of(text: str, **options: Any) -> np.ndarray:
+    figure = Figure(figsize=(4, 1))
+    canvas = FigureCanvasAgg(figure)
+    figure.text(0.1, 0.4, text, **options)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def printed(show: Callable[[Console], object], terminal: bool = False) -> str:
+    """What ``show`` prints on a wide screen, as one line."""
+    console = Console(file=io.StringIO(), width=400, force_terminal=terminal, color_system=None)
+    show(console)
+    return " ".join(console.file.getvalue().split())
+
+
+@pytest.mark.parametrize("name", ["$\\bad$", "US$ and CA$", "$x", "\\$5", "\\\\$x$", "plain", "a_b"])
+def test_a_picture_shows_the_letters_of_a_name(name: str) -> None:
+    assert np.array_equal(image_of(drawn(name)), image_of(name, parse_math=False))
+
+
+def test_a_picture_shows_bytes_that_are_not_utf8_as_escapes() -> None:
+    assert np.array_equal(image_of(drawn(os.fsdecode(b"caf\xe9"))), image_of("caf\\udce9"))
+
+
+def score_of(classes: tuple[str, ...], name: str) -> dict[str, Any]:
+    """A result of the closed protocol, three images a class, every one of them right."""
+    count = len(classes)
+    linear = {
+        "accuracy": 1.0,
+        "interval": [0.9, 1.0],
+        "strength": 0.1,
+        "strengths": [0.01, 0.1, 1.0],
+        "converged": True,
+        "unseen_classes": [],
+        "classes": list(range(count)),
+        "per_class": [1.0] * count,
+        "confusion": (3 * np.eye(count, dtype=int)).tolist(),
+    }
+    row = {"linear": linear, "knn": {"accuracy": 1.0, "interval": [0.9, 1.0]}}
+    part = {"name": name, "images": 3 * count, "without_label_left_out": 0}
+    gain = {"linear": {"difference": 0.0, "interval": [-0.1, 0.1]}}
+    return {
+        "rows": {"encoder": row, "raw pixels": row},
+        "comparison": {"encoder - raw pixels": gain},
+        "config": {"knn_k": 20},
+        "data": {"train": part, "test": part, "classes": list(classes)},
+    }
+
+
+def finetuned(classes: tuple[str, ...], name: str) -> dict[str, Any]:
+    closed = score_of(classes, name)
+    row = {
+        **closed["rows"]["encoder"]["linear"],
+        "balanced_accuracy": 1.0,
+        "calibration_error": 0.0,
+        "cross_entropy": 0.1,
+    }
+    return {
+        "kind": "classification",
+        "rows": {"fine-tuned": row},
+        "comparison": {},
+        "data": {"name": name, "train": 9, "test": 9, "classes": list(classes)},
+    }
+
+
+def features(classes: int) -> Features:
+    y = torch.arange(5 * classes) % classes
+    x = torch.randn(len(y), 6, generator=torch.Generator().manual_seed(0)) + 3 * torch.nn.functional.one_hot(y, 6)
+    return Features(x=x, y=y, index=torch.arange(len(y)))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_picture_is_drawn_whatever_the_names(name: str, tmp_path: Path) -> None:
+    classes = (name, f"{name}{name}", "b")
+    assert len(write_report(score_of(classes, name), tmp_path)) == 3
+    assert len(finetuned_report.write_finetuned(finetuned(classes, name), tmp_path)) == 3
+    pairs = {name: open_set(features(3))["verification"]}
+    for plot in (plot_roc, plot_pairs):
+        plot(pairs, tmp_path / "pairs.png")
+    plot_map(features(3), tmp_path / "map.png", class_names=classes)
+    run = RunRecord(
+        name=name,
+        folder=tmp_path,
+        config={},
+        metrics=[{"kind": "epoch", "step": 3, "epoch": 1, "online_knn": 0.5}],
+        results=[],
+        open_sets=[],
+        finished=True,
+    )
+    assert draw_runs(seed_groups([run])) is not None
+    assert draw_scores(name, [(run, ScoredSet(name, {name: {name: Score(50.0)}}))])
+    images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    generator = ViewGenerator(replace(simclr.preset("digits").augment, size=16))
+    parameters = generator.sample(1, (16, 16), 0, "cpu")
+    write_contact_sheet(
+        tmp_path / "views.png", images, generator.apply(images, parameters), parameters, title=f"{name} {name}"
+    )
+
+
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(embedding_report, "_write", lambda figure, path: figures.append(figure))
+    plot_map(features(3), tmp_path / "map.png", class_names=("_a", "b", "_c"))
+    legend = figures[0].axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text().strip() for text in legend.get_texts()] == ["_a", "b", "_c"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_printed_holds_the_names_letter_by_letter(terminal: bool) -> None:
+    y = torch.arange(6) % 2
+    pairs = {
+        "rows": {"encoder": open_set(Features(torch.eye(6), y, torch.arange(6)))},
+        "data": {"name": MARKUP, "test": {"images": 6, "classes": ["a", "b"]}},
+        "disjoint_from_training": MARKUP,
+        "threshold_from": MARKUP,
+    }
+    for show, times in (
+        (lambda console: print_report(score_of(("a", "b"), MARKUP), console), 1),
+        (lambda console: print_finetuned(finetuned(("a", "b"), MARKUP), console), 1),
+        (lambda console: print_open_set(pairs, console), 3),
+        (lambda console: print_line(console, MARKUP), 1),
+        (lambda console: name_files(console, [Path(MARKUP)]), 1),
+    ):
+        text = printed(show, terminal)
+        # The name begins with markup that would close what is not open, and bold and emoji change the letters.
+        assert text.count(MARKUP) == times, text
+
+
+def test_intervals_stand_in_brackets_on_the_screen() -> None:
+    text = printed(lambda console: print_report(score_of(("a", "b"), "birds"), console))
+    assert "100.0 [90.0, 100.0]" in text and "[95 % bootstrap interval" in text and "95 % [-10.0, +10.0]" in text
+    text = printed(lambda console: print_finetuned(finetuned(("a", "b"), "birds"), console))
+    assert "100.0 [90.0, 100.0]" in text and "[95 % bootstrap interval" in text
+
+
+def test_progress_on_a_terminal_takes_any_path() -> None:
+    def show(console: Console) -> None:
+        with told(console) as say:
+            say(MARKUP)
+
+    assert MARKUP in printed(show, terminal=True)
+
+
+def test_the_log_of_a_run_prints_names_letter_by_letter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path, Accelerator(cpu=True), total_steps=1, start_step=0) as log:
+        log.say(MARKUP)
+    assert MARKUP in capsys.readouterr().err
+
+
+def test_a_folder_of_odd_names_is_scored_and_drawn(
+    tiny_run: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "[old] photos"
+    rng = np.random.default_rng(0)
+    classes = ("$\\bad$", os.fsdecode(b"caf\xe9"))
+    for number in range(48):
+        folder = root / classes[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    (root / classes[0] / "0[bold].png").write_text("no image")
+    for number in range(20):  # in both parts
+        loop = root / classes[0] / f"loop{number}.png"
+        loop.symlink_to(loop.name)
+    data = replace(tiny_run.data, source="folder", path=root, size=16, limit=None, broken="skip")
+    train = replace(tiny_run.train, batch_size=16, epochs=1, knn_every=0)
+    config = replace(tiny_run, data=data, train=train)
+    assert len(load_source(data, "train")) + len(load_source(data, "test")) > 48
+    assert simclr.pretrain(config).finished
+    capsys.readouterr()
+    result = evaluate_run(config.run_dir, config=EvalConfig(trials=0, resamples=20, strengths=(0.1,)))
+    said = capsys.readouterr()
+    assert "0[bold].png" in said.err and "[old] photos" in said.err and "[old] photos" in " ".join(said.out.split())
+    assert result["data"]["test"]["trained_on"] == 0
+    assert json.loads((config.run_dir / "result.json").read_text())["data"]["classes"] == list(classes)
+    assert {"confusion.png", "scores.png"} <= {path.name for path in config.run_dir.iterdir()}
