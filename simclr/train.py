@@ -174,7 +174,9 @@ def pretrain(config: TrainConfig) -> RunResult:
         except DataError:
             if step not in saved:
                 save(step)
-            raise
+            # A signal to the whole group ends the workers too: that is a stop like any other.
+            if not any_rank(stop.raised is not None, device):
+                raise
 
     model.train()
     step, stopped = done, False

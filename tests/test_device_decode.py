@@ -72,3 +72,21 @@ def test_the_loader_gives_the_same_batches(mixed: list[Path]) -> None:
         assert (a.images.float() - b.images.float()).abs().mean() < 2
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         Batches(images, sampler, CPU, **options, decode="gpu")
+
+
+def test_a_jpeg_that_breaks_is_replaced_as_the_workers_would(mixed: list[Path]) -> None:
+    """Its header is whole, so that only the device finds out."""
+    images = load_source(
+        DataConfig(source="folder", path=mixed[0].parent, size=32, test_fraction=0.2, broken="skip"), "train"
+    )
+    whole = mixed[0].read_bytes()
+    mixed[0].write_bytes(whole[: len(whole) // 2])
+    sampler = EpochSampler(images=len(images), batch_size=2, seed=0)
+    options = {"start": 0, "stop": 6, "workers": 0}
+    plain, batches = Batches(images, sampler, CPU, **options), Batches(images, sampler, CPU, **options)
+    batches.on_device = True
+    said: list[str] = []
+    batches.left_out.say = said.append
+    for a, b in zip(plain, batches, strict=True):
+        assert torch.equal(a.indices, b.indices)
+    assert len(said) == 1 and str(mixed[0]) in said[0]

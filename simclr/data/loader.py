@@ -3,19 +3,18 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from augment import soft_targets
 from simclr.config import TrainConfig
 from simclr.data.class_sampler import ClassSampler
-from simclr.data.device_decode import decode_batch, read_for_device
+from simclr.data.decode_batch import DecodeBatch, ReadBatch
+from simclr.data.device_decode import decode_batch
 from simclr.data.image_set import ImageSet
-from simclr.data.left_out import LeftOut, stand_ins
+from simclr.data.left_out import LeftOut
 from simclr.data.mined_sampler import MinedSampler, random_triplets
 from simclr.data.sampler import EpochSampler
 from simclr.data.workers import read_by_workers
@@ -204,9 +203,9 @@ class Batches:
 
     def _decoded(self, steps: range) -> Iterator[Batch]:
         labels, values = self._labels(), self.images.values
-        kind: type[_Decode] = _Read if self.on_device else _Decode
+        kind: type[DecodeBatch] = ReadBatch if self.on_device else DecodeBatch
         batches = read_by_workers(
-            kind(self.images, self.sampler),
+            kind(self.images, self.sampler.indices),
             # One loader for all these steps: no pause between epochs while workers start again.
             _Keys(self, steps),
             workers=self.workers,
@@ -231,67 +230,11 @@ class Batches:
             return decode_batch(read, paths, self.images.size, self.device), indices, {}
         except DataError:
             # Whole to the worker, which looked at its header only. What is done about it is known to the other way.
-            return _Decode(self.images, self.sampler)((step, indices.tolist()))
+            return DecodeBatch(self.images, self.sampler.indices)((step, indices.tolist()))
 
     def _labels(self) -> Tensor:
         labels = self.images.labels
         return torch.full((len(self.images),), -1) if labels is None else labels
-
-
-_TRIES = 16
-"""So many files in a row that do not decode are no broken files, but a disk that is gone."""
-
-
-class _Decode:
-    """What a worker does: (step, image indices) -> images uint8 (B, 3, size, size), indices (B,), broken files and why."""
-
-    def __init__(self, images: ImageSet, sampler: Sampler) -> None:
-        self.images, self.sampler = images, sampler
-
-    def __call__(self, key: tuple[int, list[int]]) -> tuple[Any, Tensor, dict[str, str]]:
-        items, indices, broken = self._read(key)
-        return default_collate(items), indices, broken
-
-    def _image(self, index: int) -> Tensor:
-        return self.images[index][0]
-
-    def _read(self, key: tuple[int, list[int]]) -> tuple[list[Tensor], Tensor, dict[str, str]]:
-        step, wanted = key
-        items, indices, broken = [], [], {}
-        for index in wanted:
-            try:
-                item = self._image(index)
-            except DataError as error:
-                if self.images.broken == "refuse":
-                    raise DataError(
-                        f"{error}. Put a whole file in its place and run the same command again, or leave such files out: "
-                        f"--data.broken skip, under another --name"
-                    ) from error
-                broken[self.images.describe(index)] = str(error)
-                index, item = self._stand_in(step, index, error)
-            items.append(item)
-            indices.append(index)
-        return items, torch.tensor(indices), broken
-
-    def _stand_in(self, step: int, index: int, error: DataError) -> tuple[int, Tensor]:
-        tried = 0
-        for other in islice(stand_ins(self.images, index, self.sampler.indices(step), step), _TRIES):
-            try:
-                return other, self._image(other)
-            except DataError:
-                tried += 1
-        raise DataError(f"{error}, and so do the {tried} files tried in its place; is the disk still there?")
-
-
-class _Read(_Decode):
-    """The same for a device that decodes: the bytes of each plain JPEG, uint8 (bytes,)."""
-
-    def __call__(self, key: tuple[int, list[int]]) -> tuple[Any, Tensor, dict[str, str]]:
-        return self._read(key)
-
-    def _image(self, index: int) -> Tensor:
-        assert self.images.paths is not None
-        return read_for_device(self.images.paths[index], self.images.size)
 
 
 class _Keys:

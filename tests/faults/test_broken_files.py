@@ -173,6 +173,24 @@ def test_a_killed_worker_ends_the_run_behind_the_step_it_fell_in(
     assert same_weights("whole", "killed")
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+def test_a_signal_to_the_whole_group_is_a_stop_and_no_error(
+    pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It falls while the loop waits for its first batch, and the worker is gone before that is read."""
+
+    def ended_with_the_group(path: Path, size: int) -> torch.Tensor:
+        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("still there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("simclr.data.image_set.decode", ended_with_the_group)
+        code, lines = pretrain("--train.knn-every", "0", "--data.workers", "1", "--name", "ended")
+    assert code == 130 and lines[-1] == "stopped at step 0; the same command continues there"
+    assert pretrain("--train.knn-every", "0", "--data.workers", "1", "--name", "ended")[0] == 0
+
+
 def on_a_rank(rank: int, port: int, folder: str, *words: str) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
