@@ -12,7 +12,7 @@ from torch import Tensor
 
 from augment.parameters import ViewParameters
 
-__all__ = ["write_contact_sheet"]
+__all__ = ["draw_contact_sheet", "write_contact_sheet"]
 
 _COLOURS = (
     "#0072b2",
@@ -41,10 +41,34 @@ def write_contact_sheet(
     title: str = "",
     limit: int = 12,
 ) -> Path:
-    """Write a picture: every image with the outline of its crops, beside it its views and the operations that acted.
+    """Write what ``draw_contact_sheet`` draws to ``path``; matplotlib picks the format by its ending (png, pdf, svg).
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    figure = draw_contact_sheet(images, views, parameters, mean=mean, std=std, title=title, limit=limit)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def draw_contact_sheet(
+    images: Tensor,
+    views: Tensor,
+    parameters: ViewParameters,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    title: str = "",
+    limit: int = 12,
+) -> Figure:
+    """A picture: every image with the outline of its crops, beside it its views and the operations that acted.
 
     Args:
-        path: the file to write; matplotlib picks the format by its ending (png, pdf, svg).
         images: (B, C, H, W), uint8 or floating point in [0, 1].
         views: (V, B, C, S, S) that came of them.
         parameters: the parameters the views were made with.
@@ -52,9 +76,6 @@ def write_contact_sheet(
         std: given together with ``mean``.
         title: written above.
         limit: images shown at most.
-
-    Returns:
-        The path.
 
     Raises:
         ValueError: the shapes do not belong together.
@@ -101,10 +122,7 @@ def write_contact_sheet(
             for line, text in enumerate(captions[image][column]):
                 y = (bottom - 0.05 - _LINE * (line + 0.5)) / height
                 figure.text(left / width, y, text, fontsize=6.5, color=_INK, va="center")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return figure
 
 
 def _captions(described: list[list[str]]) -> list[list[str]]:

@@ -47,13 +47,13 @@ from linear_eval import EvalConfig, sgd_probe
 from linear_eval.environment import environment
 from linear_eval.protocol import evaluate
 from linear_eval.report import score_picture
-from simclr.checkpoint import write_json
 from simclr.commands import run_command
 from simclr.config import ScheduleConfig, TrainConfig
 from simclr.config_io import save_config, to_dict
 from simclr.data import load_source, place
 from simclr.data.sources import Split
 from simclr.errors import MissingExtraError
+from simclr.files import write_json
 from simclr.flops import peak_flops
 from simclr.launch import resolved_precision
 

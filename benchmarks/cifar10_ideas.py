@@ -14,10 +14,10 @@ from rich.table import Table
 
 from linear_eval import Features, extract_features, linear_probe, recall_at_k
 from simclr import load_encoder
-from simclr.checkpoint import write_json
 from simclr.config import OptimConfig, TrainConfig
 from simclr.data import load_source, place
 from simclr.data.sources import Split
+from simclr.files import write_json
 
 __all__ = ["OBJECTIVES", "compare_objectives", "idea_table", "mean_and_spread", "objective_table", "try_ideas"]
 

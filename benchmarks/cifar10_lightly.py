@@ -35,7 +35,6 @@ from torch import nn
 # Before this folder, whose augment.py would hide the package of that name.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from simclr.checkpoint import write_json
 from simclr.commands import run_command
 from simclr.config import TrainConfig
 from simclr.config_io import load_config
@@ -44,6 +43,7 @@ from simclr.distributed import derive_seed
 from simclr.encoder import build_backbone, feature_width
 from simclr.errors import MissingExtraError
 from simclr.export import export_encoder
+from simclr.files import write_json
 from simclr.launch import make_accelerator
 from simclr.model import ContrastiveModel
 from simclr.objectives import Objective

@@ -1,5 +1,6 @@
 """What ``benchmarks/cifar10.py`` found: its table and the picture of its curves."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def draw_minutes(work: Path, result: dict[str, Any], picture: Path) -> None:
             ]
             _line(axes, points, OURS, label)
     for number, seed in enumerate(result.get("lightly", {})):
-        lines = read_metrics(work / f"lightly-seed-{seed}" / "metrics.jsonl")
+        texts = (work / f"lightly-seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        lines = [json.loads(text) for text in texts]  # a log of the benchmark's own, by the minute
         label = None if number else "lightly"
         _line(left, [(line["minutes"], line["loss"]) for line in lines], THEIRS, label)
         _line(right, [(line["minutes"], line["online_knn"]) for line in lines], THEIRS, label)

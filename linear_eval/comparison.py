@@ -9,17 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linear_eval.atomic import atomically
 from linear_eval.comparison_page import Picture, Section, as_html, as_markdown
 from linear_eval.comparison_pictures import draw_runs, draw_scores
 from linear_eval.comparison_runs import RunRecord, SeedGroup, differing_keys, read_runs, seed_groups, training_cost
 from linear_eval.comparison_scores import ScoredSet, scored_sets
 from simclr.config_io import parse_flags
-from simclr.errors import CheckpointError, ConfigError
+from simclr.errors import ConfigError
+from simclr.files import atomically
 
 __all__ = ["ReportOptions", "compare_runs", "comparison_sections", "parse_report"]
 
 NOT_MEASURED = "not measured"
+
+_VALIDATION = {
+    "validation_accuracy": ("validation accuracy, %", 100, ".1f"),
+    "validation_error": ("validation error", 1, ".3f"),
+    "validation_knn": ("validation kNN, %", 100, ".1f"),
+}
+"""Figure of the log -> heading, what it is multiplied by, and format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +68,15 @@ def compare_runs(folders: Sequence[Path], options: ReportOptions) -> str:
     text = as_markdown(_title(runs), sections)
     if options.out is not None:
         pictures = _pictures(runs)
-        try:
-            if options.out.suffix == ".html":
-                page = as_html(_title(runs), sections, pictures)
-            else:
-                files = [options.out.with_name(f"{options.out.stem}-{picture.name}.png") for picture in pictures]
-                for file, picture in zip(files, pictures, strict=True):
-                    _write(file, picture.png)
-                page = as_markdown(_title(runs), sections, [(p.caption, f.name) for p, f in zip(pictures, files)])
-            _write(options.out, page.encode(errors="backslashreplace"))  # a folder's name may not be UTF-8
-        except OSError as error:
-            raise CheckpointError(
-                f"{options.out} cannot be written ({error.strerror or error}); choose another --out"
-            ) from error
+        if options.out.suffix == ".html":
+            page = as_html(_title(runs), sections, pictures)
+        else:
+            files = [options.out.with_name(f"{options.out.stem}-{picture.name}.png") for picture in pictures]
+            for file, picture in zip(files, pictures, strict=True):
+                _write(file, picture.png)
+            page = as_markdown(_title(runs), sections, [(p.caption, f.name) for p, f in zip(pictures, files)])
+        # a folder's name may not be UTF-8
+        _write(options.out, page.encode(errors="backslashreplace"))
     return text
 
 
@@ -151,24 +154,25 @@ def _over_seeds(title: str, group: SeedGroup, chosen: Sequence[ScoredSet], all_r
 
 
 def _training(runs: Sequence[RunRecord]) -> Section:
-    header = ("run", "finished", "steps", "epochs", "loss", "online kNN, %", "training, s", "images/s", "parameters",
-              "evaluation, s", "evaluated on")  # fmt: skip
+    last = [_last_figures(run) for run in runs]
+    # Fine-tuning scores validation images in place of online kNN; a column that no run fills is left out.
+    validation = [key for key in _VALIDATION if any(key in figures for figures in last)]
+    header = ("run", "finished", "steps", "epochs", "loss", "online kNN, %", *(_VALIDATION[key][0] for key in validation),
+              "training, s", "images/s", "parameters", "evaluation, s", "evaluated on")  # fmt: skip
     rows: list[tuple[str, ...]] = []
-    for run in runs:
+    for run, figures in zip(runs, last, strict=True):
         cost = training_cost(run)
-        last: dict[str, Any] = {}
-        for line in run.metrics:
-            last |= line
         ours = [result for result in run.results if "encoder" in result][:1]
         hardware = run.results[0].get("hardware", {}) if run.results else {}
         rows.append(
             (
                 run.name,
                 "yes" if run.finished else "no",
-                _said(last.get("step"), "d"),
-                _said(last.get("epoch"), "d"),
-                _said(last.get("epoch_loss", last.get("loss")), ".3f"),
-                _said(None if "online_knn" not in last else 100 * last["online_knn"], ".1f"),
+                _said(figures.get("step"), "d"),
+                _said(figures.get("epoch"), "d"),
+                _said(figures.get("epoch_loss", figures.get("loss")), ".3f"),
+                _said(None if "online_knn" not in figures else 100 * figures["online_knn"], ".1f"),
+                *(_validation(figures.get(key), key) for key in validation),
                 _said(None if cost is None else cost[0], ".0f"),
                 _said(None if cost is None else cost[1], ".0f"),
                 _said(ours[0]["encoder"].get("parameters") if ours else None, ",d"),
@@ -177,7 +181,21 @@ def _training(runs: Sequence[RunRecord]) -> Section:
             )
         )
     note = "last loss and online kNN (images of the training set); seconds inside the loop, from its log"
+    note += "; validation: images kept out of the training set" if validation else ""
     return Section("Training", header, rows, note)
+
+
+def _last_figures(run: RunRecord) -> dict[str, Any]:
+    """The last value of everything that the run logged as a number."""
+    last: dict[str, Any] = {}
+    for line in run.metrics:
+        last |= {name: value for name, value in line.items() if isinstance(value, int | float)}
+    return last
+
+
+def _validation(value: Any, key: str) -> str:
+    _, scale, form = _VALIDATION[key]
+    return _said(None if value is None else scale * value, form)
 
 
 def _said(value: Any, form: str) -> str:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from linear_eval.comparison_runs import RunRecord, SeedGroup
 from linear_eval.comparison_scores import ScoredSet
 from linear_eval.report import COLOURS, INK, drawn
+from simclr.runlog import figures_over
 
 __all__ = ["draw_runs", "draw_scores"]
 
@@ -19,15 +20,21 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def draw_runs(groups: Sequence[SeedGroup]) -> bytes | None:
-    """Loss and online kNN of every run over its epochs, as a PNG; the seeds of a config in one colour. None without a log."""
+    """Loss and scores while training of every run over its epochs, as a PNG; the seeds of a config in one colour.
+
+    What no run logged has no panel. None without a log.
+    """
     panels = []
-    for key, kind, title in (
-        ("loss", "step", "loss (of each run's own objective)"),
-        ("online_knn", "epoch", "online kNN accuracy, %, held-out training images"),
+    for key, kind, title, scale in (
+        ("loss", "step", "loss (of each run's own objective)", 1),
+        ("online_knn", "epoch", "online kNN accuracy, %, held-out training images", 100),
+        ("validation_accuracy", "epoch", "accuracy, %, validation images", 100),
+        ("validation_error", "epoch", "mean absolute error, validation images", 1),
+        ("validation_knn", "epoch", "kNN accuracy, %, validation images", 100),
     ):
         curves = [[_curve(run, key, kind) for run in group.runs] for group in groups]
         if any(points for group in curves for points in group):
-            panels.append((title, curves, 1 if key == "loss" else 100))
+            panels.append((title, curves, scale))
     if not panels:
         return None
     legend_rows = (len(groups) + 2) // 3
@@ -93,12 +100,11 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
 
 def _curve(run: RunRecord, key: str, kind: str) -> list[tuple[float, float]]:
     """(epoch, figure) of every line that has it; a step is a fraction of an epoch."""
-    ends = [line for line in run.metrics if line.get("kind") == "epoch"]
+    ends = [line for line in run.metrics if line["kind"] == "epoch" and line["step"]]
     steps = ends[-1]["step"] / ends[-1]["epoch"] if ends else None  # in an epoch
     return [
-        (line["epoch"] if steps is None else line["step"] / steps, line[key])
-        for line in run.metrics
-        if line.get("kind") == kind and key in line
+        (line["epoch"] if steps is None else line["step"] / steps, value)
+        for line, value in figures_over(run.metrics, kind, key)
     ]
 
 

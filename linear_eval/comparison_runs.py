@@ -12,7 +12,7 @@ import yaml
 from simclr.config import RUNTIME_FIELDS
 from simclr.config_io import flat_fields, load_config, to_dict
 from simclr.errors import CheckpointError, ConfigError
-from simclr.runlog import read_metrics
+from simclr.runlog import figures_over, read_metrics
 
 __all__ = ["RunRecord", "SeedGroup", "differing_keys", "read_runs", "seed_groups", "training_cost"]
 
@@ -118,7 +118,7 @@ def _config(path: Path) -> dict[str, Any]:
         # Written by another version of this project: what it says is shown as it stands.
         try:
             content = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, or no date, is a ValueError
             raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
         return flat_fields(content) if isinstance(content, dict) else {}
 
@@ -165,11 +165,11 @@ def training_cost(run: RunRecord) -> tuple[float, float] | None:
     Each line of a step has the speed since the line before. Steps that a stopped run took again count once.
     """
     batch = run.config.get("train.batch_size")
-    lines = [line for line in run.metrics if line.get("kind") == "step" and line.get("images_per_second")]
-    if not batch or not lines:
+    if not isinstance(batch, int):
         return None
     seconds, before = 0.0, 0
-    for line in lines:
-        seconds += (line["step"] - before) * batch / line["images_per_second"]
-        before = line["step"]
-    return seconds, before * batch / seconds
+    for line, speed in figures_over(run.metrics, "step", "images_per_second"):
+        if speed > 0:
+            seconds += (line["step"] - before) * batch / speed
+            before = line["step"]
+    return (seconds, before * batch / seconds) if seconds > 0 else None

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from linear_eval.atomic import atomically
 from linear_eval.features import Features
 from linear_eval.rows import parts_of
-from simclr.errors import CheckpointError, ConfigError
+from simclr.errors import ConfigError
+from simclr.files import atomically
 
 __all__ = ["check_embedding_path", "write_embeddings", "write_names"]
 
@@ -50,20 +50,17 @@ def write_embeddings(path: Path, features: Features, names: Sequence[str], class
     Raises:
         CheckpointError: the disk refuses.
     """
-    try:
-        if path.suffix == ".npz":
-            arrays: dict[str, Any] = {
-                "features": features.x.numpy(),
-                "index": features.index.numpy(),
-                "labels": features.y.numpy(),
-                "classes": np.array(classes, dtype=np.str_),
-                "paths": np.array(names, dtype=np.str_),
-            }
-            atomically(path, lambda file: np.savez(file, **arrays))  # none is of objects: no pickle
-        else:
-            atomically(path, lambda file: pq.write_table(_table(features, names, classes), file))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); choose another --out") from error
+    if path.suffix == ".npz":
+        arrays: dict[str, Any] = {
+            "features": features.x.numpy(),
+            "index": features.index.numpy(),
+            "labels": features.y.numpy(),
+            "classes": np.array(classes, dtype=np.str_),
+            "paths": np.array(names, dtype=np.str_),
+        }
+        atomically(path, lambda file: np.savez(file, **arrays))  # none is of objects: no pickle
+    else:
+        atomically(path, lambda file: pq.write_table(_table(features, names, classes), file))
 
 
 def write_names(path: Path, labels: Tensor, names: Sequence[str], classes: Sequence[str]) -> None:
@@ -77,10 +74,7 @@ def write_names(path: Path, labels: Tensor, names: Sequence[str], classes: Seque
     writer.writerow(["row", "path", "label"])
     for row, (name, label) in enumerate(zip(names, _labels(labels, classes), strict=True)):
         writer.writerow([row, name, label or ""])
-    try:
-        atomically(path, lambda file: file.write(text.getvalue().encode()))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); choose another --out") from error
+    atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _table(features: Features, names: Sequence[str], classes: Sequence[str]) -> pa.Table:

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from linear_eval.atomic import atomically
 from linear_eval.features import Features
 from linear_eval.report import COLOURS, drawn
 from linear_eval.similarity import prepare
 from simclr.errors import ConfigError, DataError
+from simclr.files import AGAIN, atomically, refused
 
 __all__ = ["pca_map", "plot_map", "plot_pairs", "plot_roc", "tsne_map"]
 
@@ -214,5 +214,6 @@ def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes
 
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150))
+    with refused(path, AGAIN):
+        atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150))
     return Path(path)

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from linear_eval.features import Features
 from simclr.errors import DataError, MissingExtraError
+from simclr.files import AGAIN, refused
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -43,6 +44,7 @@ def write_projector(
 
     Raises:
         MissingExtraError: tensorboard is not installed.
+        CheckpointError: the disk refuses.
         DataError: no snapshot, one of other images than the first, steps that repeat, or thumbnails that do not fit.
     """
     writer_class = _summary_writer()
@@ -52,7 +54,7 @@ def write_projector(
     kept = torch.randperm(len(first.y), generator=torch.Generator().manual_seed(seed))[:max_rows].sort().values
     labels = [_class_name(label, class_names) for label in first.y.cpu()[kept].tolist()]
     metadata = [[name, str(index)] for name, index in zip(labels, first.index.cpu()[kept].tolist(), strict=True)]
-    with writer_class(str(folder)) as writer:
+    with refused(folder, AGAIN), writer_class(str(folder)) as writer:
         for step, features, thumbnails in snapshots:
             writer.add_embedding(
                 features.x.cpu()[kept],

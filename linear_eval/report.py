@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from linear_eval.atomic import atomically as _atomically
 from linear_eval.seen import seen_in_words
+from simclr.files import AGAIN, atomically, refused
 
 __all__ = [
     "confusion_picture",
@@ -119,16 +119,26 @@ def _notes(result: dict[str, Any]) -> list[str]:
 
 
 def write_result(result: dict[str, Any], path: Path | str) -> Path:
-    """Write ``result`` as JSON, atomically."""
+    """Write ``result`` as JSON, atomically.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    _atomically(Path(path), lambda file: file.write(text.encode()))
+    with refused(path, AGAIN):
+        atomically(Path(path), lambda file: file.write(text.encode()))
     return Path(path)
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:
-    """Write ``figure`` as a PNG, atomically."""
+    """Write ``figure`` as a PNG, atomically.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     FigureCanvasAgg(figure)
-    _atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150, facecolor="white"))
+    with refused(path, AGAIN):
+        atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150, facecolor="white"))
     return Path(path)
 
 

@@ -7,7 +7,6 @@ the disk. Loading takes the newest one whose manifest holds; older ones are remo
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -15,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from simclr.errors import CheckpointError
+from simclr.files import AGAIN, refused, sync, write_json, write_state, write_tensors
 
-__all__ = ["Checkpoint", "newest_checkpoint", "save_checkpoint", "write_json", "write_tensors"]
+__all__ = ["Checkpoint", "newest_checkpoint", "save_checkpoint"]
 
 _NAME = re.compile(r"step-(\d{8,})")
+_FILES = ("model.safetensors", "state.pt", "progress.json")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any], progress: dict[str, Any], keep: int = 2
 ) -> Path:
-    """Write ``folder/step-XXXXXXXX`` and then remove all but the newest ``keep`` checkpoints.
+    """Write ``folder/step-XXXXXXXX`` and then remove all but the newest ``keep`` whole checkpoints up to this one.
+
+    Those of later steps go first: the run was continued from an earlier one, since they were damaged. To know that the
+    others are whole they are read, which takes a fraction of the time that writing does.
 
     Args:
         folder: the run's ``checkpoints`` folder; made where missing.
@@ -62,32 +66,21 @@ def save_checkpoint(
     """
     final = folder / f"step-{step:08d}"
     partial = folder / f".partial-{final.name}"
-    try:
+    with refused(f"the checkpoint {final}", f"earlier ones are untouched; {AGAIN}"):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".partial-*"):
             shutil.rmtree(leftover)
         partial.mkdir()
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}, partial / "model.safetensors"
-        )
-        torch.save(state, partial / "state.pt")
+        write_tensors(partial / "model.safetensors", model)
+        write_state(partial / "state.pt", state)
         write_json(partial / "progress.json", {**progress, "step": step})
-        names = ("model.safetensors", "state.pt", "progress.json")
-        for name in names:
-            _sync(partial / name)
-        write_json(partial / "manifest.json", {name: _sha256(partial / name) for name in names})
-        _sync(partial)
+        write_json(partial / "manifest.json", {name: _sha256(partial / name) for name in _FILES})
+        sync(partial)
         if final.exists():
             shutil.rmtree(final)  # the same step again, after a resume from an older checkpoint
         partial.rename(final)
-        _sync(folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint {final} could not be written ({error.strerror}); earlier ones are untouched; "
-            f"free some space and run the same command again"
-        ) from error
-    for _, old in _steps(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        sync(folder)
+    _prune(folder, step, keep)
     return final
 
 
@@ -108,17 +101,14 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, said
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write ``tensors`` as safetensors, readable for whom the umask says; ``save_file`` leaves them to their owner alone."""
-    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    _sync(partial)
-    partial.replace(path)
+def _prune(folder: Path, written: int, keep: int) -> None:
+    """Leave the checkpoint of the step just ``written`` and the newest whole ones before it, ``keep`` in all."""
+    kept = 0
+    for step, path in reversed(_steps(folder)):
+        if step == written or (step < written and kept < keep and _fault(path) is None):
+            kept += 1
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
@@ -131,12 +121,14 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 def _fault(path: Path) -> str | None:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
+        if not isinstance(manifest, dict) or set(manifest) != set(_FILES):
+            return f"manifest.json does not name {', '.join(_FILES)}"
         for name, digest in manifest.items():
             if _sha256(path / name) != digest:
                 return f"{name} is not as it was written"
     except OSError as error:
-        return f"{Path(error.filename).name}: {error.strerror}"
-    except (ValueError, AttributeError) as error:
+        return f"{Path(error.filename or path).name}: {error.strerror}"
+    except (ValueError, RecursionError) as error:
         return f"manifest.json: {error}"
     return None
 
@@ -144,11 +136,3 @@ def _fault(path: Path) -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A supervised run whole: the encoder with its head, from pixels to class probabilities or to numbers.
+"""A supervised run whole: the encoder with its head, from pixels to class probabilities, qualities or numbers.
 
 Beside the public encoder a supervised run writes ``head.safetensors`` and ``head.json``: the projection head, the
 objective's own weights (class weights, centres, bins) and the names of the classes.
@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from simclr.checkpoint import write_json, write_tensors
 from simclr.config_io import from_dict, to_dict
 from simclr.config_model import HeadConfig
 from simclr.errors import CheckpointError
-from simclr.export import Encoder, find_encoder, load_encoder, match_tensors
+from simclr.export import Encoder, check_format, find_encoder, load_encoder, match_tensors
+from simclr.files import AGAIN, refused, write_json, write_tensors
 from simclr.heads import projection_head
 from simclr.objectives import OBJECTIVES, Objective, ObjectiveConfig, build_objective
 
@@ -28,6 +28,7 @@ FORMAT = 1
 class Classifier(nn.Module):
     """Images (B, C, H, W), uint8 or float in [0, 1], any size -> class probabilities (B, C), or numbers (B,).
 
+    After quality focal loss they are the quality of every class, each in [0, 1] by itself: rows do not sum to 1.
     ``embed`` gives the embeddings z (B, D) that the objective compares, ``scores`` the class logits before the
     ``temperature``. An objective without a classifier (triplet, margin, ...) has embeddings only.
     """
@@ -36,7 +37,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder, self.head, self.objective, self.classes = encoder, head, objective, classes
         self.temperature = 1.0
-        """Divides the logits; fitted on validation images, it makes probabilities true (Guo et al. 2017)."""
+        """Divides the logits; fitted on validation images, it makes the probabilities of a softmax true (Guo et al. 2017).
+        Qualities are learned as they are: for them it is 1."""
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings z (B, D) float32."""
@@ -53,7 +55,8 @@ class Classifier(nn.Module):
             return numbers
         if scores is None:
             raise TypeError("this objective has no classifier: use embed(images), and compare embeddings")
-        return (scores / self.temperature).softmax(1)
+        scores = scores / self.temperature
+        return scores.sigmoid() if self.objective.sigmoids else scores.softmax(1)
 
 
 def export_head(
@@ -75,11 +78,12 @@ def export_head(
         head_config, objective_config: what the two were built from, the latter with all it took from the data.
         classes: name of each label.
         sizes: what ``build_objective`` was given: classes, dim, samples.
+
+    Raises:
+        CheckpointError: the disk refuses.
     """
     tensors = nn.ModuleDict({"head": head, "objective": objective}).state_dict()
-    partial = folder / ".head.safetensors.partial"
-    write_tensors(partial, tensors)
-    partial.replace(folder / "head.safetensors")
+    write_tensors(folder / "head.safetensors", tensors)
     description = {
         "format": FORMAT,
         "head": to_dict(head_config),
@@ -99,7 +103,7 @@ def load_classifier(path: str | Path) -> Classifier:
 
     Raises:
         CheckpointError: no encoder or no head there (a self-supervised run has none), damaged files, or tensors that are
-            not exactly those that ``head.json`` describes.
+            not exactly those that ``head.json`` describes. A format that another version writes.
     """
     folder = find_encoder(Path(path))
     encoder = load_encoder(folder)
@@ -107,6 +111,7 @@ def load_classifier(path: str | Path) -> Classifier:
         raise CheckpointError(f"{folder} holds an encoder without a head: fine-tune it with scripts/finetune.py first")
     try:
         described: dict[str, Any] = json.loads((folder / "head.json").read_text())
+        check_format(described, FORMAT, folder / "head.json")
         kinds: dict[str, Any] = {kind.name: kind for kind in OBJECTIVES}  # type: ignore[attr-defined]  # every one has a name
         kind = kinds[described["objective"]["name"]]
         where = f"{folder / 'head.json'}"
@@ -126,11 +131,17 @@ def load_classifier(path: str | Path) -> Classifier:
     match_tensors(both, tensors, what=f"{file} is not the head that head.json describes")
     both.load_state_dict(tensors)
     classifier = Classifier(encoder, head, objective, classes)
-    classifier.temperature = temperature
+    classifier.temperature = 1.0 if objective.sigmoids else temperature  # it was fitted to a softmax
     return classifier.eval()
 
 
 def save_temperature(path: str | Path, temperature: float) -> None:
-    """Note in ``head.json`` the temperature that was fitted on validation images."""
+    """Note in ``head.json`` the temperature that was fitted on validation images.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     file = find_encoder(Path(path)) / "head.json"
-    write_json(file, json.loads(file.read_text()) | {"temperature": temperature})
+    described = json.loads(file.read_text())
+    with refused(file, AGAIN):
+        write_json(file, described | {"temperature": temperature})

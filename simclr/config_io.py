@@ -16,6 +16,7 @@ import yaml
 
 from simclr.config import RUNTIME_FIELDS, TrainConfig
 from simclr.errors import ConfigError
+from simclr.files import atomically
 
 __all__ = ["differences", "from_dict", "load_config", "parse_command", "parse_flags", "save_config", "to_dict"]
 
@@ -63,22 +64,28 @@ def load_config(path: Path) -> TrainConfig:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-99-99 is a ValueError to yaml
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        raise ConfigError(f"{path} is empty; it must hold keys and values, such as 'preset: cifar10'")
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values, such as 'preset: cifar10'")
     base = content.pop("preset", None)
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: preset is {base!r}, expected the name of a preset, such as cifar10")
     start = TrainConfig() if base is None else preset(base)
-    if base is None or "name" not in content:
-        content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
+    content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
     return _dataclass(TrainConfig, content, str(path), default=start)
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
-    """Write a config as YAML that ``load_config`` reads back to an equal one."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    """Write a config, atomically, as YAML that ``load_config`` reads back to an equal one.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    atomically(path, lambda file: file.write(text.encode()))
 
 
 def flat_fields(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

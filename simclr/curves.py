@@ -5,7 +5,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from simclr.runlog import read_metrics
+from simclr.files import atomically
+from simclr.runlog import figures_over, read_metrics
 
 __all__ = ["draw_curves"]
 
@@ -14,6 +15,9 @@ _PANELS = (
     ("learning_rate", "step", "learning rate"),
     ("contrastive_top1", "epoch", "contrastive top-1"),
     ("online_knn", "epoch", "online kNN accuracy"),
+    ("validation_accuracy", "epoch", "validation accuracy"),
+    ("validation_error", "epoch", "validation error (mean absolute)"),
+    ("validation_knn", "epoch", "validation kNN accuracy"),
     ("effective_rank", "epoch", "effective rank of the features"),
     ("alignment", "epoch", "alignment (lower is better)"),
     ("uniformity", "epoch", "uniformity (lower is better)"),
@@ -22,11 +26,15 @@ _PANELS = (
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draw the figures of a ``metrics.jsonl`` over the steps; figures that the run did not log leave no panel."""
+    """Draw the figures of a ``metrics.jsonl`` over the steps; figures that the run did not log leave no panel.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     lines = read_metrics(metrics)
     panels = []
     for key, kind, title in _PANELS:
-        points = [(line["step"], line[key]) for line in lines if line["kind"] == kind and key in line]
+        points = [(line["step"], value) for line, value in figures_over(lines, kind, key)]
         if points:
             panels.append((title, [step for step, _ in points], [value for _, value in points]))
     if not panels:
@@ -42,4 +50,4 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure).print_png(picture)
+    atomically(picture, lambda file: FigureCanvasAgg(figure).print_png(file))

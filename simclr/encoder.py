@@ -1,7 +1,6 @@
 """The encoder f: any timm backbone without its classifier, with a stem that suits small images."""
 
 import difflib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -55,9 +54,13 @@ def without_weights(config: EncoderConfig) -> EncoderConfig:
 
 @torch.no_grad()
 def feature_width(backbone: nn.Module, size: int) -> int:
-    """The width F of the features that ``backbone`` gives for images of ``size`` px, found by one forward pass."""
+    """The width F of the features that ``backbone`` gives for images of ``size`` px, found by one forward pass.
+
+    It is made where ``backbone`` is, and leaves it there, in its mode.
+    """
     modes = {name: module.training for name, module in backbone.named_modules()}
-    features = backbone.eval()(torch.zeros(1, 3, size, size))
+    device = next((tensor.device for tensor in backbone.parameters()), None)
+    features = backbone.eval()(torch.zeros(1, 3, size, size, device=device))
     for name, module in backbone.named_modules():
         module.training = modes[name]
     if not isinstance(features, Tensor) or features.ndim != 2:
@@ -73,13 +76,13 @@ def _create(config: EncoderConfig, size: int) -> nn.Module:
         raise ConfigError(f"encoder.name is {config.name!r}, whose weights timm does not know: {error}") from error
     if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         options["img_size"] = size
-    chosen: dict[str, Callable[[], Any]] = {
-        "layers": lambda: config.layers and list(config.layers),
-        "channels": lambda: config.channels,
-        "patch_size": lambda: config.patch_size,
-        "drop_path_rate": lambda: config.drop_path or None,
+    chosen: dict[str, Any] = {
+        "layers": config.layers and list(config.layers),
+        "channels": config.channels,
+        "patch_size": config.patch_size,
+        "drop_path_rate": config.drop_path or None,
     }
-    options |= {name: value for name, get in chosen.items() if (value := get()) is not None}
+    options |= {name: value for name, value in chosen.items() if value is not None}
     try:
         model = timm.create_model(config.name, **options)
     except TypeError as error:

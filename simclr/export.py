@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from augment import AugmentConfig, preprocess
-from simclr.checkpoint import write_json, write_tensors
 from simclr.config import EncoderConfig
 from simclr.config_io import from_dict, to_dict
 from simclr.encoder import build_backbone, feature_width
 from simclr.errors import CheckpointError
+from simclr.files import write_json, write_tensors
 
 __all__ = [
     "Encoder",
     "EncoderDescription",
+    "check_format",
     "export_encoder",
     "find_encoder",
     "load_encoder",
@@ -106,24 +107,24 @@ def export_encoder(
     """Write ``folder/encoder.safetensors`` and ``folder/encoder.json``.
 
     Args:
-        backbone: trained, without its head.
+        backbone: trained, without its head; it stays on its device and in its mode.
         folder: made where missing.
         config: what ``build_backbone`` was given.
         augment: its size, mean and std are what the backbone expects of an image.
         seed: seed of the initial weights, so that the same encoder untrained can be built to compare with.
         training: JSON-able notes on how it was trained.
+
+    Raises:
+        CheckpointError: the disk refuses.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".encoder.safetensors.partial"
-    write_tensors(partial, backbone.state_dict())
-    partial.replace(folder / "encoder.safetensors")
+    write_tensors(folder / "encoder.safetensors", backbone.state_dict())
     description = {
         "format": FORMAT,
         "encoder": to_dict(config),
         "size": augment.size,
         "mean": augment.mean,
         "std": augment.std,
-        "features": feature_width(backbone.cpu(), augment.size),
+        "features": feature_width(backbone, augment.size),
         "init_seed": seed,
         "training": training,
     }
@@ -158,11 +159,12 @@ def read_description(folder: Path) -> EncoderDescription:
     """Read ``folder/encoder.json``.
 
     Raises:
-        CheckpointError: it is not there, or not as ``export_encoder`` writes it.
+        CheckpointError: it is not there, not as ``export_encoder`` writes it, or of a format that another version writes.
     """
     file = folder / "encoder.json"
     try:
         described = json.loads(file.read_text())
+        check_format(described, FORMAT, file)
         mean, std = described["mean"], described["std"]
         return EncoderDescription(
             config=from_dict(EncoderConfig, described["encoder"], where=f"{file}: encoder"),
@@ -188,7 +190,7 @@ def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
 
     Raises:
         CheckpointError: nothing there, a damaged file, or tensors that are not exactly those of the backbone that
-            ``encoder.json`` names; the message lists the differences.
+            ``encoder.json`` names; the message lists the differences. A format that another version writes.
     """
     folder = find_encoder(Path(path))
     described = read_description(folder)
@@ -223,6 +225,15 @@ def find_encoder(path: Path) -> Path:
         else ("expected encoder.json and encoder.safetensors")
     )
     raise CheckpointError(f"{path} holds no encoder ({hint})")
+
+
+def check_format(described: dict[str, Any], known: int, file: Path) -> None:
+    """Raise CheckpointError unless the ``format`` that ``file`` gives itself is the ``known`` one; KeyError without any."""
+    if described["format"] != known:
+        raise CheckpointError(
+            f"{file} is of format {described['format']!r}, this version reads {known}; install the version of "
+            "simclr-pipeline that wrote it, or export it again with this one"
+        )
 
 
 def match_tensors(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:

@@ -109,6 +109,11 @@ class Objective(nn.Module):
         """Class logits (N, C) of embeddings ``z`` (N, D), or None where the loss has no classifier of its own."""
         return self.loss.scores(z) if isinstance(self.loss, LabelLoss) else None
 
+    @property
+    def sigmoids(self) -> bool:
+        """Whether every class logit is a sigmoid of its own; else they are a softmax together."""
+        return isinstance(self.loss, LabelLoss) and self.loss.sigmoids
+
     def numbers(self, z: Tensor) -> Tensor | None:
         """Predicted numbers (N,) of embeddings ``z`` (N, D), or None where the loss predicts none."""
         return self.loss.predict(z) if isinstance(self.loss, DistributionFocalLoss) else None

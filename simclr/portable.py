@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from simclr.classifier import Classifier, load_classifier
 from simclr.config_io import parse_flags
 from simclr.errors import CheckpointError, ConfigError
 from simclr.export import Encoder, find_encoder, load_encoder
+from simclr.files import refused
 from simclr.portable_program import check_onnx, load_onnx, load_program, write_onnx, write_program
 from simclr.portable_timm import load_timm, write_timm
 from simclr.run_words import run_and_flags
@@ -42,7 +42,7 @@ class ExportOptions:
 
     classifier: bool = False
     """`torch` and `onnx`: beside the features also the logits of a fine-tuned run, divided by its temperature so that their
-    softmax is calibrated; of a run that learned numbers the numbers."""
+    softmax is calibrated; after quality focal loss as they are, a sigmoid each; of a run that learned numbers the numbers."""
 
     input: Literal["uint8", "float32"] = "uint8"
     """`torch` and `onnx`: images as 0 to 255, or as floating point in [0, 1]."""
@@ -136,25 +136,21 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
     classifier = load_classifier(folder) if options.classifier else None
     portable = Portable(classifier.encoder if classifier else load_encoder(folder), classifier).eval()
     target = _target(folder, options)
-    try:
-        # In a folder that exists already: where the export fails no empty one is left.
-        with tempfile.TemporaryDirectory(dir=_existing(target), prefix=".export-") as scratch:
-            partial = Path(scratch)
-            lines = _write(portable, folder, partial, target, options)
-            difference = _difference(portable, partial, options)
-            if not difference <= TOLERANCE:  # a NaN is no agreement either
-                raise CheckpointError(
-                    f"the {options.format} file differs from the encoder by {difference:.1e} of its largest value, more than "
-                    f"{TOLERANCE:g}; nothing was written to {target}"
-                )
-            target.mkdir(parents=True, exist_ok=True)
-            names = sorted(file.name for file in partial.iterdir())
-            for name in names:
-                shutil.copymode(folder / "encoder.json", partial / name)  # as readable as the encoder itself
-                (partial / name).replace(target / name)
-    except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{target} cannot be written ({reason}); choose another --out") from error
+    # In a folder that exists already: where the export fails no empty one is left.
+    with refused(target), tempfile.TemporaryDirectory(dir=_existing(target), prefix=".export-") as scratch:
+        partial = Path(scratch)
+        lines = _write(portable, folder, partial, target, options)
+        difference = _difference(portable, partial, options)
+        if not difference <= TOLERANCE:  # a NaN is no agreement either
+            raise CheckpointError(
+                f"the {options.format} file differs from the encoder by {difference:.1e} of its largest value, more than "
+                f"{TOLERANCE:g}; nothing was written to {target}"
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        names = sorted(file.name for file in partial.iterdir())
+        for name in names:
+            shutil.copymode(folder / "encoder.json", partial / name)  # as readable as the encoder itself
+            (partial / name).replace(target / name)
     return Exported(target, tuple(target / name for name in names), lines, difference)
 
 

@@ -4,7 +4,6 @@ Both take any number of images of one size, S x S, and normalise them. Resizing 
 shorter one decides the shape, and neither format can hold that choice for every size. Nothing in them is trained on.
 """
 
-import io
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -14,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from simclr.checkpoint import write_json
 from simclr.errors import CheckpointError, MissingExtraError
+from simclr.files import atomically, write_json
 
 __all__ = ["check_onnx", "load_onnx", "load_program", "write_onnx", "write_program"]
 
@@ -60,9 +59,7 @@ def write_program(
         program = torch.export.export(module, (example,), dynamic_shapes=_free_batch())
     except RuntimeError as error:
         raise _not_traced(error) from error
-    content = io.BytesIO()  # a disk that is full is then an OSError, as everywhere
-    torch.export.save(program, content)
-    (partial / "model.pt2").write_bytes(content.getvalue())
+    atomically(partial / "model.pt2", lambda file: torch.export.save(program, file))
     lines = (
         "import torch",
         f"program = torch.export.load({str(target / 'model.pt2')!r}).module()",

@@ -11,12 +11,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from simclr.checkpoint import write_json
 from simclr.config_io import to_dict
 from simclr.export import Encoder, read_description
+from simclr.files import write_json, write_tensors
 
 __all__ = ["load_timm", "write_timm"]
 
@@ -52,10 +52,7 @@ def write_timm(encoder: Encoder, folder: Path, partial: Path, target: Path) -> t
             f"model.load_state_dict(load_file({str(target / 'model.safetensors')!r}), strict=True)",
         ]
     lines = ("import timm, torch", *made, *_call(encoder))
-    save_file(
-        {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.backbone.state_dict().items()},
-        partial / "model.safetensors",
-    )
+    write_tensors(partial / "model.safetensors", encoder.backbone.state_dict())
     described = {
         "architecture": name,
         "num_classes": 0,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, record_function
 
-from simclr.errors import CheckpointError
+from simclr.files import atomically, refused
 from simclr.flops import Peak, wait_for
 
 __all__ = ["PARTS", "StepProfile"]
@@ -195,17 +195,14 @@ class StepProfile:
         self._written = True  # torch's profiler gives its events once; asked again it ends the process
         if self._ended < self.warmup + self.steps + self.traced:
             self._recorder.stop()
-        try:
+        with refused(f"the trace {path}"):
             with tempfile.TemporaryDirectory() as folder:
                 raw = Path(folder) / "trace.json"
                 self._recorder.export_chrome_trace(str(raw))
                 trace = json.loads(raw.read_text(errors="replace"))
             trace["traceEvents"] += self._part_events(trace["traceEvents"])
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_bytes(gzip.compress(json.dumps(trace).encode(), compresslevel=6))
-            partial.replace(path)
-        except OSError as error:
-            raise CheckpointError(f"the trace {path} could not be written ({error.strerror})") from error
+            packed = gzip.compress(json.dumps(trace).encode(), compresslevel=6)
+            atomically(path, lambda file: file.write(packed))
         return True
 
     def _part_events(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:

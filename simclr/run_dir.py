@@ -4,14 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from simclr.checkpoint import Checkpoint, newest_checkpoint
 from simclr.classifier import export_head
 from simclr.config import TrainConfig
-from simclr.config_io import differences, load_config, save_config
+from simclr.config_io import differences, load_config, save_config, to_dict
 from simclr.distributed import derive_seed
 from simclr.encoder import without_weights
-from simclr.errors import CheckpointError, ConfigError
+from simclr.errors import ConfigError
 from simclr.export import export_encoder
+from simclr.files import AGAIN, is_leftover, refused
 from simclr.model import ContrastiveModel
 from simclr.objectives import Objective, ObjectiveConfig
 
@@ -60,10 +63,20 @@ def open_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose another --name or --out")
     if not written.exists():
-        if any(folder.iterdir()):
+        if not all(is_leftover(path) for path in folder.iterdir()):
             raise ConfigError(f"{folder} holds files, but is no run of this program; choose another --name or --out")
         return None, []
-    changed = differences(load_config(written), config)
+    mend = (
+        f"If that file was cut short, put a whole one in its place, as this command writes it under another --name (give "
+        f"{config.name!r} for its key name); otherwise give this run a name of its own with --name, or remove that folder"
+    )
+    try:
+        found = load_config(written)
+    except ConfigError as error:
+        raise ConfigError(f"{error}. {mend}") from error
+    changed = differences(found, config)
+    if changed and _is_cut(written, config):
+        raise ConfigError(f"{written} ends too early, and differs from this config: {'; '.join(changed)}. {mend}")
     if changed:
         raise ConfigError(
             f"{folder} holds a run with another config: {'; '.join(changed)}. "
@@ -72,14 +85,23 @@ def open_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
     return newest_checkpoint(folder / "checkpoints")
 
 
+def _is_cut(written: Path, config: TrainConfig) -> bool:
+    """Whether ``written`` lacks the last line of a config, which a file that was cut loses before any other."""
+    wanted, found = to_dict(config), yaml.safe_load(written.read_text())
+    while isinstance(wanted, dict):
+        last = list(wanted)[-1]
+        if not isinstance(found, dict) or last not in found:
+            return True
+        wanted, found = wanted[last], found[last]
+    return False
+
+
 def claim(config: TrainConfig) -> None:
     """Make the run's folder and write its config there. Call it on one process only."""
-    try:
+    with refused(config.run_dir):
         config.run_dir.mkdir(parents=True, exist_ok=True)
         if not (config.run_dir / "config.yaml").exists():
             save_config(config, config.run_dir / "config.yaml")
-    except OSError as error:
-        raise CheckpointError(f"{config.run_dir} cannot be written ({error.strerror}); choose another --out") from error
 
 
 def export_run(
@@ -90,28 +112,33 @@ def export_run(
     classes: tuple[str, ...],
     sizes: dict[str, int],
 ) -> None:
-    """Write the finished run's encoder, and with labels its head, to ``config.run_dir / "encoder"``."""
+    """Write the finished run's encoder, and with labels its head, to ``config.run_dir / "encoder"``.
+
+    Raises:
+        CheckpointError: the disk refuses; the same command writes them from the last checkpoint.
+    """
     folder = config.run_dir / "encoder"
-    export_encoder(
-        model.backbone,
-        folder,
-        config=without_weights(config.encoder),  # what comes out is whole: nothing has to be fetched to load it
-        augment=config.augment,
-        seed=derive_seed(config.seed, "init"),
-        training={
-            "run": config.name,
-            "objective": config.objective.name,
-            "epochs": config.train.epochs,
-            "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
-        },
-    )
-    if config.objective.needs_labels:
-        export_head(
+    with refused(folder, f"the last checkpoint is there; {AGAIN}"):
+        export_encoder(
+            model.backbone,
             folder,
-            model.head,
-            objective,
-            head_config=config.head,
-            objective_config=objective_config,
-            classes=classes,
-            sizes=sizes,
+            config=without_weights(config.encoder),  # what comes out is whole: nothing has to be fetched to load it
+            augment=config.augment,
+            seed=derive_seed(config.seed, "init"),
+            training={
+                "run": config.name,
+                "objective": config.objective.name,
+                "epochs": config.train.epochs,
+                "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
+            },
         )
+        if config.objective.needs_labels:
+            export_head(
+                folder,
+                model.head,
+                objective,
+                head_config=config.head,
+                objective_config=objective_config,
+                classes=classes,
+                sizes=sizes,
+            )

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from simclr.errors import CheckpointError
+from simclr.errors import PipelineError
+from simclr.files import AGAIN, atomically, refused
 from simclr.finite import NotFiniteError
 
-__all__ = ["RunLog", "read_metrics"]
+__all__ = ["RunLog", "figures_over", "read_metrics"]
 
 _LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
@@ -24,7 +27,13 @@ _LONG_SECONDS = 24 * 3600.0
 
 
 class RunLog:
-    """Writes on the main process; on every other one all methods do nothing."""
+    """Writes on the main process; on every other one all methods do nothing.
+
+    A line that cannot be written, or a picture, never ends a run: the weights are worth more, and say so themselves.
+
+    Raises:
+        CheckpointError: when it is made, where the disk refuses a log without what is about to happen again.
+    """
 
     def __init__(self, run_dir: Path, accelerator: Accelerator, *, total_steps: int, start_step: int) -> None:
         self.accelerator, self.total_steps = accelerator, total_steps
@@ -36,12 +45,16 @@ class RunLog:
         self._first_step: tuple[int, float] | None = None
         self._paced = False
         self._warned: set[str] = set()
+        self._torn = False
         self._bar: Progress | None = None
         if not self.main:
             return
         # What a killed run logged after its last checkpoint is about to happen again, and so is what ended it.
         kept = [line for line in read_metrics(self.path) if line["step"] <= start_step and line["kind"] != "failed"]
-        _write(self.path, "".join(json.dumps(line) + "\n" for line in kept), "w")
+        text = "".join(json.dumps(line) + "\n" for line in kept).encode()
+        with refused(self.path, AGAIN):
+            if not self.path.exists() or self.path.read_bytes() != text:
+                atomically(self.path, lambda file: file.write(text))
         for line in kept:
             self.last |= line
         if self._console.is_terminal:
@@ -95,7 +108,8 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
         if self.main:
-            self._console.print(Text(text), soft_wrap=True)
+            with suppress(OSError):  # where stderr goes to a full disk, training goes on in silence
+                self._console.print(Text(text), soft_wrap=True)
 
     def warn(self, epoch: int, warnings: dict[str, str]) -> None:
         """Say each kind of warning when it first appears, and again only after an epoch without it."""
@@ -103,6 +117,20 @@ class RunLog:
             if kind not in self._warned:
                 self.say(f"epoch {epoch}: {text}")
         self._warned = set(warnings)
+
+    def picture(self, path: Path, draw: Callable[[Path], object]) -> None:
+        """Have a picture drawn to ``path``; one that cannot be drawn or written is a warning."""
+        if not self.main:
+            return
+        try:
+            draw(path)
+        except PipelineError as error:
+            self.say(f"warning: {error}; the run goes on without this picture")
+        except Exception as error:  # whatever a plotting library raises, over a name or a figure
+            reason = " ".join(str(error).split())
+            self.say(
+                f"warning: {path} could not be drawn ({type(error).__name__}: {reason}); the run goes on without it"
+            )
 
     def __enter__(self) -> "RunLog":
         return self
@@ -118,30 +146,55 @@ class RunLog:
     def _record(self, line: dict[str, Any]) -> None:
         self.last |= line
         if self.main:
-            _write(self.path, json.dumps(line) + "\n", "a")
+            self._append(json.dumps(line) + "\n")
             numbers = {name: value for name, value in line.items() if name not in ("kind", "step")}
             self.accelerator.log(numbers, step=line["step"])
 
+    def _append(self, text: str) -> None:
+        try:
+            with self.path.open("a") as file:
+                file.write(f"\n{text}" if self._torn else text)  # half a line may stand there, which is left behind
+            self._torn = False
+        except OSError as error:
+            if not self._torn:
+                self.say(
+                    f"warning: {self.path} cannot be written ({error.strerror}); the run goes on, its log has a gap"
+                )
+            self._torn = True
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """The lines of a ``metrics.jsonl`` in order; what is damaged, or cut short by a crash, is left out.
+
+    Each has ``kind`` (text), ``step`` (0 or more) and, unless it says what ended a run (``failed``), ``epoch`` (1 or more),
+    and figures by their name.
+    """
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for text in path.read_bytes().split(b"\n"):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+            line = json.loads(text.decode())
+        except (ValueError, RecursionError):  # text that is not UTF-8 is a ValueError too
+            continue
+        if (
+            isinstance(line, dict)
+            and isinstance(line.get("kind"), str)
+            and _whole(line.get("step"), 0)
+            and (line["kind"] == "failed" or _whole(line.get("epoch"), 1))
+        ):
+            lines.append(line)
     return lines
 
 
-def _write(path: Path, text: str, mode: str) -> None:
-    try:
-        with path.open(mode) as file:
-            file.write(text)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror})") from error
+def figures_over(lines: Iterable[dict[str, Any]], kind: str, name: str) -> list[tuple[dict[str, Any], float]]:
+    """The lines of ``kind`` that have the figure ``name``, each with it."""
+    chosen = ((line, line.get(name)) for line in lines if line["kind"] == kind)
+    return [(line, value) for line, value in chosen if isinstance(value, int | float) and not isinstance(value, bool)]
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _clock(seconds: float) -> str:

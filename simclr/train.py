@@ -8,6 +8,7 @@ steps as an undisturbed one, and any number of processes sees the batch that one
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -204,7 +205,7 @@ def pretrain(config: TrainConfig) -> RunResult:
                 mix = mix.rows(slice(rank * local, (rank + 1) * local))
                 x, targets = mix.apply(x), mix.targets(targets)
             if step == 0 and accelerator.is_main_process:
-                draw_views(config, batch.images, x, drawn, config.run_dir / "views.png")
+                log.picture(config.run_dir / "views.png", partial(draw_views, config, batch.images, x, drawn))
 
             profile.mark("encoder")
             draws = derive_seed(config.seed, "objective", step)
@@ -280,7 +281,7 @@ def pretrain(config: TrainConfig) -> RunResult:
             weights, None, step - 1
         )  # a finished run of an earlier version may hold what was never looked at
     if accelerator.is_main_process:
-        draw_curves(config.run_dir / "metrics.jsonl", config.run_dir / "curves.png")
+        log.picture(config.run_dir / "curves.png", partial(draw_curves, config.run_dir / "metrics.jsonl"))
         if finished:
             export_run(config, *weights.final, fitted, images.classes, sizes)
     accelerator.wait_for_everyone()

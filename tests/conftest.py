@@ -68,6 +68,23 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def small_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """``with small_disk(n):`` the kernel refuses to let a file grow beyond n bytes inside, as a full disk does."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(most: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
     """``with stop_after(n):`` what trains inside is asked to stop at its n-th step, counted over all runs inside."""
 

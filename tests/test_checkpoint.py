@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,18 +59,58 @@ def test_none_whole_is_refused_and_none_at_all_is_a_start(tmp_path: Path) -> Non
         newest_checkpoint(tmp_path)
 
 
-def test_an_interrupted_write_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "progress.json"])
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_one(file: str, tmp_path: Path, small_disk: Any) -> None:
     save(tmp_path, 1)
-    full = OSError(28, "No space left on device")
-
-    def no_space(*args: object, **kwargs: object) -> None:
-        raise full
-
-    with monkeypatch.context() as patch:
-        patch.setattr("torch.save", no_space)
-        with pytest.raises(CheckpointError, match=r"No space left on device.*earlier ones are untouched"):
-            save(tmp_path, 2)
+    sizes = {name: 100_000 if name == file else 10 for name in ("model.safetensors", "state.pt", "progress.json")}
+    model, state = {"w": torch.ones(sizes["model.safetensors"])}, {"optimizer": torch.ones(sizes["state.pt"])}
+    notes = {"note": "x" * sizes["progress.json"]}
+    with small_disk(20_000), pytest.raises(CheckpointError) as error:
+        save_checkpoint(tmp_path, 2, model, state, notes)
+    said = str(error.value)
+    assert said.startswith(f"the checkpoint {tmp_path / 'step-00000002'} could not be written (") and "\n" not in said
+    assert "File too large" in said  # what the system calls it, not how a library trips over it
+    assert said.endswith("earlier ones are untouched; free some space and run the same command again")
     assert newest_checkpoint(tmp_path)[0].progress["step"] == 1
     save(tmp_path, 2)  # the leftovers of the failed write are in nobody's way
     assert newest_checkpoint(tmp_path)[0].progress["step"] == 2
     assert not list(tmp_path.glob(".partial*"))
+
+
+def test_what_is_no_fault_of_the_disk_keeps_its_name(tmp_path: Path) -> None:
+    shared = torch.ones(4)
+    with pytest.raises(RuntimeError, match="share memory"):
+        save_checkpoint(tmp_path, 1, {"a": shared, "b": shared}, {}, {})
+
+
+def test_a_damaged_later_checkpoint_does_not_count_as_kept(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    (save(tmp_path, 20) / "model.safetensors").write_bytes(b"damaged")
+    assert newest_checkpoint(tmp_path)[0].progress["step"] == 10  # where the run continues, to be stopped at 15
+    save(tmp_path, 15, keep=1)
+    assert newest_checkpoint(tmp_path)[0].progress["step"] == 15
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000015"]
+
+
+def test_a_damaged_earlier_checkpoint_goes_before_a_whole_one(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    (save(tmp_path, 15) / "state.pt").write_bytes(b"damaged")
+    save(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000020"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "progress.json"])
+@pytest.mark.parametrize("manifest", ["nothing", "without it", "names alone", "a number"])
+def test_a_manifest_that_does_not_vouch_for_every_file_vouches_for_none(
+    manifest: str, file: str, tmp_path: Path
+) -> None:
+    save(tmp_path, 1)
+    folder = save(tmp_path, 2)
+    whole = json.loads((folder / "manifest.json").read_text())
+    without = {name: digest for name, digest in whole.items() if name != file}
+    content = {"nothing": {}, "without it": without, "names alone": list(whole), "a number": 7}[manifest]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    (folder / file).write_bytes(b"not as it was")
+    checkpoint, said = newest_checkpoint(tmp_path)
+    assert checkpoint.progress["step"] == 1
+    assert len(said) == 1 and "manifest.json does not name model.safetensors, state.pt, progress.json" in said[0]

@@ -19,14 +19,19 @@ import simclr
 from augment import AugmentConfig
 from linear_eval.finetuned import _number_row, _row, fit_temperature
 from linear_eval.probe import score_predictions
-from simclr.classifier import load_classifier, save_temperature
-from simclr.config import DataConfig, HeadConfig, TrainConfig
+from simclr.classifier import export_head, load_classifier, save_temperature
+from simclr.config import DataConfig, EncoderConfig, HeadConfig, TrainConfig
 from simclr.data import ImageSet, load_source
+from simclr.encoder import build_backbone
 from simclr.errors import CheckpointError
+from simclr.export import export_encoder
 from simclr.finetune import finetune_config
-from simclr.losses import CrossEntropyConfig, DistributionFocalConfig, TripletConfig
+from simclr.heads import projection_head
+from simclr.losses import CrossEntropyConfig, DistributionFocalConfig, QualityFocalConfig, TripletConfig
 from simclr.model import build_model
+from simclr.objectives import build_objective
 from simclr.online import OnlineScore
+from simclr.portable import Portable
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,8 @@ def test_a_damaged_head_is_refused(classified: TrainConfig, pretrained: Path, tm
     wrong: list[tuple[Any, str]] = [
         ("no json", "damaged"),
         ({"format": 1}, "damaged: KeyError"),
+        ({}, "damaged: KeyError 'format'"),
+        (whole | {"format": 2}, r"head\.json is of format 2, this version reads 1; install the version"),
         (whole | {"objective": {"name": "cross-entropi"}}, "damaged: KeyError"),
         (whole | {"objective": {"name": "cross-entropy", "smoothing": 1}}, "unknown key 'smoothing'"),
         (whole | {"sizes": {"classes": 10}}, "damaged: TypeError"),
@@ -97,6 +104,61 @@ def test_a_damaged_head_is_refused(classified: TrainConfig, pretrained: Path, tm
     (folder / "head.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match=r"head\.safetensors cannot be read"):
         load_classifier(folder)
+
+
+def quality_classifier(folder: Path, temperature: float) -> tuple[Path, torch.nn.Linear]:
+    """An encoder with a quality focal head as a run exports it, and the head's linear layer."""
+    small = EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16))
+    augment, head, objective_config = AugmentConfig(size=16), HeadConfig(layers=0), QualityFocalConfig()
+    backbone = build_backbone(small, 16, seed=1)
+    sizes = {"classes": 3, "dim": 16, "samples": 9}
+    objective = build_objective(objective_config, **sizes, seed=2)
+    export_encoder(backbone, folder, config=small, augment=augment, seed=1, training={})
+    export_head(
+        folder,
+        projection_head(16, head),
+        objective,
+        head_config=head,
+        objective_config=objective_config,
+        classes=("a", "b", "c"),
+        sizes=sizes,
+    )
+    save_temperature(folder, temperature)
+    return folder, objective.loss.head
+
+
+def test_quality_focal_gives_the_quality_of_every_class_by_itself(tmp_path: Path) -> None:
+    folder, head = quality_classifier(tmp_path / "encoder", temperature=2.5)  # fitted to a softmax, which this is not
+    classifier = load_classifier(folder)
+    images = torch.randint(256, (5, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        features = simclr.load_encoder(folder)(images).double()
+        logits = features @ head.weight.double().T + head.bias.double()
+        quality = classifier(images)
+        torch.testing.assert_close(quality, (1 / (1 + (-logits).exp())).float(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(classifier.scores(images), logits.float(), rtol=1e-4, atol=1e-5)
+        exported = Portable(classifier.encoder, classifier).eval()(images)[1]
+        torch.testing.assert_close(exported, logits.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_full_disk_leaves_the_head_that_was_there(classified: TrainConfig, tmp_path: Path, small_disk: Any) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(classified.run_dir / "encoder", folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    classifier = load_classifier(folder)
+    with small_disk(100), pytest.raises(CheckpointError, match=r"head\.safetensors could not be written .*too large"):
+        export_head(
+            folder,
+            classifier.head,
+            classifier.objective,
+            head_config=classified.head,
+            objective_config=classified.objective,
+            classes=classifier.classes,
+            sizes={"classes": 10, "dim": 8, "samples": 9},
+        )
+    with small_disk(100), pytest.raises(CheckpointError, match=r"head\.json could not be written .*same command again"):
+        save_temperature(folder, 3.0)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # What is scored.

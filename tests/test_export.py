@@ -121,6 +121,45 @@ def test_damage_is_one_line(damage: str, exported: tuple[Path, Encoder], tmp_pat
     assert str(folder) in str(error.value)
 
 
+@pytest.mark.parametrize("number", [2, 99, "1", None])
+def test_another_format_is_refused(number: Any, exported: tuple[Path, Encoder]) -> None:
+    folder, _ = exported
+    described = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps(described | {"format": number}))
+    with pytest.raises(CheckpointError) as error:
+        simclr.load_encoder(folder)
+    said = f"{folder / 'encoder.json'} is of format {number!r}, this version reads 1; install the version"
+    assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+def test_the_backbone_stays_where_it_is_and_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = build_backbone(SMALL, 32, seed=3)
+    backbone.layer1.eval()
+    modes = {name: module.training for name, module in backbone.named_modules()}
+    moved: list[object] = []
+    # cpu(), to() and cuda() all go through here; without a GPU nothing else tells a move to where it is already.
+    monkeypatch.setattr(backbone, "_apply", lambda move, *rest: moved.append(move) or backbone)
+    export_encoder(backbone, tmp_path / "encoder", config=SMALL, augment=AugmentConfig(size=32), seed=3, training={})
+    assert moved == []
+    assert {name: module.training for name, module in backbone.named_modules()} == modes
+    if torch.cuda.is_available():
+        monkeypatch.undo()
+        backbone.cuda()
+        export_encoder(backbone, tmp_path / "gpu", config=SMALL, augment=AugmentConfig(size=32), seed=3, training={})
+        assert all(tensor.is_cuda for tensor in backbone.state_dict().values())
+
+
+def test_a_full_disk_leaves_the_encoder_that_was_there(exported: tuple[Path, Encoder], small_disk: Any) -> None:
+    folder, encoder = exported
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with (
+        small_disk(2_000),
+        pytest.raises(CheckpointError, match=r"encoder\.safetensors could not be written .*too large"),
+    ):
+        export_encoder(encoder.backbone, folder, config=SMALL, augment=AugmentConfig(size=32), seed=4, training={})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_pretrained_is_never_downloaded_again(exported: tuple[Path, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = exported
     described = json.loads((folder / "encoder.json").read_text())

@@ -213,33 +213,34 @@ def test_a_file_that_disagrees_is_not_written(
     run = encoder_in(tmp_path / "run", EncoderConfig(name="resnet18", **NARROW))
     before = sorted(tmp_path.rglob("*"))
 
-    def slightly_wrong(tensors: dict[str, Tensor], path: Path) -> None:
+    def slightly_wrong(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file(tensors | {"conv1.weight": 1.01 * tensors["conv1.weight"]}, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("simclr.portable_timm.save_file", slightly_wrong)
+        patch.setattr("simclr.portable_timm.write_tensors", slightly_wrong)
         code, out, err = command(str(run))
         assert (code, out) == (2, "")
         assert "the timm file differs from the encoder by" in err and err.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
     assert command(str(run))[0] == 0
     good = (run / "export" / "timm" / "model.safetensors").read_bytes()
-    monkeypatch.setattr("simclr.portable_timm.save_file", slightly_wrong)
+    monkeypatch.setattr("simclr.portable_timm.write_tensors", slightly_wrong)
     assert command(str(run))[0] == 2
     assert (run / "export" / "timm" / "model.safetensors").read_bytes() == good
 
 
-def test_a_full_disk_is_one_line(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["timm", "torch", "onnx"])
+def test_a_full_disk_is_one_line(form: str, command: Command, tmp_path: Path, small_disk: Any) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
     run = encoder_in(tmp_path / "run", EncoderConfig(name="resnet18", **NARROW))
     before = sorted(tmp_path.rglob("*"))
-
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    code, out, err = command(str(run), "--format", "torch")
+    with small_disk(3_000):
+        code, out, err = command(str(run), "--format", form)
     assert (code, out) == (2, "")
-    assert "No space left on device" in err and err.count("\n") == 1
+    assert "File too large" in err and err.count("\n") == 1
+    assert err.startswith(f"error: {run / 'export' / form} could not be written (")
     assert sorted(tmp_path.rglob("*")) == before
 
 

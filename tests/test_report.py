@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from linear_eval import EvalConfig, encoder_digest, print_report, write_report, write_result
 from linear_eval import report as report_module
 from linear_eval.protocol import evaluate
-from simclr.errors import ConfigError, DataError
+from simclr.errors import CheckpointError, ConfigError, DataError
 
 DIGITS = load_digits()
 
@@ -162,18 +162,17 @@ def test_the_files_are_plain_json_and_pictures(result: dict[str, Any], tmp_path:
         assert len(set(map(bytes, picture.reshape(-1, 3)[::7]))) > 50
 
 
-def test_a_failed_write_leaves_the_old_result(result: dict[str, Any], tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_result(result: dict[str, Any], tmp_path: Path, small_disk: Any) -> None:
     path = write_result(result, tmp_path / "result.json")
     before = path.read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_result({"accuracy": float("nan")}, path)
 
-    def full(file: Any) -> None:
-        file.write(b"half of it")
-        raise OSError("no space left on device")
-
-    with pytest.raises(OSError, match="no space"):
-        report_module._atomically(path, full)
+    with (
+        small_disk(len(before) // 2),
+        pytest.raises(CheckpointError, match=r"result\.json could not be written \(File too large\); free some space"),
+    ):
+        write_report(result, tmp_path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import random
 import re
 import statistics
 import sys
@@ -18,10 +19,12 @@ from PIL import Image
 
 import simclr
 from linear_eval import EvalConfig, evaluate_run
+from linear_eval.comparison_pictures import draw_runs
 from linear_eval.comparison_runs import read_runs, seed_groups
 from simclr.commands import run_command
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
 from simclr.config_io import save_config
+from simclr.curves import draw_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -216,6 +219,58 @@ def test_other_protocols_stand_apart(command: Command, runs: list[Path], tmp_pat
     assert found["Recall@1"] == "90.0" and found["rank-1 (1:N)"] == "70.0 [60.0, 80.0]"
     assert found["pairs: EER (lower is better)"] == "10.0"
     assert ("slow", "encoder") not in table(out, "birds, 50 test images: accuracy in %")
+
+
+@pytest.mark.parametrize(
+    ("figure", "values", "column", "shown"),
+    [
+        ("validation_accuracy", (0.5, 0.625), "validation accuracy, %", "62.5"),
+        ("validation_error", (4.0, 3.25), "validation error", "3.250"),
+        ("validation_knn", (0.25, 0.375), "validation kNN, %", "37.5"),
+    ],
+)
+def test_what_validation_images_said_in_training_is_shown(
+    figure: str,
+    values: tuple[float, float],
+    column: str,
+    shown: str,
+    command: Command,
+    runs: list[Path],
+    tmp_path: Path,
+) -> None:
+    headings = table(command(*runs)[1], "Training")[("slow",)]
+    assert not any(heading.startswith("validation") for heading in headings)  # nobody fine-tuned
+    log = [{"kind": "epoch", "step": 12 * n, "epoch": n, figure: value} for n, value in enumerate(values, start=1)]
+    (runs[3] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    training = table(command(*runs)[1], "Training")
+    assert training[("slow",)][column] == shown
+    assert training[("birds-s0",)][column] == training[("slow",)]["online kNN, %"] == "not measured"
+    assert draw_runs(seed_groups(read_runs([runs[3]])))  # this figure alone is logged: without its panel there is none
+    draw_curves(runs[3] / "metrics.jsonl", tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        picture.load()
+
+
+def test_damaged_logs_and_configs_are_one_line_or_left_out(command: Command, runs: list[Path], tmp_path: Path) -> None:
+    log, config = runs[3] / "metrics.jsonl", runs[3] / "config.yaml"
+    before = command(*runs)[1]
+    log.write_bytes(b"\xff\x00\n" + log.read_bytes() + b"null\n{}\n")
+    assert command(*runs)[1] == before
+    rng = random.Random(0)
+    for file in (log, config):
+        whole = file.read_bytes()
+        for _ in range(60):
+            content = bytearray(whole)
+            for _ in range(rng.choice((1, 3))):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+            file.write_bytes(content)
+            code, out, err = command(*runs)
+            assert (code, err) == (0, "") or ((code, out) == (2, "") and err.count("\n") == 1 and str(file) in err)
+        file.write_bytes(whole)
+    for content in (b"name: \xff\n", b"a: 2026-99-99\n", b"[" * 3000):
+        config.write_bytes(content)
+        code, out, err = command(*runs)
+        assert (code, out) == (2, "") and err.startswith(f"error: {config} cannot be read") and err.count("\n") == 1
 
 
 def test_the_page_needs_nothing_beside_it(command: Command, runs: list[Path], tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class QualityFocalLoss(LinearHeadLoss):
     Parameters: ``head``. `statistics`: accuracy (over the samples that have a class).
     """
 
+    sigmoids: ClassVar[bool] = True
+
     def __init__(self, num_classes: int, dim: int, beta: float = 2.0) -> None:
         super().__init__(num_classes, dim)
         require(beta > 0, "beta", beta, "positive")

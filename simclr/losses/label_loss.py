@@ -78,6 +78,9 @@ class LabelLoss(nn.Module, ABC):
     - On several processes, call it with the gathered z and labels on every rank, and a generator seeded alike.
     """
 
+    sigmoids: ClassVar[bool] = False
+    """Whether every one of the `scores` is a sigmoid of its own; else they are a softmax together."""
+
     statistics: dict[str, Tensor]
 
     def __init__(self) -> None:
