@@ -1,6 +1,6 @@
 """NT-Xent forward + backward against lightly, pytorch-metric-learning and the textbook form; and gradient caching.
 
-    python benchmarks/loss.py             # on the GPU where there is one; --quick takes small sizes only
+    python benchmarks/loss.py             # on the GPU where there is one; --quick takes one small size
 
 Times are the minimum over rounds in which all methods take turns, so that a busy machine slows all of them alike. Extra
 memory is the peak above what was held before: on the CPU of a fresh process for each figure, on CUDA of the allocator.
@@ -20,11 +20,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cost import peak_bytes, seconds
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from cost import peak_bytes, seconds
 from simclr.commands import run_command
 from simclr.errors import MissingExtraError
 from simclr.grad_cache import cached_step
@@ -129,7 +127,7 @@ def measure(what: str, device: str, **arguments: int | str) -> dict[str, float]:
     return {"bytes": memory, "seconds": min(rounds)}
 
 
-def loss_table(pairs_list: tuple[int, ...], device: str, limit: float) -> None:
+def loss_table(pairs_list: tuple[int, ...], device: str, limit: float, quick: bool) -> None:
     print(f"\nNT-Xent, forward + backward, d = {WIDTH}, temperature {TEMPERATURE}, float32")
     print("\n| pairs | method | time (ms) | x ours | extra memory (MB) | x ours |\n|---|---|---|---|---|---|")
     for pairs in pairs_list:
@@ -137,28 +135,34 @@ def loss_table(pairs_list: tuple[int, ...], device: str, limit: float) -> None:
         names = [name for name in METHODS if device == "cuda" or name != "ours, without Triton"]
         able = {name: METHODS[name]() for name in names if predicted_bytes(name, pairs) <= limit}
         values = {name: forward_backward(loss, views) for name, loss in able.items()}
-        times = interleaved_minimum(able, views, device)
-        memory = {name: loss_memory(name, pairs, device, views, loss) for name, loss in able.items()}
+        times = interleaved_minimum(able, views, device, *((2, 0.0) if quick else (10, 20.0)))
+        weighed = ["ours"] if quick else able  # each takes a process of its own
+        memory = {name: loss_memory(name, pairs, device, views, able[name]) for name in weighed}
         for name in names:
             if name not in able:
                 needed = predicted_bytes(name, pairs) / GIB
                 print(f"| {pairs:,} | {name} | cannot run: needs about {needed:,.0f} GiB | | | |")
                 continue
-            took, held = times[name], memory[name]
-            size = f"{held / memory['ours']:.2f}" if memory["ours"] > 1e6 else "-"  # below, it is the page that counts
-            cells = f"{took * 1e3:,.2f} | {took / times['ours']:.2f} | {held / 1e6:,.0f} | {size}"
+            took, held, size = times[name], "-", "-"
+            if name in memory:
+                held = f"{memory[name] / 1e6:,.0f}"
+                # Below, it is the page that counts.
+                size = f"{memory[name] / memory['ours']:.2f}" if memory["ours"] > 1e6 else "-"
+            cells = f"{took * 1e3:,.2f} | {took / times['ours']:.2f} | {held} | {size}"
             print(f"| {pairs:,} | {name} | {cells} |")
         if len(able) > 1:
             spread = max(abs(value / values["ours"] - 1) for value in values.values())
             print(f"| {pairs:,} | largest relative difference between the losses | {spread:.0e} | | | |", flush=True)
 
 
-def interleaved_minimum(losses: dict[str, Loss], views: Tensor, device: str) -> dict[str, float]:
+def interleaved_minimum(
+    losses: dict[str, Loss], views: Tensor, device: str, least: int, budget: float
+) -> dict[str, float]:
     """Seconds of the fastest round of each loss. Losses of more than 2 s a round take part in the first two only."""
     times = dict.fromkeys(losses, float("inf"))
-    deadline = time.perf_counter() + 20
+    deadline = time.perf_counter() + budget
     rounds = 0
-    while rounds < 10 or (rounds < 200 and time.perf_counter() < deadline):
+    while rounds < least or (rounds < 200 and time.perf_counter() < deadline):
         for name, loss in losses.items():
             if rounds < 2 or times[name] < 2:
                 times[name] = min(times[name], seconds(partial(forward_backward, loss, views), device))
@@ -213,7 +217,7 @@ def cache_table(batch: int, chunk: int, device: str) -> None:
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--quick", action="store_true", help="one small size, the memory of ours alone")
     parser.add_argument("--pairs", type=int, nargs="+", help="numbers of pairs, in place of the usual ones")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--memory", type=float, help="GiB a method may need (8, on CUDA 0.8 of the device)")
@@ -231,9 +235,9 @@ def main(words: list[str]) -> int:
     hardware = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{hardware} of {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
     memory = options.memory or (0.8 * torch.cuda.get_device_properties(0).total_memory / GIB if cuda else 8.0)
-    pairs = tuple(options.pairs) if options.pairs else (32, 128) if options.quick else PAIRS[options.device]
-    loss_table(pairs, options.device, memory * GIB)
-    cache_table(*((256, 32) if options.quick else (4096, 256)), options.device)
+    pairs = tuple(options.pairs) if options.pairs else (64,) if options.quick else PAIRS[options.device]
+    loss_table(pairs, options.device, memory * GIB, options.quick)
+    cache_table(*((64, 16) if options.quick else (4096, 256)), options.device)
     return 0
 
 

@@ -3,6 +3,7 @@
     python benchmarks/objectives.py                        # digits: the classes it was trained on, images it was not
     python benchmarks/objectives.py --data DIR             # folder of images: classes it was not trained on
     python benchmarks/objectives.py --only triplet margin  # some of them
+    python benchmarks/objectives.py --quick                # a few steps of two, and of one on a folder
 
 On digits, whose ten classes are all trained on, a row scores the test images. On a folder 40 % of the classes are held
 out of training: retrieval and one-shot are over all test images of these classes, and the linear probe is fitted on their
@@ -12,6 +13,7 @@ training images. Features are the encoder's, before any head. Runs go to --out, 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +23,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-# Before this folder, whose augment.py would hide the package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import simclr
+from cifar10.few_images import few_images
 from linear_eval import Features, extract_features, linear_probe, map_at_r, recall_at_k
 from linear_eval.identification import one_shot
 from simclr.commands import run_command
-from simclr.config import OptimConfig, ScheduleConfig, TrainConfig
+from simclr.config import EncoderConfig, OptimConfig, ScheduleConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.splits import divide_classes
-from simclr.losses import NTXentConfig
+from simclr.losses import ArcFaceConfig, NTXentConfig
 from simclr.objectives import OBJECTIVES
 
 
@@ -52,6 +52,10 @@ def recipe(arguments: argparse.Namespace, objective: type) -> TrainConfig:
             schedule=ScheduleConfig(warmup_epochs=0.5),
         )
         own = NTXentConfig(temperature=0.2) if objective is NTXentConfig else own
+    if arguments.quick:
+        small = EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16))
+        config = replace(config, encoder=small, schedule=ScheduleConfig(warmup_epochs=0))
+        data, loop = replace(data, limit=256), replace(loop, epochs=1, batch_size=64)
     return replace(config, name=objective.name, out=arguments.out, data=data, objective=own, train=loop)
 
 
@@ -85,7 +89,25 @@ def main(words: list[str]) -> int:
     parser.add_argument("--epochs", type=int, default=3, help="epochs on the folder (digits: its preset's)")
     parser.add_argument("--only", nargs="+", help="names of objectives")
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
+    parser.add_argument(
+        "--quick", action="store_true", help="a few steps of two, and nothing kept: does it run at all?"
+    )
     arguments = parser.parse_args(words)
+    if not arguments.quick:
+        compare(arguments)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.data, arguments.out = None, Path(folder) / "digits"
+        arguments.only = [NTXentConfig.name, ArcFaceConfig.name]
+        compare(arguments)
+        arguments.data, arguments.out = few_images(Path(folder) / "images"), Path(folder) / "folder"
+        arguments.only = [NTXentConfig.name]
+        compare(arguments)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Train and score the objectives, print their table and leave scores.json."""
     chosen = [o for o in OBJECTIVES if arguments.only is None or o.name in arguments.only]
     rows: dict[str, dict[str, Any]] = {}
     for objective in chosen:
@@ -107,7 +129,6 @@ def main(words: list[str]) -> int:
         cells = [f"{100 * row[key]:.1f}" for key in ("recall_at_1", "map_at_r", "linear", "one_shot")]
         table.add_row(name, *cells, f"{row['seconds']:.0f}" if "seconds" in row else "")
     Console(width=100).print(table)
-    return 0
 
 
 if __name__ == "__main__":

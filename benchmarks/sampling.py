@@ -1,6 +1,7 @@
 """How negatives are sampled, and what comes of it: margin loss under four strategies (Wu et al. 2017, section 3).
 
     python benchmarks/sampling.py --data DIR      # a folder of images with train/ and test/ parts; --seeds 0 1 2
+    python benchmarks/sampling.py --quick         # a few steps on a few images
 
 For each strategy a network is trained, with the same budget, on 60 % of the classes. The table gives Recall@1 on test
 images of the other classes and of the classes trained on. Then one common network, that of random sampling, looks at the
@@ -11,6 +12,7 @@ batch to batch (its variance over the squared length of its mean). One picture, 
 import argparse
 import json
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-# Before this folder, whose augment.py would hide the package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import simclr
+from cifar10.few_images import few_images
 from linear_eval import extract_features, recall_at_k
 from simclr.classifier import Classifier, load_classifier
 from simclr.commands import run_command
-from simclr.config import OptimConfig, ScheduleConfig, TrainConfig
+from simclr.config import EncoderConfig, OptimConfig, ScheduleConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.splits import divide_classes
 from simclr.distances import l2_normalize, pairwise_distance
@@ -45,6 +45,10 @@ def recipe(arguments: argparse.Namespace, mining: Mining, seed: int) -> TrainCon
     """The network of the preset `cifar10-cpu` with margin loss and AdamW, on some of the classes."""
     config = simclr.preset("cifar10-cpu")
     data = replace(config.data, source="folder", path=arguments.data, held_out_classes=0.4, limit=arguments.images)
+    loop = replace(config.train, epochs=arguments.epochs, batch_size=arguments.batch_size, evaluate=False, knn_every=0)
+    if arguments.quick:
+        small = EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16))
+        config = replace(config, encoder=small)
     return replace(
         config,
         name=f"{mining}-{seed}",
@@ -55,7 +59,7 @@ def recipe(arguments: argparse.Namespace, mining: Mining, seed: int) -> TrainCon
         augment=simclr.preset("cifar10").augment,
         optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="sqrt"),
         schedule=ScheduleConfig(warmup_epochs=0.5),
-        train=replace(config.train, epochs=arguments.epochs, batch_size=256, evaluate=False, knn_every=0),
+        train=loop,
     )
 
 
@@ -134,13 +138,30 @@ def picture(rows: dict[str, Any], negatives: Tensor, path: Path) -> None:
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of images with train/ and test/ parts")
+    wanted = "--quick" not in words  # which has images of its own
+    parser.add_argument("--data", type=Path, required=wanted, help="a folder of images with train/ and test/ parts")
     parser.add_argument("--images", type=int, default=10_000, help="training images")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--batches", type=int, default=16, help="batches for the gradient's variance")
     parser.add_argument("--out", type=Path, default=Path("runs/sampling"))
+    parser.add_argument(
+        "--quick", action="store_true", help="as small as it gets, and nothing kept: does it run at all?"
+    )
     arguments = parser.parse_args(words)
+    arguments.batch_size = 256
+    if not arguments.quick:
+        compare(arguments)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.data, arguments.out = few_images(Path(folder) / "images"), Path(folder) / "out"
+        arguments.epochs, arguments.batch_size, arguments.batches = 1, 64, 2
+        compare(arguments)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Train and look at every strategy, print the table and leave sampling.json and sampling.png."""
     rows: dict[str, Any] = {}
     for mining in STRATEGIES:
         scores = []
@@ -153,7 +174,7 @@ def main(words: list[str]) -> int:
     common = recipe(arguments, "random", arguments.seeds[0])
     model = load_classifier(common.run_dir)
     images = place(load_source(common.data, "train"), torch.device("cpu"))
-    drawn = batches(images, arguments.batches, 256)
+    drawn = batches(images, arguments.batches, arguments.batch_size)
     with torch.no_grad():
         embedded = [(model.embed(pixels), labels) for pixels, labels in drawn]
     for mining, row in rows.items():
@@ -170,7 +191,6 @@ def main(words: list[str]) -> int:
         table.add_row(name, new, old, f"{row['distances']:.3f}", f"{row['noise']:.2f}")
     (arguments.out / "sampling.json").write_text(json.dumps(rows, indent=2) + "\n")
     Console(width=110).print(table)
-    return 0
 
 
 if __name__ == "__main__":

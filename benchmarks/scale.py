@@ -1,7 +1,7 @@
 """The linear probe and kNN on features that stay in their file: seconds, memory, and what ImageNet's size would cost.
 
     python benchmarks/scale.py            # 200,000 x 512, 10 and 100 classes: some minutes
-    python benchmarks/scale.py --quick    # 6,000 x 64, seconds
+    python benchmarks/scale.py --quick    # 2,000 x 32, seconds
 
 The features are written to disk part by part and never held; each measurement is a process of its own, which maps the file.
 Memory is read from the system while it works: pages of the mapped file (which count as resident as long as the system has
@@ -25,9 +25,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-
-# Before the folder of this file, whose augment.py would hide the package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from linear_eval.feature_files import FeatureWriter
 from linear_eval.features import Features
@@ -166,16 +163,17 @@ def main() -> int:
     )
     parser.add_argument("--in-memory", action="store_true", help="also measure with the features loaded into memory")
     parser.add_argument("--folder", type=Path, help="where the files go; by default the system's temporary folder")
-    parser.add_argument("--quick", action="store_true", help="a small size, to try the command")
+    parser.add_argument("--quick", action="store_true", help="a small size and three strengths: does it run at all?")
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "HOW"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.quick:
+        options.rows, options.width, options.queries, options.classes = 2_000, 32, 200, [10]
+        options.strengths, options.in_memory = 3, True
     chosen = torch.linspace(0, len(STRENGTHS) - 1, options.strengths).round().long().tolist()
     strengths = [STRENGTHS[i] for i in chosen]
     if options.measure:
         print(json.dumps(measure(Path(options.measure[0]), options.measure[1] == "mapped", strengths)))
         return 0
-    if options.quick:
-        options.rows, options.width, options.queries, options.classes = 6_000, 64, 500, [10, 30]
 
     console = Console(width=120)
     found = []

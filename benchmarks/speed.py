@@ -8,6 +8,7 @@ others are measured all the same. Made for a machine that is lent for minutes: t
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def commands(cuda: bool, quick: bool) -> dict[str, list[str]]:
     """Name of the log -> the benchmark's words."""
     words = {
         "step": ["step.py", *(["--encoder", "resnet18", "--batch", "512"] if cuda else [])],
-        "augment": ["augment.py", *(["--compile"] if cuda else [])],
+        "views": ["views.py", *(["--compile"] if cuda else [])],
         "loss": ["loss.py"],
         "optim": ["optim.py"],
         "mining": ["mining.py"],
@@ -31,11 +32,20 @@ def commands(cuda: bool, quick: bool) -> dict[str, list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the logs")
+    parser.add_argument("--out", type=Path, required="--quick" not in sys.argv, help="folder of the logs")
     parser.add_argument("--only", nargs="+", choices=commands(False, False), help="these, and no others")
     parser.add_argument("--minutes", type=float, default=60.0, help="what has not begun by then is left out")
-    parser.add_argument("--quick", action="store_true", help="do they run at all?")
+    parser.add_argument("--quick", action="store_true", help="do they run at all? Without --out nothing is kept")
     options = parser.parse_args()
+    if options.out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            options.out = Path(folder)
+            return measure(options)
+    return measure(options)
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Run the benchmarks one after the other; 1 where one was not measured to the end."""
     options.out.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.minutes
     missing = []

@@ -15,15 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-
-# Before this folder, whose augment.py would hide the package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from augment import AugmentConfig, ViewGenerator
 from simclr.config import EncoderConfig, HeadConfig, OptimConfig
@@ -49,7 +45,7 @@ def model_and_optimizer(encoder: str, device: torch.device) -> tuple[Contrastive
     backbone = build_backbone(ENCODERS[encoder], SIZE, seed=0)
     head = projection_head(feature_width(backbone, SIZE), HeadConfig())
     model = ContrastiveModel(backbone, head, torch.channels_last).to(device)
-    return model, build_optimizer(parameter_groups(model, 1e-4), OptimConfig(name="adamw"), 1e-3)
+    return model, build_optimizer(parameter_groups(model, 1e-4), OptimConfig(name="adamw", learning_rate=1e-3), 1e-3)
 
 
 def pixels(batch: int) -> torch.Tensor:
@@ -194,11 +190,12 @@ def main() -> int:
     parser.add_argument(
         "--keep", choices=("ours", "all", "none"), default="ours", help="whose processes keep the memory they free"
     )
-    parser.add_argument("--quick", action="store_true", help="one turn of two steps of 32 images: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="one turn of two steps of 32 images in bf16: does it run?")
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "PRECISION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.batch, options.steps, options.turns = 32, 2, 1
+    precisions = ("bf16",) if options.quick else ("fp32", "bf16")
     if options.measure:
         side, precision = options.measure
         if options.keep == "all" or (options.keep == "ours" and side != "lightly"):
@@ -212,19 +209,12 @@ def main() -> int:
         print("error: lightly is not installed: pip install 'simclr-pipeline[bench]'", file=sys.stderr)
         return 2
 
-    rows = [
-        ("lightly", "fp32"),
-        ("ours", "fp32"),
-        ("encoder", "fp32"),
-        ("lightly", "bf16"),
-        ("ours", "bf16"),
-        ("encoder", "bf16"),
-    ]
+    rows = [(side, precision) for precision in precisions for side in ("lightly", "ours", "encoder")]
 
     def in_a_process(row: tuple[str, str]) -> dict[str, Any]:
         words = ["--encoder", options.encoder, "--batch", str(options.batch), "--steps", str(options.steps)]
         command = [sys.executable, __file__, *words, "--keep", options.keep, "--measure", *row]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer
 
@@ -255,7 +245,7 @@ def main() -> int:
         )
     console = Console(width=110)
     console.print(table)
-    for precision in ("fp32", "bf16"):
+    for precision in precisions:
         alone = found["encoder", precision][0]
         speed, peak = alone["flops"] / best["encoder", precision], max(a["peak"] for a in found["encoder", precision])
         console.print(
@@ -266,7 +256,7 @@ def main() -> int:
     split_table = Table(title="our step by part, waiting for the device between parts")
     for column in ("precision", *(f"{part}, ms" for part in PARTS), "outside the encoder"):
         split_table.add_column(column, justify="right")
-    for precision in ("fp32", "bf16"):
+    for precision in precisions:
         seconds = in_a_process(("parts", precision))
         outside = 1 - seconds["encoder"] / sum(seconds.values())
         split_table.add_row(precision, *(f"{1e3 * seconds[part]:.2f}" for part in PARTS), f"{100 * outside:.1f} %")

@@ -99,7 +99,7 @@ def cifar10_fast() -> TrainConfig:
     - a projection head of three layers: SimCLR v2 (Chen et al. 2020b) and the default of Google's code.
     - bf16 where the device computes it, channels last, torch.compile of encoder and augmentation: speed alone.
     Expected score and cost: not measured.
-    Command: python benchmarks/cifar10.py --data DIR, or accelerate launch scripts/pretrain.py cifar10-fast
+    Command: python benchmarks/cifar10/run.py --data DIR, or accelerate launch scripts/pretrain.py cifar10-fast
     """
     config = cifar10()
     return replace(

@@ -1,4 +1,4 @@
-"""The parts of benchmarks/cifar10.py that no score shows: unpacking, cutting, overrides, a slot of time that ends."""
+"""The parts of benchmarks/cifar10 that no score shows: unpacking, cutting, overrides, a slot of time that ends."""
 
 import hashlib
 import subprocess
@@ -14,18 +14,14 @@ import torch
 from PIL import Image
 
 import simclr
+from ideas import OBJECTIVES
+from lightly_simclr import require_lightly
 from simclr.checkpoint import newest_checkpoint
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError, DataError, MissingExtraError, PipelineError
 from simclr.losses import TripletConfig
 from simclr.runlog import read_metrics
-
-# Last, so that benchmarks/augment.py does not hide the package.
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
-from cifar10_ideas import OBJECTIVES
-from cifar10_lightly import require_lightly
-from cifar10_runs import JOIN, OutOfTime, Slot, cut, override, step_seconds, train, unpack
+from slot import JOIN, OutOfTime, Slot, cut, override, step_seconds, train, unpack
 
 
 def packed(folder: Path) -> Path:
@@ -92,7 +88,7 @@ def test_the_documented_line_joins_what_was_cut(size: int, tmp_path: Path) -> No
 
 
 def test_the_line_in_the_help_is_the_line_that_joins() -> None:
-    assert JOIN in (Path(__file__).parent.parent / "benchmarks" / "cifar10.py").read_text()
+    assert JOIN in (Path(__file__).parent.parent / "benchmarks" / "cifar10" / "run.py").read_text()
 
 
 def test_words_change_a_config() -> None:

@@ -91,5 +91,5 @@ def test_commands_parse(page: Path) -> None:
 
 def test_scripts_that_are_named_exist() -> None:
     for page in PAGES:
-        for name in re.findall(r"((?:scripts|benchmarks)/\w+\.py)", page.read_text()):
+        for name in re.findall(r"((?:scripts|benchmarks)/[\w/]+\.py)", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name} names {name}"

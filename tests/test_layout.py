@@ -1,6 +1,8 @@
-"""The shape of the house: imports run one way, no script hides a package, public modules list their names."""
+"""The shape of the house: imports run one way, no script or benchmark hides a package, public modules list their names."""
 
 import ast
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,11 @@ def test_imports_run_one_way(path: Path) -> None:
     assert not imported(path) & set(LAYERS[layer + 1 :])
 
 
-def test_no_script_bears_a_package_name() -> None:
-    assert not {path.stem for path in (ROOT / "scripts").glob("*.py")} & {*LAYERS, "tests", "benchmarks"}
+def test_no_script_hides_a_package() -> None:
+    # What a script imports is looked for in its own folder first.
+    scripts = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    packages = {*LAYERS, "tests", "benchmarks", *packages_distributions(), *sys.stdlib_module_names}
+    assert not {path.stem for path in scripts} & packages
 
 
 def test_every_package_is_installed() -> None:

@@ -1,8 +1,8 @@
 """lightly's SimCLR on the images and the encoder of a config of ours, for as many seconds as ours took.
 
-    python benchmarks/cifar10_lightly.py CONFIG.yaml --seconds 450 --out FOLDER
+    python benchmarks/cifar10/lightly_simclr.py CONFIG.yaml --seconds 450 --out FOLDER
 
-``benchmarks/cifar10.py --against lightly`` runs it. Loss, projection head and transform are lightly's; the loop is that of
+``benchmarks/cifar10/run.py --against lightly`` runs it. Loss, projection head and transform are lightly's; the loop is that of
 its SimCLR example, one pass a view; the settings are those it publishes for CIFAR-10: batch 512, SGD with learning rate
 0.06 x batch / 128, momentum 0.9 and weight decay 5e-4, cosine, temperature 0.5, colour strength 0.5, no blur, head
 512-512-128, ImageNet's normalisation. Five things differ, all in its favour: the cosine ends when the time does and not
@@ -31,9 +31,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-# Before this folder, whose augment.py would hide the package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from simclr.commands import run_command
 from simclr.config import TrainConfig

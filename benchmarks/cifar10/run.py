@@ -1,11 +1,11 @@
 """CIFAR-10 at full size, start to end: unpack, train several seeds, score, time, draw, print one table.
 
-    python benchmarks/cifar10.py --data DIR_OR_TAR --out OUT                         # cifar10-fast, seeds 0 1 2
-    python benchmarks/cifar10.py --data DIR_OR_TAR --out OUT --against lightly       # and lightly's SimCLR for as long
-    python benchmarks/cifar10.py --data DIR_OR_TAR --out OUT --skip-main --seeds 0 1 2 \\
+    python benchmarks/cifar10/run.py --data DIR_OR_TAR --out OUT                        # cifar10-fast, seeds 0 1 2
+    python benchmarks/cifar10/run.py --data DIR_OR_TAR --out OUT --against lightly       # and lightly's SimCLR for as long
+    python benchmarks/cifar10/run.py --data DIR_OR_TAR --out OUT --skip-main --seeds 0 1 2 \\
         --try "objective.temperature=0.1" --try "augment.views=4"                    # ideas at equal time
-    python benchmarks/cifar10.py --data DIR_OR_TAR --out OUT --skip-main --objectives    # supervised objectives
-    python benchmarks/cifar10.py --data FEW_IMAGES --out OUT --tiny                  # all of it in two minutes on a CPU
+    python benchmarks/cifar10/run.py --data DIR_OR_TAR --out OUT --skip-main --objectives    # supervised objectives
+    python benchmarks/cifar10/run.py --quick                                         # all of it, on a few digits
 
 The images are DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or a tar file of them. After --minutes training is stopped
 with a checkpoint, the exit code is 130, and the same command goes on from there; a score that has begun is finished, so
@@ -27,6 +27,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-# Before this folder, whose augment.py would hide the package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cifar10_ideas import OBJECTIVES, compare_objectives, idea_table, objective_table, try_ideas
-from cifar10_lightly import require_lightly
-from cifar10_report import draw_minutes, main_table
-from cifar10_runs import ROOT, OutOfTime, Slot, cut, override, step_flops, train, unpack
-
 import simclr
+from few_images import few_images
+from ideas import OBJECTIVES, compare_objectives, idea_table, objective_table, try_ideas
+from lightly_simclr import require_lightly
 from linear_eval import EvalConfig, sgd_probe
 from linear_eval.environment import environment
 from linear_eval.protocol import evaluate
 from linear_eval.report import score_picture
+from report import draw_minutes, main_table
 from simclr.commands import run_command
 from simclr.config import ScheduleConfig, TrainConfig
 from simclr.config_io import save_config, to_dict
@@ -56,13 +53,14 @@ from simclr.errors import MissingExtraError
 from simclr.files import write_json
 from simclr.flops import peak_flops
 from simclr.launch import resolved_precision
+from slot import ROOT, OutOfTime, Slot, cut, override, step_flops, train, unpack
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def recipe(options: argparse.Namespace, images: Path) -> TrainConfig:
-    """The preset on these images, with what ``--set`` and ``--tiny`` change."""
+    """The preset on these images, with what ``--set`` and ``--quick`` change."""
     config = simclr.preset(options.preset)
     config = replace(
         config,
@@ -70,12 +68,14 @@ def recipe(options: argparse.Namespace, images: Path) -> TrainConfig:
         data=replace(config.data, source="folder", path=images.resolve()),
         train=replace(config.train, evaluate=False),
     )
-    if options.tiny:
+    if options.quick:
         config = replace(
             config,
             encoder=replace(config.encoder, name="resnet18", layers=(1, 1, 1, 1), channels=(8, 16, 32, 64)),
+            data=replace(config.data, size=16),
+            augment=replace(config.augment, size=16),
             schedule=ScheduleConfig(warmup_epochs=1),
-            train=replace(config.train, epochs=5, batch_size=64, compile="no", log_every=2, knn_every=1),
+            train=replace(config.train, epochs=3, batch_size=32, compile="no", log_every=2, knn_every=1),
         )
     return override(config, " ".join(options.set))
 
@@ -88,7 +88,7 @@ def scores(encoder: Path, name: str, config: TrainConfig, options: argparse.Name
         cpu = torch.device("cpu")
         # By name: in a picture and a file that are shown around, a path of one machine says nothing.
         train_set, test_set = (replace(place(load_source(config.data, part), cpu), name="CIFAR-10") for part in SPLITS)
-        protocol = EvalConfig(labels_per_class=(), sgd_epochs=options.sgd_epochs, trials=2 if options.tiny else 10)
+        protocol = EvalConfig(labels_per_class=(), sgd_epochs=options.sgd_epochs, trials=2 if options.quick else 10)
         trained, untrained = simclr.load_encoder(encoder), simclr.load_encoder(encoder, untrained=True)
         found = evaluate(
             trained, untrained, train_set, test_set, protocol, DEVICE, progress=lambda text: slot.say(f"{name}: {text}")
@@ -144,8 +144,8 @@ def against_lightly(config: TrainConfig, options: argparse.Namespace, slot: Slot
         if not (folder / "done.json").exists():
             slot.check()
             seconds = f"{60 * ours['timing']['minutes']:.1f}"
-            words = ["--seconds", seconds, "--out", folder, *(["--batch", "64"] if options.tiny else [])]
-            slot.run(ROOT / "benchmarks" / "cifar10_lightly.py", options.work / f"seed-{seed}.yaml", *words)
+            words = ["--seconds", seconds, "--out", folder, *(["--batch", "32"] if options.quick else [])]
+            slot.run(ROOT / "benchmarks" / "cifar10" / "lightly_simclr.py", options.work / f"seed-{seed}.yaml", *words)
         found = scores(folder, folder.name, replace(config, seed=int(seed)), options, slot)
         result["lightly"][seed] = {"timing": json.loads((folder / "done.json").read_text()), "scores": found}
 
@@ -178,12 +178,13 @@ def report(options: argparse.Namespace, result: dict[str, Any]) -> None:
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train/ and test/, or a tar file of it")
+    wanted = "--quick" not in words  # which finds images and a place of its own
+    parser.add_argument("--data", type=Path, required=wanted, help="folder of train/ and test/, or a tar file of it")
     parser.add_argument("--preset", default="cifar10-fast")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the preset")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2; with --tiny 0")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2; with --quick 0")
     parser.add_argument("--minutes", type=float, default=8.0, help="stop training after this; the same command goes on")
-    parser.add_argument("--out", type=Path, required=True, help="results")
+    parser.add_argument("--out", type=Path, required=wanted, help="results")
     parser.add_argument("--work", type=Path, help="images, runs, checkpoints (default: OUT/work)")
     parser.add_argument("--against", choices=["lightly"], help="train its SimCLR for the same time")
     parser.add_argument("--try", action="append", default=[], dest="ideas", metavar="FIELD=VALUE ...", help="an idea")
@@ -192,13 +193,23 @@ def main(words: list[str]) -> int:
     parser.add_argument("--objective-epochs", type=int, default=30)
     parser.add_argument("--sgd-epochs", type=int, default=100, help="of the sgd probe; the paper's are 100")
     parser.add_argument("--skip-main", action="store_true", help="only the ideas and the objectives")
-    parser.add_argument("--tiny", action="store_true", help="all of it, as small as it gets")
+    parser.add_argument("--quick", action="store_true", help="all of it, as small as it gets: does it run at all?")
     options = parser.parse_args(words)
-    if options.tiny:
-        options.against, options.objectives = "lightly", options.objectives or ["arcface", "triplet-distance-weighted"]
+    if options.quick:
+        options.against, options.objectives = "lightly", options.objectives or ["triplet-distance-weighted"]
         options.ideas = options.ideas or ["objective.temperature=0.1"]
         options.try_minutes, options.objective_epochs, options.sgd_epochs = 0.05, 2, 2
-    options.seeds = options.seeds or ([0] if options.tiny else [0, 1, 2])
+    options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
+    with tempfile.TemporaryDirectory() as folder:  # for what --quick was given no place
+        options.data, options.out = (
+            options.data or few_images(Path(folder) / "images"),
+            options.out or Path(folder) / "out",
+        )
+        return measure(options, words)
+
+
+def measure(options: argparse.Namespace, words: list[str]) -> int:
+    """Do what the options say, as far as the slot of time reaches, and report it."""
     options.work = options.work or options.out / "work"
     options.out.mkdir(parents=True, exist_ok=True)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -207,7 +218,7 @@ def main(words: list[str]) -> int:
 
     slot = Slot(options.minutes, options.out / "log.txt")
     result: dict[str, Any] = {
-        "commands": [shlex.join(["python", "benchmarks/cifar10.py", *words])],
+        "commands": [shlex.join(["python", "benchmarks/cifar10/run.py", *words])],
         **environment(DEVICE),
     }
     said: list[str] = []

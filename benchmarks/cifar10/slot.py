@@ -1,9 +1,8 @@
-"""What ``benchmarks/cifar10.py`` is made of: a slot of time, runs that continue in the next one, images and files."""
+"""What ``benchmarks/cifar10/run.py`` is made of: a slot of time, runs that continue in the next one, images and files."""
 
 import hashlib
 import json
 import math
-import os
 import shlex
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from simclr.runlog import read_metrics
 
 __all__ = ["JOIN", "OutOfTime", "Slot", "cut", "override", "step_flops", "step_seconds", "train", "unpack"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 JOIN = "cat encoder.safetensors.part-* > encoder.safetensors && sha256sum -c SHA256SUMS"
 """Run in the folder that ``cut`` filled: puts the encoder together and proves it whole; then ``load_encoder`` takes it."""
@@ -70,16 +69,9 @@ class Slot:
             PipelineError: the child failed.
         """
         command = [sys.executable, *map(str, words)]
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         left = self.check()
         lines = []
-        with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": paths},
-        ) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             timer = threading.Timer(left, process.terminate)
             timer.start()
             try:

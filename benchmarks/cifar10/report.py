@@ -1,14 +1,14 @@
-"""What ``benchmarks/cifar10.py`` found: its table and the picture of its curves."""
+"""What ``benchmarks/cifar10/run.py`` found: its table and the picture of its curves."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar10_ideas import mean_and_spread
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from ideas import mean_and_spread
 from linear_eval.report import save_figure
 from simclr.runlog import read_metrics
 

@@ -1,6 +1,6 @@
 """Two SimCLR views of every image: ours against the stock Kornia chain, torchvision v2 and lightly's transform.
 
-    python benchmarks/augment.py          # on the GPU where there is one; --quick takes seconds instead of minutes
+    python benchmarks/views.py            # on the GPU where there is one; --quick takes seconds instead of minutes
 
 Images of 32 px without blur (CIFAR-10's recipe), and of 256 px to views of 224 px with blur (ImageNet's). Kornia and
 ours augment a batch where it lies; torchvision and lightly augment image by image in a DataLoader with a worker a core.
@@ -16,15 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from augment import AugmentConfig, ViewGenerator
 from simclr.commands import run_command

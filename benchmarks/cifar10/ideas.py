@@ -1,4 +1,4 @@
-"""Two comparisons that ``benchmarks/cifar10.py`` makes: ideas at equal time, and supervised objectives."""
+"""Two comparisons that ``benchmarks/cifar10/run.py`` makes: ideas at equal time, and supervised objectives."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from cifar10_runs import Slot, override, train
 from rich.table import Table
 
 from linear_eval import Features, extract_features, linear_probe, recall_at_k
@@ -18,6 +17,7 @@ from simclr.config import OptimConfig, TrainConfig
 from simclr.data import load_source, place
 from simclr.data.sources import Split
 from simclr.files import write_json
+from slot import Slot, override, train
 
 __all__ = ["OBJECTIVES", "compare_objectives", "idea_table", "mean_and_spread", "objective_table", "try_ideas"]
 

@@ -1,0 +1,35 @@
+"""Every benchmark runs at its smallest, so that none rots unseen; what it measures is not looked at here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+COMMANDS = [path for path in sorted(BENCHMARKS.rglob("*.py")) if '__name__ == "__main__"' in path.read_text()]
+WORDS = {
+    "speed.py": ["--only", "optim"],  # the others it starts are here themselves
+    "cifar10/lightly_simclr.py": ["--help"],  # run.py starts it
+}
+FAST = {"cifar10/lightly_simclr.py"}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(BENCHMARKS).as_posix()
+
+
+def test_there_are_benchmarks() -> None:
+    assert {"step.py", "speed.py", "views.py", "cifar10/run.py"} <= {named(path) for path in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=() if named(path) in FAST else pytest.mark.slow) for path in COMMANDS], ids=named
+)
+def test_a_benchmark_runs(path: Path, tmp_path: Path) -> None:
+    words = WORDS.get(named(path), [])
+    command = [sys.executable, str(path), *([] if "--help" in words else ["--quick"]), *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
+    assert not list(tmp_path.iterdir())  # what is tried out leaves nothing behind
