@@ -26,7 +26,7 @@ T = TypeVar("T")
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain YAML-able values. A member of a union of configs gets the key ``name`` that tells which it is."""
     content: dict[str, Any] = {}
-    if isinstance(getattr(type(config), "name", None), str) and "name" not in _fields(type(config)):
+    if isinstance(getattr(type(config), "name", None), str) and "name" not in config_fields(type(config)):
         content["name"] = type(config).name
     for field in dataclasses.fields(config):
         content[field.name] = _plain(getattr(config, field.name))
@@ -145,7 +145,7 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
         for word in subcommands:
             known = [f"{name}:{option.name}" for option in options]
             if word.startswith(f"{name}:") and word not in known:
-                raise ConfigError(f"unknown {word!r}{_suggestion(word, known)}")
+                raise ConfigError(f"unknown {word!r}{suggestion(word, known)}")
     _check_flags(cls, flags, subcommands)
     said = io.StringIO()
     try:
@@ -171,12 +171,12 @@ def _check_flags(cls: type, flags: Sequence[str], subcommands: Sequence[str]) ->
             continue
         flag = word.split("=")[0].replace("_", "-")
         if flag not in known:
-            raise ConfigError(f"unknown flag {word.split('=')[0]}{_suggestion(flag, known)}")
+            raise ConfigError(f"unknown flag {word.split('=')[0]}{suggestion(flag, known)}")
 
 
 def _flag_names(cls: type, subcommands: Sequence[str], prefix: str = "") -> list[str]:
     names: list[str] = []
-    for field_name, hint in _fields(cls).items():
+    for field_name, hint in config_fields(cls).items():
         path = f"{prefix}{field_name}".replace("_", "-")
         members = [hint, *get_args(hint)]
         configs: list[Any] = [m for m in members if dataclasses.is_dataclass(m) and isinstance(m, type)]
@@ -192,7 +192,7 @@ def _flag_names(cls: type, subcommands: Sequence[str], prefix: str = "") -> list
     return names
 
 
-def _suggestion(word: str, known: Sequence[str], otherwise: str = "--help lists all") -> str:
+def suggestion(word: str, known: Sequence[str], otherwise: str = "--help lists all") -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not close:  # the right name under the wrong group, e.g. --epochs for --train.epochs
         last = word.split(".")[-1].lstrip("-")
@@ -214,14 +214,14 @@ def _dataclass(cls: type[T], content: Any, where: str, default: T | None) -> T:
     prefix = f"{where}: " if where else ""
     if not isinstance(content, dict):
         raise ConfigError(f"{prefix}expected keys and values, got {content!r}")
-    hints = _fields(cls)
+    hints = config_fields(cls)
     values = {name: getattr(default, name) for name in hints} if default is not None else {}
     for key, value in content.items():
         if key == "name" and "name" not in hints and getattr(cls, "name", None) == value:
             continue
         if key not in hints:
             known = ", ".join(hints)
-            raise ConfigError(f"{prefix}unknown key {key!r}{_suggestion(str(key), list(hints), f'known: {known}')}")
+            raise ConfigError(f"{prefix}unknown key {key!r}{suggestion(str(key), list(hints), f'known: {known}')}")
         values[key] = _value(hints[key], value, f"{prefix}{key}", values.get(key))
     try:
         return cls(**values)
@@ -264,7 +264,7 @@ def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> A
         chosen = next((member for member in configs if member.name == name), None)
         if chosen is None:
             names = [member.name for member in configs]
-            raise ConfigError(f"{where} names {name!r}{_suggestion(str(name), names)}; known: {', '.join(names)}")
+            raise ConfigError(f"{where} names {name!r}{suggestion(str(name), names)}; known: {', '.join(names)}")
         content = value if isinstance(value, dict) else {}
         return _dataclass(chosen, content, where, default if type(default) is chosen else None)
     others = [member for member in members if member is not type(None)]
@@ -293,14 +293,14 @@ def _tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     return tuple(_value(member, item, f"{where}[{i}]", None) for i, (member, item) in enumerate(zip(members, value)))
 
 
-def _fields(cls: Any) -> dict[str, Any]:
+def config_fields(cls: Any) -> dict[str, Any]:
     hints, names = typing.get_type_hints(cls), {field.name for field in dataclasses.fields(cls)}
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar and name in names}
 
 
 def _unions(cls: type) -> dict[str, list[Any]]:
     unions = {}
-    for name, hint in _fields(cls).items():
+    for name, hint in config_fields(cls).items():
         configs = [member for member in get_args(hint) if dataclasses.is_dataclass(member)]
         if len(configs) > 1:
             unions[name] = configs

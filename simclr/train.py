@@ -186,7 +186,7 @@ def pretrain(config: TrainConfig) -> RunResult:
             profile.mark("other")
             # Randomness of the model itself (dropout, stochastic depth): a function of the step, like all the rest.
             torch.manual_seed(derive_seed(config.seed, "model", step, rank))
-            rate = _set_learning_rate(config, optimizer, step, steps_per_epoch, total_steps, peak)
+            rate = set_learning_rate(config, optimizer, step, steps_per_epoch, total_steps, peak)
             model.rest_backbone(step < config.schedule.head_epochs * steps_per_epoch)
 
             # Views are drawn for the whole global batch and each rank takes its own, so that they do not depend on
@@ -293,7 +293,7 @@ def pretrain(config: TrainConfig) -> RunResult:
     )
 
 
-def _set_learning_rate(
+def set_learning_rate(
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
     step: int,
