@@ -2,7 +2,7 @@
 
 from augment.config import AugmentConfig
 from augment.evaluation import preprocess
-from augment.fused import FusedAugmentation
+from augment.fused.module import FusedAugmentation
 from augment.mix import Mix, MixConfig, soft_targets
 from augment.parameters import ViewParameters
 from augment.views import ViewGenerator

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from augment.config import AugmentConfig
 from augment.extra import ExtraOperations
-from augment.fused import FusedAugmentation
+from augment.fused.module import FusedAugmentation
 from augment.parameters import ViewParameters
 from augment.reference import apply_reference, normalise
 from augment.sampling import sample_parameters

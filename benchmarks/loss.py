@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from cost import peak_bytes, seconds
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.errors import MissingExtraError
-from simclr.grad_cache import cached_step
-from simclr.losses import nt_xent_tiled
-from simclr.losses.nt_xent import NTXentLoss, nt_xent_reference
+from simclr.losses.ntxent import tiled as nt_xent_tiled
+from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
+from simclr.run.grad_cache import cached_step
 
 WIDTH = 128
 TEMPERATURE = 0.5

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from cost import peak_bytes, seconds
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.errors import MissingExtraError
 from simclr.losses.margin import MarginLoss
 from simclr.losses.triplet import TripletLoss

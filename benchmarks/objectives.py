@@ -26,8 +26,8 @@ from rich.table import Table
 import simclr
 from cifar10.few_images import few_images
 from linear_eval import Features, extract_features, linear_probe, map_at_r, recall_at_k
-from linear_eval.identification import one_shot
-from simclr.commands import run_command
+from linear_eval.matching.identification import one_shot
+from simclr.command_line import run_command
 from simclr.config import EncoderConfig, OptimConfig, ScheduleConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.splits import divide_classes

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from simclr.muon import Muon
-from simclr.optim import LARS, parameter_groups
+from simclr.optim.muon import Muon
+from simclr.optim.optimizers import LARS, parameter_groups
 
 MOMENTUM = 0.95
 

@@ -26,10 +26,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from linear_eval.features import Features
-from linear_eval.logistic import fit_logistic
-from linear_eval.probe import linear_probe
-from linear_eval.rows import Rows, column_statistics
+from linear_eval.classify.logistic import fit_logistic
+from linear_eval.classify.probe import linear_probe
+from linear_eval.features.extract import Features
+from linear_eval.features.rows import Rows, column_statistics
 
 CLASSES = 10
 
@@ -55,7 +55,7 @@ def make_features(count: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor
 
 
 def objective(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, strength: float) -> float:
-    """The objective of ``linear_eval.logistic`` in float64."""
+    """The objective of ``linear_eval.classify.logistic`` in float64."""
     loss = 0.0
     for rows, labels in zip(x.split(8192), y.split(8192), strict=True):
         logits = rows.double() @ weight.double().t() + bias.double()

@@ -28,14 +28,15 @@ from torch import Tensor
 import simclr
 from cifar10.few_images import few_images
 from linear_eval import extract_features, recall_at_k
-from simclr.classifier import Classifier, load_classifier
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.config import EncoderConfig, OptimConfig, ScheduleConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.splits import divide_classes
-from simclr.distances import l2_normalize, pairwise_distance
+from simclr.distances import pairwise_distance
+from simclr.exchange.classifier import Classifier, load_classifier
 from simclr.losses import MarginConfig
 from simclr.losses.mined import Miner, Mining
+from simclr.numerics import l2_normalize
 
 STRATEGIES: tuple[Mining, ...] = ("random", "hard", "semi-hard", "distance-weighted")
 COLOURS = ("#a9a9a9", "#c1443c", "#e09f3e", "#2a6f97")

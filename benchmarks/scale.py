@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from linear_eval.feature_files import FeatureWriter
-from linear_eval.features import Features
-from linear_eval.knn import knn_predictions
-from linear_eval.probe import STRENGTHS, linear_probe
+from linear_eval.classify.knn import knn_predictions
+from linear_eval.classify.probe import STRENGTHS, linear_probe
+from linear_eval.features.disk import FeatureWriter
+from linear_eval.features.extract import Features
 
 PART = 20_000
 

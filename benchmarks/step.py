@@ -23,14 +23,14 @@ from rich.table import Table
 
 from augment import AugmentConfig, ViewGenerator
 from simclr.config import EncoderConfig, HeadConfig, OptimConfig
-from simclr.encoder import build_backbone, feature_width
-from simclr.flops import model_flops, peak_flops
-from simclr.heads import projection_head
-from simclr.host_memory import keep_freed_memory
-from simclr.losses.nt_xent import NTXentLoss
-from simclr.model import ContrastiveModel
-from simclr.optim import build_optimizer, parameter_groups
-from simclr.profile import PARTS, StepProfile
+from simclr.losses.ntxent.loss import NTXentLoss
+from simclr.model.contrastive import ContrastiveModel
+from simclr.model.encoder import build_backbone, feature_width
+from simclr.model.heads import projection_head
+from simclr.optim.optimizers import build_optimizer, parameter_groups
+from simclr.run.flops import model_flops, peak_flops
+from simclr.run.process import keep_freed_memory
+from simclr.run.profile import PARTS, StepProfile
 
 ENCODERS = {
     "small": EncoderConfig(name="resnet18", stem="small", layers=(1, 1, 1, 1), channels=(16, 32, 64, 256)),

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from augment import AugmentConfig, ViewGenerator
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.errors import MissingExtraError
-from simclr.host_memory import keep_freed_memory
+from simclr.run.process import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)

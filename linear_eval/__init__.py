@@ -6,7 +6,17 @@ any classes. ``evaluate_run`` and ``evaluate_open_set`` do all of it for a run, 
 pixels. ``load_verification`` gives the stored threshold that decides whether two images are of one class.
 """
 
-from linear_eval.calibration import (
+from linear_eval.classify.few_labels import few_labels
+from linear_eval.classify.knn import knn_accuracy, knn_predictions
+from linear_eval.classify.probe import LinearClassifier, ProbeResult, linear_probe
+from linear_eval.classify.reliability import Reliability, expected_calibration_error, reliability
+from linear_eval.classify.sgd_probe import sgd_probe
+from linear_eval.config import EvalConfig
+from linear_eval.evaluate import evaluate_run
+from linear_eval.evaluate_open import evaluate_open_set
+from linear_eval.features.extract import Features, extract_features, pixel_features
+from linear_eval.features.frozen import encoder_digest
+from linear_eval.matching.calibration import (
     PairCalibration,
     Threshold,
     fit_pair_calibration,
@@ -15,23 +25,15 @@ from linear_eval.calibration import (
     pair_calibration_error,
     save_verification,
 )
-from linear_eval.config import EvalConfig
-from linear_eval.embedding_report import plot_map, plot_pairs, plot_roc
-from linear_eval.evaluate import evaluate_run
-from linear_eval.features import Features, encoder_digest, extract_features, pixel_features
-from linear_eval.few_labels import few_labels
-from linear_eval.identification import IdentificationResult, OneShotResult, identification, one_shot
-from linear_eval.knn import knn_accuracy, knn_predictions
+from linear_eval.matching.identification import IdentificationResult, OneShotResult, identification, one_shot
+from linear_eval.matching.protocol import open_set
+from linear_eval.matching.retrieval import RetrievalResult, map_at_r, nmi, r_precision, recall_at_k, retrieval
+from linear_eval.matching.verification import VerificationResult, verification
 from linear_eval.metrics import bootstrap_interval, paired_difference
-from linear_eval.open_set import ClassSplit, class_disjoint_split, open_set
-from linear_eval.open_set_run import evaluate_open_set
-from linear_eval.probe import LinearClassifier, ProbeResult, linear_probe
-from linear_eval.projector import write_projector
-from linear_eval.reliability import Reliability, expected_calibration_error, reliability
-from linear_eval.report import print_report, result_table, write_report, write_result
-from linear_eval.retrieval import RetrievalResult, map_at_r, nmi, r_precision, recall_at_k, retrieval
-from linear_eval.sgd_probe import sgd_probe
-from linear_eval.verification import VerificationResult, verification
+from linear_eval.reports.closed import print_report, result_table, write_report, write_result
+from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
+from linear_eval.reports.projector import write_projector
+from simclr.data.splits import ClassSplit, class_disjoint_split
 
 __all__ = [
     "ClassSplit",

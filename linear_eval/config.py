@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 
-from linear_eval.few_labels import FEW_LABEL_C
-from linear_eval.probe import STRENGTHS
+from linear_eval.classify.few_labels import FEW_LABEL_C
+from linear_eval.classify.probe import STRENGTHS
 from simclr.errors import ConfigError
 
 __all__ = ["AUTOCAST", "EvalConfig"]

@@ -16,24 +16,23 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linear_eval.environment import default_device, environment
-from linear_eval.evaluate import data_of_run
-from linear_eval.features import Features, extract_features, frozen
-from linear_eval.finetuned_report import print_finetuned, write_finetuned
+from linear_eval.classify.probe import ProbeResult, linear_probe, score_predictions
+from linear_eval.classify.reliability import reliability
+from linear_eval.features.extract import Features, extract_features
+from linear_eval.features.frozen import frozen
 from linear_eval.metrics import mean_interval, paired_difference
-from linear_eval.probe import ProbeResult, linear_probe, score_predictions
-from linear_eval.progress import Progress, name_files, told
-from linear_eval.reliability import reliability
-from linear_eval.seen import seen_in_training
+from linear_eval.progress import Progress, default_device, environment, name_files, told
+from linear_eval.reports.finetuned import print_finetuned, write_finetuned
+from linear_eval.scored_run import data_of_run, seen_in_training
 from simclr import load_encoder
-from simclr.classifier import Classifier, load_classifier, save_temperature
 from simclr.config import TrainConfig
 from simclr.data import ImageSet, load_source, place, with_targets
 from simclr.errors import CheckpointError
-from simclr.export import Encoder, find_encoder
+from simclr.exchange.classifier import Classifier, load_classifier, save_temperature
+from simclr.exchange.encoder import Encoder, find_encoder
+from simclr.exchange.imported import start_from
 from simclr.finetune import from_scratch
-from simclr.model import build_model
-from simclr.starting_point import start_from
+from simclr.model.contrastive import build_model
 
 __all__ = ["evaluate_finetuned", "fit_temperature"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from linear_eval.evaluate import all_of_training, same_images, same_labels
+from linear_eval.scored_run import all_of_training, same_images, same_labels
 from simclr.config import DataConfig, TrainConfig
 from simclr.data import ImageSet, class_disjoint_split, load_source
 from simclr.errors import DataError, PipelineError

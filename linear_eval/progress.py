@@ -1,15 +1,20 @@
-"""What an evaluation says while it works: one changing line on a terminal, plain lines on stderr elsewhere."""
+"""What a user sees while a score is taken, and what the score was taken on: device, versions and hardware."""
 
+import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import sklearn
+import torch
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Progress", "name_files", "print_line", "told"]
+__all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "told"]
 
 Progress = Callable[[str], None]
 """Called with one line before each part of the work."""
@@ -34,3 +39,27 @@ def name_files(console: Console, files: Iterable[Path]) -> None:
     """Print the path of each file on a line of its own."""
     for file in files:
         print_line(console, str(file))
+
+
+def default_device(device: torch.device | str | None = None) -> torch.device:
+    """``device``, or where it is None CUDA where there is one, and else the CPU."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def environment(device: torch.device) -> dict[str, dict[str, Any]]:
+    """``versions`` and ``hardware`` of this process, which ran the encoder on ``device``; plain JSON types."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+    }

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from linear_eval.classify.few_labels import few_labels
+from linear_eval.classify.knn import knn_predictions
+from linear_eval.classify.probe import ProbeResult, linear_probe
+from linear_eval.classify.sgd_probe import sgd_probe
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.environment import default_device, environment
-from linear_eval.features import Features, RawPixels, check_features, extract_features, frozen
-from linear_eval.few_labels import few_labels
-from linear_eval.images import SizedImages, all_labels
-from linear_eval.knn import knn_predictions
+from linear_eval.features.extract import Features, RawPixels, check_features, extract_features
+from linear_eval.features.frozen import frozen
+from linear_eval.features.images import SizedImages, all_labels
 from linear_eval.metrics import bootstrap_interval, paired_difference
-from linear_eval.probe import ProbeResult, linear_probe
-from linear_eval.progress import Progress
-from linear_eval.sgd_probe import sgd_probe
+from linear_eval.progress import Progress, default_device, environment
 from simclr.errors import DataError
 
 __all__ = ["EvalConfig", "evaluate"]

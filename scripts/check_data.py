@@ -8,8 +8,7 @@ import sys
 
 from rich.progress import Progress
 
-from simclr.commands import run_command
-from simclr.config_io import parse_command
+from simclr.command_line import parse_command, run_command
 from simclr.data.check import check_folder
 
 

@@ -7,18 +7,42 @@ retrieval, verification, identification and one-shot on classes that were not tr
 """
 
 import sys
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Literal
 
+from linear_eval.config import EvalConfig
 from linear_eval.evaluate import evaluate_run
-from linear_eval.open_set_run import evaluate_open_set
-from linear_eval.options import parse_evaluation
-from simclr.commands import run_command
+from linear_eval.evaluate_open import evaluate_open_set
+from linear_eval.scored_run import data_of_run, default_protocol
+from simclr.command_line import own_or_other_data, parse_flags, run_and_flags, run_command
+from simclr.config import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What an evaluation can be told; the images default to the run's own."""
+
+    protocol: Literal["closed", "open-set"] = "closed"
+    """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw."""
+
+    tensorboard: bool = False
+    """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Labelled images to score on."""
+
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """The protocol's settings."""
 
 
 def main(arguments: list[str]) -> int:
-    run, options = parse_evaluation(arguments, "evaluate.py", __doc__ or "")
+    about = __doc__ or ""
+    folder, words = run_and_flags(arguments, "evaluate.py", about, "score", EvaluationOptions())
+    own = own_or_other_data(data_of_run(folder) or DataConfig(), words)
+    default = EvaluationOptions(data=own, eval=default_protocol(folder))
+    options = parse_flags(EvaluationOptions, words, "evaluate.py RUN", about, default=default)
     score = evaluate_open_set if options.protocol == "open-set" else evaluate_run
-    score(Path(run), options.data, options.eval, tensorboard=options.tensorboard)
+    score(folder, options.data, options.eval, tensorboard=options.tensorboard)
     return 0
 
 

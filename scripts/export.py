@@ -6,13 +6,14 @@ encoder before it is put into its place; the lines of Python that load it are pr
 
 import sys
 
-from simclr.commands import run_command
-from simclr.portable import export_as, parse_export
+from simclr.command_line import parse_flags, run_and_flags, run_command
+from simclr.exchange.formats import ExportOptions, export_as
 
 
 def main(arguments: list[str]) -> int:
-    run, options = parse_export(arguments, "export.py", __doc__ or "")
-    written = export_as(run, options)
+    about = __doc__ or ""
+    folder, words = run_and_flags(arguments, "export.py", about, "export", ExportOptions())
+    written = export_as(folder, parse_flags(ExportOptions, words, "export.py RUN", about, default=ExportOptions()))
     print("\n".join(map(str, written.files)))
     print(f"loaded again: it differs from the encoder by {written.difference:.1g} of the largest output\n")
     print("\n".join(written.lines))

@@ -9,9 +9,9 @@ import sys
 
 from linear_eval.finetuned import evaluate_finetuned
 from simclr import pretrain
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.finetune import from_scratch, parse_finetuning
-from simclr.signals import die_with_parent
+from simclr.run.process import die_with_parent
 
 
 def main(arguments: list[str]) -> int:

@@ -7,10 +7,9 @@ import sys
 
 from linear_eval.evaluate import evaluate_run
 from simclr import pretrain
-from simclr.commands import run_command
-from simclr.config_io import parse_command
-from simclr.presets import describe_presets
-from simclr.signals import die_with_parent
+from simclr.command_line import parse_command, run_command
+from simclr.config.presets import describe_presets
+from simclr.run.process import die_with_parent
 
 
 def main(arguments: list[str]) -> int:

@@ -5,9 +5,8 @@ Writes NAME-preview.png: images of the training set, their views, and the operat
 
 import sys
 
-from simclr.commands import run_command
-from simclr.config_io import parse_command
-from simclr.preview import write_preview
+from simclr.command_line import parse_command, run_command
+from simclr.run.pictures import write_preview
 
 
 def main(arguments: list[str]) -> int:

@@ -6,14 +6,21 @@ pictures.
 """
 
 import sys
+from pathlib import Path
 
-from linear_eval.comparison import compare_runs, parse_report
-from simclr.commands import run_command
+from linear_eval.comparison.tables import ReportOptions, compare_runs
+from simclr.command_line import parse_flags, run_command
+from simclr.errors import ConfigError
 
 
 def main(arguments: list[str]) -> int:
-    runs, options = parse_report(arguments, "report.py", __doc__ or "")
-    print(compare_runs(runs, options))
+    about, words = __doc__ or "", arguments or ["--help"]
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    if count == 0 and words[0] not in ("-h", "--help"):
+        raise ConfigError(f"the first word is {words[0]}; expected the runs to compare, e.g. report.py runs/a runs/b")
+    usage = "report.py RUN [RUN ...]" if count == 0 else "report.py RUN"
+    options = parse_flags(ReportOptions, words[count:], usage, about, default=ReportOptions())
+    print(compare_runs([Path(word) for word in words[:count]], options))
     if options.out is not None:
         print(options.out, file=sys.stderr)
     return 0

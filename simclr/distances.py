@@ -13,7 +13,6 @@ is exactly 0, and so is its (sub)gradient. Nothing of size N x N x D is ever for
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -21,19 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from simclr.errors import ConfigError
+from simclr.numerics import full_precision, l2_normalize, row_chunks, safe_sqrt, widened
 
-__all__ = [
-    "DistanceName",
-    "check_distance",
-    "full_precision",
-    "l2_normalize",
-    "paired_distance",
-    "pairwise_distance",
-    "row_chunks",
-    "safe_sqrt",
-    "wide_dtype",
-    "zero_with_graph",
-]
+__all__ = ["DistanceName", "check_distance", "paired_distance", "pairwise_distance"]
 
 DistanceName = Literal["euclidean", "squared", "manhattan", "cosine"]
 """``euclidean`` |x - y|, ``squared`` |x - y|^2, ``manhattan`` sum |x_d - y_d|, ``cosine`` 1 - cos(x, y), in [0, 2]."""
@@ -43,37 +32,6 @@ def check_distance(name: str) -> None:
     """Raise `ConfigError` unless ``name`` is one of `DistanceName`."""
     if name not in get_args(DistanceName):
         raise ConfigError(f"unknown distance {name!r}; expected one of {', '.join(get_args(DistanceName))}")
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """``x`` in float32, or in float64 if it is float64 already: what every distance and loss is computed in."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def zero_with_graph(x: Tensor) -> Tensor:
-    """A scalar 0 that depends on every element of ``x``: it carries a graph, and is NaN if any element is not finite.
-
-    Added to a loss, it makes an empty batch differentiable and keeps a mask from hiding a broken row.
-
-        >>> zero_with_graph(torch.tensor([1.0, float("inf")]))
-        tensor(nan)
-    """
-    return (x * 0).sum()
-
-
-def safe_sqrt(x: Tensor) -> Tensor:
-    """Square root of ``x`` >= 0 whose gradient at 0 is 0 instead of infinite. NaN stays NaN."""
-    zero = x <= 0
-    return x.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
-
-
-def l2_normalize(x: Tensor) -> Tensor:
-    """Rows of ``x`` (..., D) scaled to length 1, the same dtype. A row of zeros stays zero and gets no gradient.
-
-    The length is taken in float64, so that no finite row overflows or vanishes.
-    """
-    norm = safe_sqrt(_wide(x).square().sum(-1, keepdim=True))
-    return torch.where(norm > 0, x / norm.masked_fill(norm == 0, 1), 0 * x).to(x.dtype)
 
 
 def paired_distance(x: Tensor, y: Tensor, kind: DistanceName = "euclidean") -> Tensor:
@@ -113,26 +71,9 @@ def pairwise_distance(x: Tensor, y: Tensor | None = None, kind: DistanceName = "
             return cast(Tensor, _Manhattan.apply(x, y))
         if kind == "cosine":
             dtype = x.dtype
-            x, y = l2_normalize(_wide(x)), None if y is None else l2_normalize(_wide(y))
+            x, y = l2_normalize(widened(x)), None if y is None else l2_normalize(widened(y))
             return cast(Tensor, _Cosine.apply(x, y, dtype))
         return cast(Tensor, _Euclidean.apply(x, y, kind == "squared"))
-
-
-def row_chunks(rows: int, columns: int, device: torch.device, at_least: int = 32) -> Iterator[slice]:
-    """Slices over ``rows``: blocks of ``rows`` x ``columns`` that fit the cache of a CPU, and are large on a device."""
-    budget = 1 << 17 if device.type == "cpu" else 1 << 24
-    step = max(at_least, budget // max(columns, 1))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
-def wide_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it: Apple's has not."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(wide_dtype(x.device))
 
 
 def _same_point(dimensions: int) -> float:
@@ -173,13 +114,13 @@ class _Euclidean(torch.autograd.Function):
         x, y, distance = ctx.saved_tensors
         # d|x-y|^2 = 2 (x - y) and d|x-y| = (x - y) / |x-y|: a weighted sum of differences, as one product per block.
         if y is None:
-            wide = _wide(x)
+            wide = widened(x)
             out = torch.empty_like(x)
             for rows in row_chunks(len(x), len(x), x.device):
                 weight = _pull(grad[rows] + grad[:, rows].t(), None if distance is None else distance[rows])
                 out[rows] = weight.sum(1, keepdim=True) * wide[rows] - weight @ wide
             return out, None, None
-        left, right = _wide(x), _wide(y)
+        left, right = widened(x), widened(y)
         left_grad, right_grad = torch.empty_like(x), torch.zeros_like(right)
         for rows in row_chunks(len(x), len(y), x.device):
             weight = _pull(grad[rows].clone(), None if distance is None else distance[rows])
@@ -194,10 +135,10 @@ def _pull(grad: Tensor, distance: Tensor | None) -> Tensor:
     Overwrites ``grad``. Arithmetic instead of a mask: several times faster on a CPU.
     """
     if distance is None:
-        return _wide(grad.mul_(2))
+        return widened(grad.mul_(2))
     positive = distance.sign()
     grad.mul_(positive).div_(positive.neg_().add_(1).add_(distance))
-    return _wide(grad)
+    return widened(grad)
 
 
 class _Cosine(torch.autograd.Function):

@@ -8,15 +8,15 @@ from pathlib import Path
 import timm
 
 from augment import AugmentConfig
+from simclr.command_line import own_or_other_data, parse_flags
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
-from simclr.config_io import load_config, parse_flags
+from simclr.config.yaml import load_config
 from simclr.data import ImageSet, load_source, with_targets
-from simclr.encoder import without_weights
 from simclr.errors import ConfigError, DataError
-from simclr.export import find_encoder, read_description
+from simclr.exchange.encoder import find_encoder, read_description
 from simclr.losses import CrossEntropyConfig
+from simclr.model.encoder import without_weights
 from simclr.objectives import build_objective, fit_objective
-from simclr.run_words import own_or_other_data
 
 __all__ = ["finetune_config", "from_scratch", "parse_finetuning"]
 

@@ -1,10 +1,10 @@
-"""The weighted vote of nearest neighbours in bounded memory: the online score of a run and the core of ``linear_eval.knn``."""
+"""The weighted vote of nearest neighbours in bounded memory: a run's own score and ``linear_eval.knn_accuracy``."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr.losses.nt_xent_tiled import float32_products
+from simclr.numerics import float32_products
 
 __all__ = ["nearest_neighbour_vote"]
 

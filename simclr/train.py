@@ -14,38 +14,33 @@ import torch
 from torch import nn
 
 from augment import Mix
-from simclr.checkpoint import save_checkpoint
-from simclr.compilation import maybe_compiled
 from simclr.config import TrainConfig
-from simclr.config_io import to_dict
-from simclr.curves import draw_curves
+from simclr.config.yaml import to_dict
 from simclr.data import Batches, MinedSampler, load_source, make_sampler, place, with_targets
 from simclr.data.left_out import LeftOut
-from simclr.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.encoder import feature_width
 from simclr.errors import ConfigError, DataError
-from simclr.finite import FiniteGuard, refuse_weights
-from simclr.grad_cache import cached_step
-from simclr.launch import make_accelerator, opening_line, report_profile
-from simclr.layers import layer_decay
-from simclr.model import build_model
-from simclr.momentum_keys import momentum_keys
+from simclr.exchange.imported import start_from
+from simclr.model.contrastive import build_model
+from simclr.model.encoder import feature_width
+from simclr.model.layers import layer_decay
 from simclr.objectives import build_objective, fit_objective
-from simclr.offline import OfflineMiner
-from simclr.online import make_online_score
-from simclr.optim import build_optimizer, parameter_groups, peak_learning_rate
-from simclr.preview import draw_views
-from simclr.profile import StepProfile
-from simclr.resolution import views_by_step
-from simclr.run_dir import RunResult, claim, export_run, open_run
-from simclr.runlog import RunLog
-from simclr.schedule import learning_rate
-from simclr.signals import StopFlag
-from simclr.starting_point import start_from
-from simclr.state import gather_state, restore_state
-from simclr.trackers import check_trackers, start_trackers
-from simclr.weights import Weights
+from simclr.optim.optimizers import build_optimizer, parameter_groups, peak_learning_rate
+from simclr.optim.schedule import set_learning_rate
+from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
+from simclr.run.checkpoint import gather_state, restore_state, save_checkpoint
+from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
+from simclr.run.ema import Weights, momentum_keys
+from simclr.run.folder import RunResult, claim, export_run, open_run
+from simclr.run.grad_cache import cached_step
+from simclr.run.log import RunLog, check_trackers, start_trackers
+from simclr.run.nan_guard import FiniteGuard, refuse_weights
+from simclr.run.offline_mining import OfflineMiner
+from simclr.run.pictures import draw_curves, draw_views
+from simclr.run.process import StopFlag
+from simclr.run.profile import StepProfile
+from simclr.run.validation import make_online_score
+from simclr.run.view_sizes import views_by_step
 
 __all__ = ["pretrain"]
 
@@ -291,28 +286,3 @@ def pretrain(config: TrainConfig) -> RunResult:
     return RunResult(
         run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, main=main, scorable=scorable
     )
-
-
-def set_learning_rate(
-    config: TrainConfig,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    steps_per_epoch: int,
-    total_steps: int,
-    peak: float,
-) -> float:
-    first = config.schedule.head_epochs * steps_per_epoch
-    if step < first:
-        rate = peak  # the head alone learns at the full rate
-    else:
-        rate = learning_rate(
-            step - first,
-            total_steps=total_steps - first,
-            warmup_steps=round(config.schedule.warmup_epochs * steps_per_epoch),
-            peak=peak,
-            final=config.schedule.final,
-            decay=config.schedule.decay,
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
-    return rate

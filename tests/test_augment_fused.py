@@ -16,10 +16,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from augment import AugmentConfig, ViewGenerator, ViewParameters
-from augment.branchless import augment_rows
-from augment.colour import shift_hue_
-from augment.crop import crop_by_interpolation, crop_by_taps, crop_on_cpu
-from augment.fused import FusedAugmentation, _branchless_pixels
+from augment.fused.branchless import augment_rows
+from augment.fused.colour import shift_hue_
+from augment.fused.crop import crop_by_interpolation, crop_by_taps, crop_on_cpu
+from augment.fused.module import FusedAugmentation, _branchless_pixels
 from augment.reference import apply_reference
 from augment.sampling import sample_parameters
 

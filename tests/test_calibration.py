@@ -8,17 +8,16 @@ import pytest
 import torch
 from sklearn.isotonic import IsotonicRegression
 
-from linear_eval.calibration import (
+from linear_eval.classify.reliability import expected_calibration_error, reliability
+from linear_eval.matching.calibration import (
     Threshold,
-    expected_calibration_error,
     fit_pair_calibration,
     fit_threshold,
     load_verification,
     pair_calibration_error,
-    reliability,
     save_verification,
 )
-from linear_eval.verification import verification
+from linear_eval.matching.verification import verification
 from simclr.errors import CheckpointError, ConfigError, DataError
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from simclr.checkpoint import newest_checkpoint, save_checkpoint
 from simclr.errors import CheckpointError
+from simclr.run.checkpoint import newest_checkpoint, save_checkpoint
 
 
 def save(folder: Path, step: int, keep: int = 2) -> Path:

@@ -16,11 +16,11 @@ from PIL import Image
 import simclr
 from ideas import OBJECTIVES
 from lightly_simclr import require_lightly
-from simclr.checkpoint import newest_checkpoint
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError, DataError, MissingExtraError, PipelineError
 from simclr.losses import TripletConfig
-from simclr.runlog import read_metrics
+from simclr.run.checkpoint import newest_checkpoint
+from simclr.run.log import read_metrics
 from slot import JOIN, OutOfTime, Slot, cut, override, step_seconds, train, unpack
 
 

@@ -17,21 +17,21 @@ from sklearn.metrics import log_loss, mean_absolute_error, r2_score
 
 import simclr
 from augment import AugmentConfig
+from linear_eval.classify.probe import score_predictions
 from linear_eval.finetuned import _number_row, _row, fit_temperature
-from linear_eval.probe import score_predictions
-from simclr.classifier import export_head, load_classifier, save_temperature
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, TrainConfig
 from simclr.data import ImageSet, load_source
-from simclr.encoder import build_backbone
 from simclr.errors import CheckpointError
-from simclr.export import export_encoder
+from simclr.exchange.classifier import export_head, load_classifier, save_temperature
+from simclr.exchange.encoder import export_encoder
+from simclr.exchange.formats import Portable
 from simclr.finetune import finetune_config
-from simclr.heads import projection_head
 from simclr.losses import CrossEntropyConfig, DistributionFocalConfig, QualityFocalConfig, TripletConfig
-from simclr.model import build_model
+from simclr.model.contrastive import build_model
+from simclr.model.encoder import build_backbone
+from simclr.model.heads import projection_head
 from simclr.objectives import build_objective
-from simclr.online import OnlineScore
-from simclr.portable import Portable
+from simclr.run.validation import OnlineScore
 
 
 @pytest.fixture(scope="module")

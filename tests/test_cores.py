@@ -16,7 +16,7 @@ from simclr.cores import _cores
 from simclr.data import load_source
 from simclr.data.check import check_folder
 from simclr.data.decode import decode
-from simclr.embed import embed_images
+from simclr.data.embed import embed_images
 
 CPU = torch.device("cpu")
 

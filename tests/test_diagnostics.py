@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from simclr.diagnostics import contrastive_diagnostics, effective_rank, warnings_in_words
+from simclr.run.diagnostics import contrastive_diagnostics, effective_rank, warnings_in_words
 
 
 @pytest.mark.parametrize("views", [2, 3])
@@ -41,7 +41,7 @@ def test_figures_of_a_larger_batch_equal_a_brute_force_in_float64(
         step = rows if blocks == "one block" else 97
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
-    monkeypatch.setattr("simclr.diagnostics.row_chunks", in_blocks)
+    monkeypatch.setattr("simclr.run.diagnostics.row_chunks", in_blocks)
     torch.manual_seed(0)
     image = torch.randn(batch, 24)
     z = image + 0.8 * torch.randn(views, batch, 24)

@@ -5,15 +5,9 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from simclr.distances import (
-    full_precision,
-    l2_normalize,
-    paired_distance,
-    pairwise_distance,
-    row_chunks,
-    zero_with_graph,
-)
+from simclr.distances import paired_distance, pairwise_distance
 from simclr.errors import ConfigError
+from simclr.numerics import full_precision, l2_normalize, row_chunks, zero_with_graph
 
 KINDS = ["euclidean", "squared", "manhattan", "cosine"]
 SCIPY = {"euclidean": "euclidean", "squared": "sqeuclidean", "manhattan": "cityblock", "cosine": "cosine"}

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from augment import MixConfig
 from simclr.config import SamplerConfig, TrainConfig
 from simclr.data import ImageSet
-from simclr.diagnostics import contrastive_diagnostics
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.finite import FiniteGuard, NotFiniteError, refuse_weights
 from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
-from simclr.losses.nt_xent import NTXentLoss, nt_xent_reference
-from simclr.model import build_model
+from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
+from simclr.model.contrastive import build_model
+from simclr.run.diagnostics import contrastive_diagnostics
+from simclr.run.nan_guard import FiniteGuard, NotFiniteError, refuse_weights
 
 
 def free_port() -> int:
@@ -159,7 +159,7 @@ def test_seeds_are_spread_and_repeatable() -> None:
 
 def several_on(rank: int, world: int, port: int, configs: list[TrainConfig], folder: str) -> None:
     """Runs one after the other on this rank; what each mining found is written down."""
-    from simclr.offline import OfflineMiner
+    from simclr.run.offline_mining import OfflineMiner
 
     mine = OfflineMiner.__call__
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from simclr.config_io import parse_command
-from simclr.runlog import read_metrics
+from simclr.command_line import parse_command
+from simclr.run.log import read_metrics
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])

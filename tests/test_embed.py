@@ -15,8 +15,8 @@ from augment import AugmentConfig, preprocess
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
 from simclr.data.decode import decode
+from simclr.data.embed import embed_images
 from simclr.data.left_out import LeftOut
-from simclr.embed import embed_images
 from simclr.errors import DataError
 
 CPU = torch.device("cpu")

@@ -18,12 +18,12 @@ from sklearn.neighbors import NearestNeighbors
 import simclr
 from augment import AugmentConfig
 from linear_eval import Features
-from linear_eval.search import nearest
-from simclr.commands import run_command
+from linear_eval.matching.search import nearest
+from simclr.command_line import run_command
 from simclr.config import EncoderConfig
 from simclr.data.decode import decode
-from simclr.encoder import build_backbone
-from simclr.export import export_encoder
+from simclr.exchange.encoder import export_encoder
+from simclr.model.encoder import build_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -225,7 +225,7 @@ def test_queries_print_their_nearest_images(command: Command, encoder: Path, ima
 
 @pytest.mark.parametrize("values", [7, 100, 1 << 22])
 def test_nearest_is_scikit_learns(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("linear_eval.rows.PART_VALUES", values)
+    monkeypatch.setattr("linear_eval.features.rows.PART_VALUES", values)
     generator = torch.Generator().manual_seed(0)
     x, queries = torch.randn(57, 6, generator=generator), torch.randn(4, 6, generator=generator)
     cosines, rows = nearest(queries, x, k=9)

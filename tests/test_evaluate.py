@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import simclr
-from linear_eval.evaluate import report_folder, same_images
 from linear_eval.open_set_images import open_set_images
+from linear_eval.scored_run import report_folder, same_images
 from simclr.config import DataConfig
-from simclr.config_io import save_config
+from simclr.config.yaml import save_config
 from simclr.errors import DataError
 
 

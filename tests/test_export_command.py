@@ -17,15 +17,15 @@ from torchvision.transforms.v2 import functional
 
 import simclr
 from augment import AugmentConfig
-from simclr.classifier import export_head, save_temperature
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.config import EncoderConfig, HeadConfig
-from simclr.encoder import build_backbone, feature_width
-from simclr.export import export_encoder
-from simclr.heads import projection_head
+from simclr.exchange.classifier import export_head, save_temperature
+from simclr.exchange.encoder import export_encoder
+from simclr.exchange.formats import ExportOptions, export_as
 from simclr.losses import CrossEntropyConfig, DistributionFocalConfig, TripletConfig
+from simclr.model.encoder import build_backbone, feature_width
+from simclr.model.heads import projection_head
 from simclr.objectives import ObjectiveConfig, build_objective
-from simclr.portable import ExportOptions, export_as
 
 ROOT = Path(__file__).resolve().parents[1]
 NARROW: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (4, 4, 8, 8)}
@@ -217,14 +217,14 @@ def test_a_file_that_disagrees_is_not_written(
         save_file(tensors | {"conv1.weight": 1.01 * tensors["conv1.weight"]}, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("simclr.portable_timm.write_tensors", slightly_wrong)
+        patch.setattr("simclr.exchange.timm_folder.write_tensors", slightly_wrong)
         code, out, err = command(str(run))
         assert (code, out) == (2, "")
         assert "the timm file differs from the encoder by" in err and err.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
     assert command(str(run))[0] == 0
     good = (run / "export" / "timm" / "model.safetensors").read_bytes()
-    monkeypatch.setattr("simclr.portable_timm.write_tensors", slightly_wrong)
+    monkeypatch.setattr("simclr.exchange.timm_folder.write_tensors", slightly_wrong)
     assert command(str(run))[0] == 2
     assert (run / "export" / "timm" / "model.safetensors").read_bytes() == good
 
@@ -268,7 +268,7 @@ def test_mistakes_are_one_line(
     places["TRIPLET"] = encoder_in(tmp_path / "triplet", small, objective=TripletConfig())
     places["FILE"].write_text("mine")
     find = importlib.util.find_spec
-    monkeypatch.setattr("simclr.portable_program.find_spec", lambda name: None if "onnx" in name else find(name))
+    monkeypatch.setattr("simclr.exchange.program.find_spec", lambda name: None if "onnx" in name else find(name))
     before = sorted(tmp_path.rglob("*"))
     code, out, err = command(*(str(places.get(word, word)) for word in words))
     assert (code, out) == (2, "")

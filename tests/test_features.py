@@ -12,7 +12,8 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from linear_eval import Features, encoder_digest, extract_features, pixel_features
-from linear_eval.features import check_features, frozen
+from linear_eval.features.extract import check_features
+from linear_eval.features.frozen import frozen
 from simclr.errors import CheckpointError, ConfigError, DataError
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from linear_eval import Features, few_labels
-from linear_eval.few_labels import draw_rows
+from linear_eval.classify.few_labels import draw_rows
 from simclr.errors import ConfigError, DataError
 
 

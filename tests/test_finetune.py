@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from sklearn.metrics import mean_absolute_error
 
 import simclr
-from simclr.classifier import load_classifier
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.data import load_source
 from simclr.errors import CheckpointError, ConfigError, DataError
+from simclr.exchange.classifier import load_classifier
 from simclr.finetune import finetune_config, from_scratch, parse_finetuning
-from simclr.runlog import read_metrics
+from simclr.run.log import read_metrics
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--train.epochs", "1", "--train.batch-size", "32", "--schedule.head-epochs", "0", "--schedule.warmup-epochs", "0",

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 import simclr
 from simclr.config import TrainConfig
-from simclr.config_io import load_config, save_config
+from simclr.config.yaml import load_config, save_config
 from simclr.errors import CheckpointError, ConfigError
-from simclr.preview import write_preview
-from simclr.run_dir import open_run
+from simclr.run.folder import open_run
+from simclr.run.pictures import write_preview
 
 SmallDisk = Callable[[int], AbstractContextManager[None]]
 
@@ -110,7 +110,7 @@ def test_a_kill_in_the_middle_of_the_config_leaves_the_folder_free(tiny_run: Tra
 import resource, signal, sys
 from pathlib import Path
 from simclr.config_io import load_config
-from simclr.run_dir import claim
+from simclr.run.folder import claim
 config = load_config(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from simclr.grad_cache import cached_step
-from simclr.losses.nt_xent import NTXentLoss
+from simclr.losses.ntxent.loss import NTXentLoss
+from simclr.run.grad_cache import cached_step
 
 
 class Embedder(nn.Module):

@@ -4,12 +4,12 @@ import itertools
 import json
 import math
 
+import linear_eval.similarity
 import numpy as np
 import pytest
 import torch
 
-import linear_eval.similarity
-from linear_eval.identification import identification, one_shot
+from linear_eval.matching.identification import identification, one_shot
 from simclr.errors import ConfigError, DataError
 
 
@@ -29,7 +29,7 @@ def likeness(a: np.ndarray, b: np.ndarray, distance: str) -> float:
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("template", ["nearest", "mean"])
 def test_rank_k_equal_to_a_loop(template, distance, monkeypatch):
-    monkeypatch.setattr(linear_eval.similarity, "CHUNK_BYTES", 8 * 25 * 7)
+    monkeypatch.setattr(linear_eval.matching.similarity, "CHUNK_BYTES", 8 * 25 * 7)
     probes, labels = blobs(60, 6, 8, 0)
     gallery, gallery_labels = blobs(25, 6, 7, 0)  # class 7 is not enrolled
     result = identification(

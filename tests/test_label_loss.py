@@ -9,7 +9,6 @@ from typing import get_args
 import pytest
 import torch
 
-from simclr import mining_all, mining_tuples
 from simclr.errors import ConfigError
 from simclr.losses import (
     ArcFaceConfig,
@@ -39,6 +38,8 @@ from simclr.losses import (
 )
 from simclr.losses.label_loss import LabelLossConfig
 from simclr.losses.mined import Mining
+from simclr.mining import all as mining_all
+from simclr.mining import tuples as mining_tuples
 from simclr.objectives import OBJECTIVES
 
 CLASSES, DIM = 6, 5

@@ -11,10 +11,10 @@ from torch import nn
 import simclr
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError
-from simclr.layers import freeze, layer_decay, layer_numbers
 from simclr.losses import CrossEntropyConfig, TripletConfig
-from simclr.model import build_model
-from simclr.optim import parameter_groups
+from simclr.model.contrastive import build_model
+from simclr.model.layers import freeze, layer_decay, layer_numbers
+from simclr.optim.optimizers import parameter_groups
 
 RESNET18 = {
     "conv1": 0, "bn1": 0,

@@ -1,7 +1,10 @@
-"""The shape of the house: imports run one way, no script or benchmark hides a package, public modules list their names."""
+"""The shape of the house: imports run one way between packages and between their floors, and every name can be found."""
 
 import ast
+import importlib
 import sys
+import tomllib
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -9,36 +12,133 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("augment", "simclr", "linear_eval", "scripts")
+FLOORS = {
+    "augment": (
+        ("extra", "parameters", "evaluation", "mix"),
+        ("config",),
+        ("sampling", "reference"),
+        ("fused",),
+        ("views",),
+    ),
+    "simclr": (
+        ("errors",),
+        ("files", "distributed", "numerics", "cores"),
+        ("distances", "neighbours"),
+        ("mining",),
+        ("losses",),
+        ("objectives",),
+        ("config",),
+        ("data", "model", "optim"),
+        ("exchange",),
+        ("run",),
+        ("command_line", "train"),
+        ("finetune",),
+    ),
+    "linear_eval": (
+        ("metrics", "progress", "features"),
+        ("classify",),
+        ("matching",),
+        ("config",),
+        ("protocol", "scored_run"),
+        ("reports", "open_set_images", "embed"),
+        ("evaluate", "evaluate_open", "finetuned", "comparison"),
+    ),
+}
+"""The rooms of each package from the ground up: a room imports only from the floors below its own."""
+
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+PACKAGED = [path for path in FILES if path.relative_to(ROOT).parts[0] in FLOORS]
+RUNNABLE = [
+    *sorted((ROOT / "scripts").glob("*.py")),
+    *sorted((ROOT / "benchmarks").rglob("*.py")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+]
 
 
-def imported(path: Path) -> set[str]:
-    names = set()
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """(module, name) of every import in a file, those inside functions and for the type checker alone included."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            names.add(node.module.split(".")[0])
-    return names
+            yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def room(module: str, member: str | None = None) -> tuple[str, str]:
+    """(package, file or folder in it) that an import goes to; the room of a package's own face is ''.
+
+    >>> room("simclr.losses.arcface", "ArcFaceLoss"), room("simclr", "losses"), room("simclr", "pretrain")
+    (('simclr', 'losses'), ('simclr', 'losses'), ('simclr', ''))
+    """
+    package, *inner = module.split(".")
+    if not inner and member in {place for floor in FLOORS.get(package, ()) for place in floor}:
+        return package, member
+    return package, inner[0] if inner else ""
+
+
+def own_room(path: Path) -> tuple[str, str]:
+    package, inner, *_ = path.relative_to(ROOT).with_suffix("").parts
+    return package, "" if inner == "__init__" else inner
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_imports_run_one_way(path: Path) -> None:
     layer = LAYERS.index(path.relative_to(ROOT).parts[0])
-    assert not imported(path) & set(LAYERS[layer + 1 :])
+    assert not {module.split(".")[0] for module, _ in imports(path)} & set(LAYERS[layer + 1 :])
 
 
-def test_no_script_hides_a_package() -> None:
-    # What a script imports is looked for in its own folder first.
-    scripts = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
-    packages = {*LAYERS, "tests", "benchmarks", *packages_distributions(), *sys.stdlib_module_names}
-    assert not {path.stem for path in scripts} & packages
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_a_floor(package: str) -> None:
+    listed = [place for floor in FLOORS[package] for place in floor]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {own_room(path)[1] for path in PACKAGED if path.relative_to(ROOT).parts[0] == package} - {""}
+
+
+@pytest.mark.parametrize("path", [path for path in PACKAGED if own_room(path)[1]], ids=name)
+def test_a_room_imports_only_from_the_floors_below(path: Path) -> None:
+    package, inside = own_room(path)
+    level = {place: number for number, floor in enumerate(FLOORS[package]) for place in floor}
+    for module, member in imports(path):
+        other_package, other = room(module, member)
+        if other_package != package or other == inside:
+            continue
+        assert other, f"{name(path)} imports {member} from the package's own face"
+        assert level[other] < level[inside], f"{name(path)} imports {other}, which is not on a floor below {inside}"
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=name)
+def test_no_private_name_leaves_its_wing(path: Path) -> None:
+    ours = {(module, member) for module, member in imports(path) if module.split(".")[0] in FLOORS}
+    private = {(m, n) for m, n in ours if any(part.startswith("_") for part in [*m.split("."), n or ""])}
+    assert not {(m, n) for m, n in private if room(m, n) != own_room(path)}
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=name)
+def test_no_module_is_hidden_by_a_name_in_its_folders_face(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    if "." in module:
+        face, leaf = module.rsplit(".", 1)
+        found = importlib.import_module(module)
+        assert getattr(importlib.import_module(face), leaf) is found
+
+
+def test_what_can_be_run_shadows_nothing_that_can_be_imported() -> None:
+    # What a script or a notebook imports is looked for in its own folder first.
+    known = {*LAYERS, "tests", "benchmarks", *packages_distributions(), *sys.stdlib_module_names}
+    assert not {path.stem for path in RUNNABLE} & known
+    assert len(RUNNABLE) > 20
+
+
+def test_no_benchmark_patches_the_path() -> None:
+    assert not [name(path) for path in RUNNABLE if "sys.path" in path.read_text()]
 
 
 def test_every_package_is_installed() -> None:
-    import tomllib
-
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in FILES if path.name == "__init__.py"}
+    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in PACKAGED if path.name == "__init__.py"}
     assert found == set(listed)

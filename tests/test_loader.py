@@ -9,8 +9,8 @@ import torch
 from simclr.config import DataConfig
 from simclr.data import Batches, EpochSampler, ImageSet, load_source, place
 from simclr.data.left_out import LeftOut
-from simclr.data.loader import Batch, Sampler, fits_on
-from simclr.data.mined_sampler import MinedSampler, random_triplets
+from simclr.data.loader import Batch, fits_on
+from simclr.data.samplers import MinedSampler, Sampler, random_triplets
 from simclr.errors import DataError
 
 CPU = torch.device("cpu")

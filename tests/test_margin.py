@@ -4,9 +4,10 @@ import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
 
-from simclr.distances import l2_normalize, pairwise_distance
+from simclr.distances import pairwise_distance
 from simclr.losses import MarginConfig, MarginLoss
 from simclr.mining import distance_weighted, hard, semi_hard
+from simclr.numerics import l2_normalize
 
 CLASSES, SAMPLES = 5, 60
 

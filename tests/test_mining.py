@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simclr import mining_all, mining_tuples
-from simclr.distances import l2_normalize, pairwise_distance
+from simclr.distances import pairwise_distance
 from simclr.errors import ConfigError
+from simclr.mining import all as mining_all
 from simclr.mining import (
     batch_all,
     check_labels,
@@ -23,7 +23,9 @@ from simclr.mining import (
     random_negatives,
     semi_hard,
 )
-from simclr.mining_tuples import sort_into_intervals
+from simclr.mining import tuples as mining_tuples
+from simclr.mining.tuples import sort_into_intervals
+from simclr.numerics import l2_normalize
 
 MARGIN = 0.25
 

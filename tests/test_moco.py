@@ -14,10 +14,9 @@ import simclr
 from simclr.config import HeadConfig, TrainConfig
 from simclr.errors import ConfigError
 from simclr.losses import MoCoConfig, MoCoLoss, NTXentLoss, momentum_contrast
-from simclr.model import build_model
-from simclr.momentum_keys import momentum_keys
+from simclr.model.contrastive import build_model
 from simclr.objectives import build_objective
-from simclr.weights import Weights
+from simclr.run.ema import Weights, momentum_keys
 
 
 def embeddings(*shape: int, seed: int = 0) -> Tensor:

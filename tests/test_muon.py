@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from simclr.config import OptimConfig
-from simclr.muon import Muon, orthogonalised
-from simclr.optim import build_optimizer, parameter_groups
+from simclr.optim.muon import Muon, orthogonalised
+from simclr.optim.optimizers import build_optimizer, parameter_groups
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 20), (20, 5), (3, 6, 10)])

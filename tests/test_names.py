@@ -19,29 +19,21 @@ from rich.console import Console
 
 import simclr
 from augment import ViewGenerator
-from augment.contact_sheet import write_contact_sheet
-from linear_eval import (
-    EvalConfig,
-    embedding_report,
-    evaluate_run,
-    finetuned_report,
-    open_set,
-    plot_map,
-    plot_pairs,
-    plot_roc,
-    print_report,
-)
-from linear_eval.comparison_pictures import draw_runs, draw_scores
-from linear_eval.comparison_runs import RunRecord, seed_groups
-from linear_eval.comparison_scores import Score, ScoredSet
-from linear_eval.features import Features
-from linear_eval.finetuned_report import print_finetuned
-from linear_eval.open_set_report import print_open_set
+from linear_eval import EvalConfig, evaluate_run, open_set, plot_map, plot_pairs, plot_roc, print_report
+from linear_eval.comparison.pictures import draw_runs, draw_scores
+from linear_eval.comparison.runs import RunRecord, seed_groups
+from linear_eval.comparison.scores import Score, ScoredSet
+from linear_eval.features.extract import Features
 from linear_eval.progress import name_files, print_line, told
-from linear_eval.report import drawn, write_report
+from linear_eval.reports import embeddings as embedding_report
+from linear_eval.reports import finetuned as finetuned_report
+from linear_eval.reports.closed import drawn, write_report
+from linear_eval.reports.finetuned import print_finetuned
+from linear_eval.reports.open_set import print_open_set
 from simclr.config import TrainConfig
 from simclr.data import load_source
-from simclr.runlog import RunLog
+from simclr.run.log import RunLog
+from simclr.run.pictures import write_contact_sheet
 
 FORMULAS = ("$\\bad$", "US$ and CA$", "$x", "\\$5", "_other", os.fsdecode(b"caf\xe9"))
 """Of these matplotlib makes an error, a formula or nothing at all."""

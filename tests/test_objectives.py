@@ -13,7 +13,7 @@ import simclr
 from simclr.config import SamplerConfig, TrainConfig
 from simclr.errors import DataError
 from simclr.objectives import OBJECTIVES, build_objective
-from simclr.runlog import read_metrics
+from simclr.run.log import read_metrics
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)

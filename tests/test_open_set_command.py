@@ -18,14 +18,15 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 import linear_eval
 import simclr
-from linear_eval import EvalConfig, embedding_report, load_verification
-from linear_eval.features import Features
+from linear_eval import EvalConfig, load_verification
+from linear_eval.features.extract import Features
 from linear_eval.open_set_images import open_set_images
-from linear_eval.open_set_report import write_open_set
-from linear_eval.run_projector import checkpoint_encoders, write_run_projector
-from simclr.commands import run_command
+from linear_eval.reports import embeddings as embedding_report
+from linear_eval.reports.open_set import write_open_set
+from linear_eval.reports.projector import checkpoint_encoders, write_run_projector
+from simclr.command_line import run_command
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
-from simclr.config_io import load_config
+from simclr.config.yaml import load_config
 from simclr.data import load_source
 from simclr.errors import CheckpointError, DataError
 from simclr.losses import TripletConfig

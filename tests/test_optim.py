@@ -10,7 +10,7 @@ from torch import nn
 
 from simclr.config import OptimConfig
 from simclr.errors import ConfigError
-from simclr.optim import LARS, build_optimizer, parameter_groups, peak_learning_rate
+from simclr.optim.optimizers import LARS, build_optimizer, parameter_groups, peak_learning_rate
 
 
 def lars_by_hand(

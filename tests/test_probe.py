@@ -15,9 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from linear_eval import Features, bootstrap_interval, encoder_digest, linear_probe, paired_difference, sgd_probe
-from linear_eval.logistic import fit_logistic
-from linear_eval.probe import held_out_parts, held_out_rows
-from linear_eval.rows import Rows, column_statistics
+from linear_eval.classify.logistic import fit_logistic
+from linear_eval.classify.probe import held_out_parts, held_out_rows
+from linear_eval.features.rows import Rows, column_statistics
 from simclr.errors import ConfigError, DataError
 
 

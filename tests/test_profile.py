@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simclr import profile as module
 from simclr.errors import CheckpointError
-from simclr.flops import Peak, listed_peak, measured_peak, model_flops, peak_flops
-from simclr.grad_cache import cached_step
-from simclr.profile import PARTS, StepProfile
+from simclr.run import profile as module
+from simclr.run.flops import Peak, listed_peak, measured_peak, model_flops, peak_flops
+from simclr.run.grad_cache import cached_step
+from simclr.run.profile import PARTS, StepProfile
 
 CPU = torch.device("cpu")
 
@@ -288,10 +288,10 @@ def test_a_data_sheet_speaks_for_the_very_device_only(name: str, precision: str,
 def test_an_unknown_device_is_measured_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.backends.cuda.matmul.fp32_precision
     ticks = iter([0.0, 2.0, 2.0, 2.5, 2.5, 3.5])
-    monkeypatch.setattr("simclr.flops.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("simclr.run.flops.time.perf_counter", lambda: next(ticks))
     found = measured_peak(CPU, "fp32", size=16, rounds=3)
     assert found.flops == 2 * 16**3 / 0.5 and found.source.startswith("measured")
     assert torch.backends.cuda.matmul.fp32_precision == before
     monkeypatch.undo()
-    monkeypatch.setattr("simclr.flops.measured_peak", lambda device, precision: Peak(1.0, f"{device} {precision}"))
+    monkeypatch.setattr("simclr.run.flops.measured_peak", lambda device, precision: Peak(1.0, f"{device} {precision}"))
     assert peak_flops(CPU, "fp32").source == "cpu fp32" and peak_flops(CPU, "bf16").source == "cpu bf16"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.config import DataConfig
 from simclr.data import load_source
 

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import linear_eval.similarity
 import numpy as np
 import pytest
 import torch
@@ -12,10 +13,9 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
-import linear_eval.similarity
+from linear_eval.matching.retrieval import map_at_r, nmi, r_precision, recall_at_k, retrieval
+from linear_eval.matching.similarity import block_scores, pair_scores, prepare, rank_keys
 from linear_eval.metrics import bootstrap_interval, interval_over_classes
-from linear_eval.retrieval import map_at_r, nmi, r_precision, recall_at_k, retrieval
-from linear_eval.similarity import block_scores, pair_scores, prepare, rank_keys
 from simclr.errors import ConfigError, DataError
 
 
@@ -131,7 +131,7 @@ def test_ties_do_not_depend_on_the_chunk_size(monkeypatch):
     y = torch.cat([y, y.flip(0), y])
     expected = retrieval(x, y)
     for size in (8, 2**13, 2**16):
-        monkeypatch.setattr(linear_eval.similarity, "CHUNK_BYTES", size)
+        monkeypatch.setattr(linear_eval.matching.similarity, "CHUNK_BYTES", size)
         monkeypatch.setattr(sys.modules[retrieval.__module__], "CHUNK_BYTES", size)
         assert retrieval(x, y) == expected
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simclr.schedule import learning_rate
+from simclr.optim.schedule import learning_rate
 
 
 def test_cosine_equals_torch() -> None:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import simclr
-from simclr.checkpoint import newest_checkpoint, save_checkpoint
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError, DataError, PipelineError
-from simclr.runlog import read_metrics
+from simclr.run.checkpoint import newest_checkpoint, save_checkpoint
+from simclr.run.log import read_metrics
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -236,13 +236,13 @@ def test_a_finished_run_that_is_not_finite_is_not_exported(tiny_run: TrainConfig
 
 
 def test_an_infinite_image_is_named(tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = simclr.model.ContrastiveModel.forward
+    forward = simclr.model.contrastive.ContrastiveModel.forward
 
     def spoilt(self: Any, views: torch.Tensor) -> torch.Tensor:
         z = forward(self, views)
         return z + torch.zeros_like(z).index_fill(1, torch.tensor([3]), float("nan"))
 
-    monkeypatch.setattr("simclr.model.ContrastiveModel.forward", spoilt)
+    monkeypatch.setattr("simclr.model.contrastive.ContrastiveModel.forward", spoilt)
     number = simclr.data.EpochSampler(images=640, batch_size=128, seed=0).indices(0)[3].item()
     with pytest.raises(PipelineError, match=f"the embedding and the loss .*at step 0 of image {number} of digits"):
         simclr.pretrain(tiny_run)

@@ -9,9 +9,10 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import miners as pml_miners
 from pytorch_metric_learning import reducers as pml_reducers
 
-from simclr.distances import l2_normalize, pairwise_distance
+from simclr.distances import pairwise_distance
 from simclr.losses import TripletLoss
 from simclr.mining import distance_weighted, random_negatives
+from simclr.numerics import l2_normalize
 
 MARGIN = 0.3
 

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import linear_eval.similarity
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,10 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_auc_score, roc_curve
 
-import linear_eval.similarity
+from linear_eval.matching.roc import RocCurve, pair_curve
+from linear_eval.matching.similarity import prepare
+from linear_eval.matching.verification import verification
 from linear_eval.metrics import clustered_interval
-from linear_eval.roc import RocCurve, pair_curve
-from linear_eval.similarity import prepare
-from linear_eval.verification import verification
 from simclr.errors import ConfigError, DataError
 
 
@@ -88,7 +88,9 @@ def test_listed_pairs():
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_bins_agree_with_sorting(distance, monkeypatch):
-    monkeypatch.setattr(linear_eval.similarity, "CHUNK_BYTES", 8 * 300 * 37)  # several blocks, the last one partial
+    monkeypatch.setattr(
+        linear_eval.matching.similarity, "CHUNK_BYTES", 8 * 300 * 37
+    )  # several blocks, the last one partial
     x, y = blobs(300, 8, 10, 4)
     x[5] = x[6]  # distance zero, and similarity one
     x[7] = -x[8]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from linear_eval.images import image_batches
+from linear_eval.features.images import image_batches
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
 from simclr.data.workers import read_by_workers

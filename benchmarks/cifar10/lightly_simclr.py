@@ -32,20 +32,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.config import TrainConfig
-from simclr.config_io import load_config
+from simclr.config.yaml import load_config
 from simclr.data import ImageSet, load_source
 from simclr.distributed import derive_seed
-from simclr.encoder import build_backbone, feature_width
 from simclr.errors import MissingExtraError
-from simclr.export import export_encoder
+from simclr.exchange.encoder import export_encoder
 from simclr.files import write_json
-from simclr.launch import make_accelerator
-from simclr.model import ContrastiveModel
+from simclr.model.contrastive import ContrastiveModel
+from simclr.model.encoder import build_backbone, feature_width
 from simclr.objectives import Objective
-from simclr.online import OnlineScore
-from simclr.signals import StopFlag
+from simclr.run.accelerator import make_accelerator
+from simclr.run.process import StopFlag
+from simclr.run.validation import OnlineScore
 
 RATE, MOMENTUM, WEIGHT_DECAY, TEMPERATURE, STRENGTH, WIDTH = 0.06, 0.9, 5e-4, 0.5, 0.5, 128
 """What lightly publishes for CIFAR-10; the rate is for a batch of 128."""

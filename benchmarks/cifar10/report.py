@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from ideas import mean_and_spread
-from linear_eval.report import save_figure
-from simclr.runlog import read_metrics
+from linear_eval.reports.closed import save_figure
+from simclr.run.log import read_metrics
 
 __all__ = ["draw_minutes", "main_table"]
 

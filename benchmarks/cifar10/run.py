@@ -40,19 +40,19 @@ from few_images import few_images
 from ideas import OBJECTIVES, compare_objectives, idea_table, objective_table, try_ideas
 from lightly_simclr import require_lightly
 from linear_eval import EvalConfig, sgd_probe
-from linear_eval.environment import environment
+from linear_eval.progress import environment
 from linear_eval.protocol import evaluate
-from linear_eval.report import score_picture
+from linear_eval.reports.closed import score_picture
 from report import draw_minutes, main_table
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.config import ScheduleConfig, TrainConfig
-from simclr.config_io import save_config, to_dict
+from simclr.config.yaml import save_config, to_dict
 from simclr.data import load_source, place
 from simclr.data.sources import Split
 from simclr.errors import MissingExtraError
 from simclr.files import write_json
-from simclr.flops import peak_flops
-from simclr.launch import resolved_precision
+from simclr.run.accelerator import resolved_precision
+from simclr.run.flops import peak_flops
 from slot import ROOT, OutOfTime, Slot, cut, override, step_flops, train, unpack
 
 SPLITS: tuple[Split, ...] = ("train", "test")

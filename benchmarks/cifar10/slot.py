@@ -16,14 +16,14 @@ from typing import Any
 import torch
 import yaml
 
-from simclr.checkpoint import newest_checkpoint
 from simclr.config import TrainConfig
-from simclr.config_io import from_dict, save_config, to_dict
+from simclr.config.yaml import from_dict, save_config, to_dict
 from simclr.errors import ConfigError, DataError, PipelineError
 from simclr.files import write_json
-from simclr.flops import model_flops
-from simclr.model import build_model
-from simclr.runlog import read_metrics
+from simclr.model.contrastive import build_model
+from simclr.run.checkpoint import newest_checkpoint
+from simclr.run.flops import model_flops
+from simclr.run.log import read_metrics
 
 __all__ = ["JOIN", "OutOfTime", "Slot", "cut", "override", "step_flops", "step_seconds", "train", "unpack"]
 

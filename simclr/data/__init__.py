@@ -1,13 +1,10 @@
 """Images: sources, decoding, the order they are seen in, and how they reach the device."""
 
-from simclr.data.class_sampler import ClassSampler
-from simclr.data.class_split import ClassSplit, class_disjoint_split
 from simclr.data.image_set import ImageSet
-from simclr.data.loader import Batches, Sampler, make_sampler, place
-from simclr.data.mined_sampler import MinedSampler
-from simclr.data.sampler import EpochSampler
+from simclr.data.loader import Batches, place
+from simclr.data.samplers import ClassSampler, EpochSampler, MinedSampler, Sampler, make_sampler
 from simclr.data.sources import load_source
-from simclr.data.targets import with_targets
+from simclr.data.splits import ClassSplit, class_disjoint_split, with_targets
 
 __all__ = [
     "Batches",

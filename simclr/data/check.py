@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
-from simclr.config_data import DataConfig
+from simclr.config.data import DataConfig
 from simclr.cores import share_of_cores
 from simclr.data.decode import decode
 from simclr.data.image_set import ImageSet

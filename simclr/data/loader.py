@@ -9,22 +9,16 @@ import torch
 from torch import Tensor
 
 from augment import soft_targets
-from simclr.config import TrainConfig
-from simclr.data.class_sampler import ClassSampler
 from simclr.data.decode_batch import DecodeBatch, ReadBatch
 from simclr.data.device_decode import decode_batch
 from simclr.data.image_set import ImageSet
 from simclr.data.left_out import LeftOut
-from simclr.data.mined_sampler import MinedSampler, random_triplets
-from simclr.data.sampler import EpochSampler
+from simclr.data.samplers import Sampler
 from simclr.data.workers import read_by_workers
 from simclr.distributed import any_rank, gather_rare
 from simclr.errors import ConfigError, DataError, PipelineError
 
-__all__ = ["Batch", "Batches", "Sampler", "fits_on", "make_sampler", "place"]
-
-
-Sampler = EpochSampler | ClassSampler | MinedSampler
+__all__ = ["Batch", "Batches", "fits_on", "place"]
 
 
 @dataclass(frozen=True)
@@ -80,25 +74,6 @@ def place(
         named = ", ".join(skipped[:12]) + (", ..." if len(skipped) > 12 else "")
         say(f"left out {len(skipped)} of {len(images)} files of {images.name}, which do not decode: {named}")
     return placed
-
-
-def make_sampler(config: TrainConfig, images: ImageSet) -> Sampler:
-    """The sampler that ``config.sampler`` names, over ``images``.
-
-    Raises:
-        DataError: fewer images than a batch, or labels that the sampler needs and the set has not.
-    """
-    batch, chosen = config.train.batch_size, config.sampler
-    if chosen.name == "shuffle":
-        return EpochSampler(images=len(images), batch_size=batch, seed=config.seed)
-    if images.labels is None:
-        raise DataError(f"sampler.name={chosen.name} needs labels, and {images.name} has none")
-    if chosen.name == "mined":
-        random_triplets(images.labels, 1, config.seed)  # it refuses labels that no triplet can be made of
-        return MinedSampler(images=len(images), batch_size=batch, mine_every=chosen.mine_every)
-    return ClassSampler(
-        labels=images.labels, batch_size=batch, classes=chosen.classes, per_class=chosen.per_class, seed=config.seed
-    )
 
 
 def _available_ram() -> int:

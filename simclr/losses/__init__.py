@@ -18,10 +18,10 @@ from simclr.losses.label_loss import LabelLoss, LabelLossConfig
 from simclr.losses.margin import MarginConfig, MarginLoss
 from simclr.losses.moco import MoCoConfig, MoCoLoss, momentum_contrast
 from simclr.losses.n_pair import NPairConfig, NPairLoss
-from simclr.losses.nt_xent import NTXentConfig, NTXentLoss, nt_xent, nt_xent_reference
+from simclr.losses.ntxent.loss import NTXentConfig, NTXentLoss, nt_xent, nt_xent_reference
 from simclr.losses.quadruplet import QuadrupletConfig, QuadrupletLoss
 from simclr.losses.siamese import SiameseConfig, SiameseLoss
-from simclr.losses.sup_con import SupConConfig, SupConLoss, sup_con
+from simclr.losses.supcon import SupConConfig, SupConLoss, sup_con
 from simclr.losses.target_bins import TargetBins, choose_bins
 from simclr.losses.triplet import TripletConfig, TripletLoss
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.distances import full_precision, l2_normalize, safe_sqrt
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, require
+from simclr.numerics import full_precision, l2_normalize, safe_sqrt
 
 __all__ = ["ArcFaceConfig", "ArcFaceLoss"]
 

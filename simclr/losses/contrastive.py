@@ -15,8 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
+from simclr.distances import DistanceName, check_distance, pairwise_distance
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
+from simclr.numerics import l2_normalize
 
 __all__ = ["ContrastiveConfig", "ContrastiveLoss"]
 

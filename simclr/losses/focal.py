@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.distances import full_precision, zero_with_graph
 from simclr.losses.label_loss import require
-from simclr.mining_tuples import check_labels
+from simclr.mining.tuples import check_labels
+from simclr.numerics import full_precision, zero_with_graph
 
 __all__ = [
     "DistributionHead",

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simclr.distances import full_precision, zero_with_graph
 from simclr.errors import require
-from simclr.mining_tuples import check_labels
+from simclr.mining.tuples import check_labels
+from simclr.numerics import full_precision, zero_with_graph
 
 __all__ = [
     "LabelLoss",

@@ -13,12 +13,13 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from simclr.distances import DistanceName, l2_normalize, pairwise_distance
+from simclr.distances import DistanceName, pairwise_distance
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
 from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_statistics
 from simclr.losses.triplet import Reduction
-from simclr.mining_all import batch_all
-from simclr.mining_hard import Fallback
+from simclr.mining.all import batch_all
+from simclr.mining.hardest import Fallback
+from simclr.numerics import l2_normalize
 
 __all__ = ["MarginConfig", "MarginLoss"]
 

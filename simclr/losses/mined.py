@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.distances import DistanceName, check_distance, l2_normalize, paired_distance, pairwise_distance
+from simclr.distances import DistanceName, check_distance, paired_distance, pairwise_distance
 from simclr.errors import ConfigError, require
 from simclr.losses.label_loss import mean_where
-from simclr.mining_all import AllTriplets
-from simclr.mining_hard import Fallback, hard, semi_hard
-from simclr.mining_tuples import Triplets, given_triplets
-from simclr.mining_weighted import distance_weighted, random_negatives
+from simclr.mining.all import AllTriplets
+from simclr.mining.hardest import Fallback, hard, semi_hard
+from simclr.mining.tuples import Triplets, given_triplets
+from simclr.mining.weighted import distance_weighted, random_negatives
+from simclr.numerics import l2_normalize
 
 __all__ = ["MinedDistances", "Miner", "Mining", "batch_all_statistics", "triplet_statistics"]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from simclr.errors import require
-from simclr.losses.nt_xent import checked_views, unit_rows
-from simclr.losses.nt_xent_tiled import float32_products
+from simclr.losses.ntxent.loss import checked_views
 from simclr.losses.view_loss import ViewLossConfig, check_temperature
+from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["MoCoConfig", "MoCoLoss", "momentum_contrast"]
 

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.distances import l2_normalize
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
+from simclr.numerics import l2_normalize
 
 __all__ = ["NPairConfig", "NPairLoss"]
 

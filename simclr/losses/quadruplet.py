@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.distances import DistanceName, l2_normalize, paired_distance, pairwise_distance, row_chunks
+from simclr.distances import DistanceName, paired_distance, pairwise_distance
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
 from simclr.losses.mined import Miner, triplet_statistics
 from simclr.losses.triplet import Reduction
-from simclr.mining_tuples import positive_table
+from simclr.mining.tuples import positive_table
+from simclr.numerics import l2_normalize, row_chunks
 
 __all__ = ["QuadrupletConfig", "QuadrupletLoss", "QuadrupletMining", "nearest_pair_outside", "random_pair_outside"]
 

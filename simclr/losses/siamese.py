@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.distances import DistanceName, check_distance, l2_normalize, pairwise_distance
+from simclr.distances import DistanceName, check_distance, pairwise_distance
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
+from simclr.numerics import l2_normalize
 
 __all__ = ["SiameseConfig", "SiameseLoss"]
 

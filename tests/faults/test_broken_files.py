@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import simclr
-from simclr.commands import run_command
+from simclr.command_line import run_command
 from simclr.config import DataConfig
 from simclr.data import EpochSampler, ImageSet, load_source, place
-from simclr.runlog import read_metrics
+from simclr.run.log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 8

@@ -1,0 +1,249 @@
+"""The features of a set of images under a run's encoder, in a file, and the images nearest to others: ``scripts/embed.py``."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linear_eval.config import AUTOCAST
+from linear_eval.features.disk import FeatureWriter
+from linear_eval.features.extract import Features, extract_features
+from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
+from linear_eval.matching.search import nearest
+from linear_eval.progress import default_device
+from linear_eval.scored_run import all_of_training
+from simclr import load_encoder
+from simclr.config import DataConfig
+from simclr.data import ImageSet, load_source, place
+from simclr.data.decode import EXTENSIONS, decode
+from simclr.errors import ConfigError, DataError, require
+from simclr.exchange.encoder import Encoder
+
+__all__ = ["EmbedOptions", "Embedded", "embed_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What embedding can be told; the images default to the run's own."""
+
+    out: Path | None = None
+    """Where to: a file .npz or .parquet, or a name without an ending for a folder of .npy files, read by
+    `linear_eval.Features.load`, that may be larger than memory. The folder's images are named in a .csv beside it."""
+
+    part: Literal["all", "train", "test"] = "all"
+    """Which images: the training or the test images, as a run divides them, or both."""
+
+    normalise: bool = False
+    """Make every embedding one of length 1, so that products of them are cosines."""
+
+    query: tuple[Path, ...] = ()
+    """Image files to look for: prints the nearest images of the set."""
+
+    k: int = 5
+    """How many of them."""
+
+    batch_size: int = 256
+    """Images an encoder call."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type the encoder runs in; the embeddings are float32 in any case."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, "k", self.k, "at least 1")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        if self.out is not None:
+            check_embedding_path(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What ``embed_run`` found."""
+
+    features: Features
+    """Of N images, in the order of the set."""
+
+    names: tuple[str, ...]
+    """What each image is called: its path below the set's folder; part and number (`test/17`) in a set without files."""
+
+    classes: tuple[str, ...]
+    """Name of each label."""
+
+    left_out: tuple[Path, ...]
+    """Files that do not decode."""
+
+    elsewhere: int
+    """Images below the set's folder that are in neither part, as those of a third folder beside train and test are."""
+
+    files: tuple[Path, ...]
+    """What was written."""
+
+    neighbours: dict[Path, list[tuple[float, int]]]
+    """Query -> cosine and row of each of its nearest images, the nearest first."""
+
+    def lines(self, most: int = 20) -> list[str]:
+        """What was done, in words, naming at most ``most`` files that were left out."""
+        count, width = self.features.x.shape
+        said = [f"{count} images, {width} features, {int((self.features.y >= 0).sum())} labels"]
+        if self.left_out:
+            said.append(f"left out, since they do not decode: {len(self.left_out)}")
+            said += [f"  {path}" for path in self.left_out[:most]]
+        if len(self.left_out) > most:
+            said.append(f"  and {len(self.left_out) - most} more")
+        if self.elsewhere:
+            said.append(
+                f"in neither part and not embedded: {self.elsewhere} images; name their folder with --data.path"
+            )
+        for query, found in self.neighbours.items():
+            said.append(f"nearest to {query}, cosine and image:")
+            said += [f"  {cosine:7.4f}  {self.names[row]}" for cosine, row in found]
+        return said + [f"wrote {file}" for file in self.files]
+
+
+def embed_run(path: Path | str, options: EmbedOptions, progress: Callable[[int, int], None] | None = None) -> Embedded:
+    """Embed every image that ``options`` name with the encoder at ``path``, write them, and look for the queries.
+
+    Files that do not decode end it before anything is written, or with ``data.broken="skip"`` are left out and named.
+
+    Args:
+        path: a run directory, an encoder folder, or a file in it.
+        options: images, format, queries.
+        progress: called with (images done, images in all).
+
+    Raises:
+        CheckpointError: no encoder there, or a disk that refuses.
+        ConfigError: neither a file to write nor a query.
+        DataError: no images, files that do not decode, or features that are not finite.
+    """
+    if options.out is None and not options.query:
+        raise ConfigError("nothing to do with the embeddings: name a file with --out, or images with --query")
+    encoder = load_encoder(path)
+    queries = {query: decode(query, options.data.size) for query in options.query}  # a bad one is said before the work
+    found, numbers = _images(options)
+    images = place(found, torch.device("cpu"), options.data.device_resident)
+    names = numbers if images.paths is None else _below(options.data.path, images.paths)
+    folder = options.out if options.out is not None and not options.out.suffix else None
+    features = _features(_Finite(encoder, names, options.normalise), images, folder, options, progress)
+    files: tuple[Path, ...] = ()
+    if folder is not None:
+        listing = folder.with_name(f"{folder.name}.csv")
+        write_names(listing, features.y, names, images.classes)
+        files = (folder, listing)
+    elif options.out is not None:
+        write_embeddings(options.out, features, names, images.classes)
+        files = (options.out,)
+    kept = set(images.paths or ())
+    return Embedded(
+        features=features,
+        names=names,
+        classes=images.classes,
+        left_out=tuple(file for file in found.paths or () if file not in kept),
+        elsewhere=_elsewhere(found, options) if options.part == "all" else 0,
+        files=files,
+        neighbours=_neighbours(encoder, queries, features, options.k),
+    )
+
+
+def _images(options: EmbedOptions) -> tuple[ImageSet, tuple[str, ...]]:
+    """The images in order, files by their paths and others as they are numbered; and part and number of each, for those."""
+    whole = replace(all_of_training(options.data), held_out_classes=0.0)
+    wanted: tuple[Literal["train", "test"], ...] = ("train", "test") if options.part == "all" else (options.part,)
+    parts = {part: load_source(whole, part) for part in wanted}
+    numbers = tuple(f"{part}/{i}" for part, images in parts.items() for i in range(len(images)))
+    first, *others = parts.values()
+    if any(images.labels is not None for images in parts.values()):
+        first, *others = (
+            _with_labels(images) for images in parts.values()
+        )  # else joining would lose those of one part
+    for other in others:
+        # A test part may have classes that training has not; their numbers come after the others.
+        first = replace(first.joined(other), classes=max(first.classes, other.classes, key=len))
+    paths = first.paths
+    if paths is not None:
+        first = first.subset(torch.tensor(sorted(range(len(paths)), key=lambda i: paths[i])))
+    return first, numbers
+
+
+def _with_labels(images: ImageSet) -> ImageSet:
+    return images if images.labels is not None else replace(images, labels=torch.full((len(images),), -1))
+
+
+def _elsewhere(images: ImageSet, options: EmbedOptions) -> int:
+    root = options.data.path
+    if images.paths is None or root is None:
+        return 0
+    known = set(images.paths)
+    others = (path.relative_to(root) for path in root.rglob("*") if path not in known)
+    hidden = (any(part.startswith(".") for part in path.parts) for path in others if path.suffix.lower() in EXTENSIONS)
+    return sum(not one for one in hidden)
+
+
+def _below(root: Path | None, paths: tuple[Path, ...]) -> tuple[str, ...]:
+    assert root is not None  # where there are files there is a folder that holds them
+    return tuple(path.relative_to(root).as_posix() for path in paths)
+
+
+def _features(
+    module: nn.Module,
+    images: ImageSet,
+    folder: Path | None,
+    options: EmbedOptions,
+    progress: Callable[[int, int], None] | None,
+) -> Features:
+    device = default_device()
+    try:
+        return extract_features(
+            module,
+            images,
+            options.batch_size,
+            device,
+            workers=0 if images.pixels is not None else options.data.workers,
+            autocast=AUTOCAST[options.precision],
+            distributed=False,
+            out=folder,
+            progress=progress,
+        )
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(FeatureWriter(folder, len(images)).partial, ignore_errors=True)
+        raise
+
+
+@torch.no_grad()
+def _neighbours(
+    encoder: Encoder, queries: dict[Path, Tensor], features: Features, k: int
+) -> dict[Path, list[tuple[float, int]]]:
+    if not queries:
+        return {}
+    encoder.cpu()
+    asked = torch.cat([encoder(pixels[None]) for pixels in queries.values()])  # (Q, F)
+    cosines, rows = nearest(asked, features.x, k)
+    return {
+        query: list(zip(c, r, strict=True))
+        for query, c, r in zip(queries, cosines.tolist(), rows.tolist(), strict=True)
+    }
+
+
+class _Finite(nn.Module):
+    """An encoder whose features are refused where they are not finite, before any is written; of length 1 if asked for."""
+
+    def __init__(self, encoder: Encoder, names: Sequence[str], normalise: bool) -> None:
+        super().__init__()
+        self.encoder, self.names, self.normalise = encoder, names, normalise
+        self.seen = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.encoder(images).float()  # (B, F)
+        bad = (~z.isfinite().all(1)).nonzero().flatten().tolist()
+        if bad:
+            named = self.names[self.seen + bad[0]]
+            raise DataError(f"the features of {named} are NaN or infinite; the encoder has diverged")
+        self.seen += len(z)
+        return F.normalize(z, dim=1) if self.normalise else z

@@ -1,0 +1,1 @@
+"""A frozen encoder's features of a set: taken once, kept in memory or on disk, written as tables."""

@@ -1,0 +1,302 @@
+"""Frozen features: every image through the encoder exactly once, and the encoder proven untouched.
+
+>>> import torch
+>>> features = Features(x=torch.eye(3), y=torch.tensor([0, 1, 1]), index=torch.arange(3))
+>>> features.subset(torch.tensor([2, 0])).y
+tensor([1, 0])
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from linear_eval.features.disk import FeatureWriter, read_features, write_features
+from linear_eval.features.frozen import encoder_digest, frozen
+from linear_eval.features.images import SizedImages, image_batches
+from linear_eval.features.rows import parts_of
+from simclr.errors import ConfigError, DataError
+
+__all__ = [
+    "Features",
+    "RawPixels",
+    "check_features",
+    "classes_to_fit",
+    "encoder_digest",
+    "extract_features",
+    "frozen",
+    "pixel_features",
+]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder says of N images."""
+
+    x: Tensor
+    """(N, F) float32 on the CPU."""
+
+    y: Tensor
+    """(N,) int64: labels, -1 where there is none."""
+
+    index: Tensor
+    """(N,) int64: number of the image in its set, for messages and for looking it up."""
+
+    mapped: bool = field(default=False, compare=False)
+    """Whether ``x`` is a memory-mapped file: scores then read it in chunks and make no copy of it in host memory."""
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1] or self.index.shape != self.y.shape:
+            raise DataError(
+                f"features of shape {tuple(self.x.shape)}, labels {tuple(self.y.shape)} and indices "
+                f"{tuple(self.index.shape)} do not belong together: expected (N, F), (N,) and (N,)"
+            )
+        if self.y.dtype != torch.int64 or self.index.dtype != torch.int64:
+            raise DataError(f"labels are {self.y.dtype} and indices {self.index.dtype}: expected int64")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def subset(self, rows: Tensor) -> "Features":
+        """The rows chosen by position (int64) or by a mask (bool, (N,)).
+
+        They are copied into memory, unless a mask chooses all of them.
+        """
+        if rows.dtype == torch.bool and rows.shape == self.y.shape and bool(rows.all()):
+            return self
+        return Features(self.x[rows], self.y[rows], self.index[rows])
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``x.npy``, ``y.npy`` and ``index.npy`` into ``folder``, all of them or none; features there are replaced.
+
+        Raises:
+            CheckpointError: the folder holds something else, or the disk refuses.
+        """
+        write_features(Path(folder), self.x, self.y, self.index)
+
+    @classmethod
+    def load(cls, folder: Path | str, mmap: bool = True) -> "Features":
+        """Features that ``save`` or ``extract_features(out=...)`` wrote.
+
+        Args:
+            folder: where they are.
+            mmap: leave ``x`` in its file and read it as it is used: 1.28M x 2048 features are 10.5 GB. What is written
+                to such an ``x`` stays in memory and never reaches the file. (Where the file is larger than memory and
+                swap together, Linux allows a read-only map alone, and writing to it ends the process.)
+
+        Raises:
+            CheckpointError: a file is missing, shorter than it says, or holds something else.
+        """
+        return cls(*read_features(Path(folder), mmap), mapped=mmap)
+
+
+def _first(rows: Tensor, index: Tensor) -> str:
+    found = index[rows].tolist()
+    return ", ".join(map(str, found[:8])) + (f", ... ({len(found)} in all)" if len(found) > 8 else "")
+
+
+def check_features(features: Features, name: str, *, labelled: bool = True) -> None:
+    """Refuse what would make a score meaningless.
+
+    Raises:
+        DataError: no rows, rows with NaN or infinity, or (if ``labelled``) rows without a label; it names the images.
+    """
+    if len(features) == 0:
+        raise DataError(f"the {name} set is empty: at least one image is needed")
+    if labelled and (features.y < 0).any():
+        missing = features.y < 0
+        if missing.all():
+            raise DataError(f"the {name} set has no labels: this score compares with labels, give a labelled set")
+        raise DataError(f"images without a label in the {name} set: {_first(missing, features.index)}; leave them out")
+    for part, x in parts_of(features.x):
+        # A sum is finite unless a value is not, or it overflows: one read of x where nothing is wrong.
+        if x.sum(dtype=torch.float64).isfinite():
+            continue
+        bad = ~x.isfinite().all(1)
+        if bad.any():
+            rows = _first(bad, features.index[part])
+            raise DataError(
+                f"features of the {name} set are NaN or infinite for images {rows}; the encoder has diverged"
+            )
+
+
+def classes_to_fit(train: Features, test: Features) -> tuple[Tensor, Tensor]:
+    """Check two parts that a classifier is fitted and scored on: the labels there are (C,), and each row's among them (N,).
+
+    Raises:
+        DataError: as ``check_features``; widths that differ; fewer than two classes to fit.
+    """
+    check_features(train, "training")
+    check_features(test, "test")
+    if train.x.shape[1] != test.x.shape[1]:
+        raise DataError(
+            f"training features have {train.x.shape[1]} columns and test features {test.x.shape[1]}: "
+            "take both from the same encoder"
+        )
+    classes, target = train.y.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
+    return classes, target
+
+
+def extract_features(
+    encoder: nn.Module,
+    dataset: SizedImages,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    *,
+    workers: int = 0,
+    autocast: torch.dtype | None = None,
+    distributed: bool = True,
+    out: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Features of every image of ``dataset``, in order, each exactly once.
+
+    The encoder runs in eval mode without gradient; its parameters and buffers are proven untouched by a digest before
+    and after (of the whole ``frozen`` block, where this is called in one), and each submodule gets back the mode it had.
+    Where torch.distributed is initialised every process encodes its share and all of them get the whole.
+
+    Args:
+        encoder: images (B, C, H, W), uint8 or floating point in [0, 1] -> (B, F).
+        dataset: see ``linear_eval.features.images.SizedImages``.
+        batch_size: images an encoder call, the last one may be smaller.
+        device: where the encoder runs, moved there if need be; by default where its parameters are.
+        workers: processes that read images of a set that is not one tensor.
+        autocast: bfloat16 or float16 to run the encoder in; features are float32 in any case.
+        distributed: share the images among the processes of torch.distributed, if it is initialised: all of them must
+            call. False where one process evaluates alone.
+        out: a folder to write the features to as they come, for more of them than memory holds: what is returned is
+            ``Features.load(out)``, with ``x`` memory-mapped. Several processes must all see the folder.
+        progress: called with (images done, images in all) of this process.
+
+    Raises:
+        DataError: an empty set, or images or features of a wrong shape.
+        CheckpointError: ``out`` holds something else, or the disk refuses.
+        RuntimeError: the encoder changed its own state.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
+    if len(dataset) == 0:
+        raise DataError("the set to take features of is empty: at least one image is needed")
+    first = next(encoder.parameters(), None)
+    device = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
+    encoder.to(device)
+    shared = distributed and dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
+    if out is not None:  # consecutive rows: each process writes one stretch of the files
+        share = torch.arange(rank * len(dataset) // world, (rank + 1) * len(dataset) // world)
+        writer = FeatureWriter(Path(out), len(dataset), rank * len(dataset) // world)
+        if rank == 0:
+            writer.begin()
+        _wait(world, device)
+        try:
+            _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, writer.append)
+            writer.close()
+        finally:
+            writer.abandon()
+        _wait(world, device)
+        if rank == 0:
+            writer.finish()
+        _wait(world, device)
+        return Features.load(out)
+    share = torch.arange(rank, len(dataset), world)
+    x: Tensor | None = None
+    y = torch.empty(len(share), dtype=torch.int64)
+    done = 0
+
+    def keep(z: Tensor, labels: Tensor, _: Tensor) -> None:
+        nonlocal x, done
+        x = torch.empty(len(share), z.shape[1]) if x is None else x
+        x[done : done + len(z)], y[done : done + len(z)] = z, labels
+        done += len(z)
+
+    _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, keep)
+    if world > 1:
+        return _gather(x, y, share, len(dataset), world, device)
+    assert x is not None and done == len(dataset)
+    return Features(x, y, share)
+
+
+def _encode(
+    encoder: nn.Module,
+    dataset: SizedImages,
+    share: Tensor,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    autocast: torch.dtype | None,
+    progress: Callable[[int, int], None] | None,
+    take: Callable[[Tensor, Tensor, Tensor], None],
+) -> None:
+    """Give features (n, F) float32 on the CPU, labels (n,) and indices (n,) to ``take``, batch after batch."""
+    done = 0
+    with frozen(encoder), torch.no_grad():
+        for images, labels in image_batches(dataset, share, batch_size, device, workers):
+            with torch.autocast(device.type, autocast) if autocast is not None else nullcontext():
+                z = encoder(images)
+            if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(images):
+                got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+                raise DataError(f"the encoder made {got} of {tuple(images.shape)} images: expected ({len(images)}, F)")
+            take(z.float().cpu(), labels, share[done : done + len(z)])
+            done += len(z)
+            if progress is not None:
+                progress(done, len(share))
+
+
+def _wait(world: int, device: torch.device) -> None:
+    """Go on when all processes are here."""
+    if world > 1:
+        # Without its device NCCL guesses one, and warns.
+        index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+        dist.barrier(device_ids=[index] if dist.get_backend() == "nccl" else None)
+
+
+def _gather(x: Tensor | None, y: Tensor, share: Tensor, count: int, world: int, device: torch.device) -> Features:
+    """The shares of all processes as one whole, in order. Shares differ by one row at most and are padded to equal."""
+    device = device if dist.get_backend() == "nccl" else torch.device("cpu")
+    width = torch.tensor(0 if x is None else x.shape[1], device=device)
+    dist.all_reduce(width, op=dist.ReduceOp.MAX)
+    longest = -(-count // world)
+
+    def padded(t: Tensor) -> Tensor:
+        return F.pad(t, (0, 0) * (t.ndim - 1) + (0, longest - len(t))).to(device)
+
+    def gathered(t: Tensor) -> Tensor:
+        parts = [torch.empty_like(t) for _ in range(world)]
+        dist.all_gather(parts, t)
+        # Process r holds images r, r + world, ...: stacked along dim 1 they are in order, and the padding is last.
+        return torch.stack(parts, 1).flatten(0, 1)[:count].cpu()
+
+    x = torch.zeros(0, int(width)) if x is None else x
+    features = Features(gathered(padded(x)), gathered(padded(y)), gathered(padded(share)))
+    assert torch.equal(features.index, torch.arange(count)), "every image exactly once"
+    return features
+
+
+class RawPixels(nn.Module):
+    """The encoder that does nothing: pixels in [0, 1], averaged down to at most ``bound`` x ``bound``, as one row.
+
+    The bound keeps the features of large images (150,528 at 224 px) comparable in width with an encoder's.
+    """
+
+    def __init__(self, bound: int = 32) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        height, width = (min(side, self.bound) for side in pixels.shape[-2:])
+        if (height, width) != tuple(pixels.shape[-2:]):
+            pixels = F.adaptive_avg_pool2d(pixels, (height, width))
+        return pixels.flatten(1)
+
+
+def pixel_features(dataset: SizedImages, size: int = 32, *, batch_size: int = 256, workers: int = 0) -> Features:
+    """The baseline of no encoder at all, see ``RawPixels``: images larger than ``size`` are averaged down to it."""
+    return extract_features(RawPixels(size), dataset, batch_size, "cpu", workers=workers)

@@ -1,0 +1,1 @@
+"""Scores on classes never trained on: retrieval, verification, identification, and the threshold that is kept."""

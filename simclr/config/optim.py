@@ -1,0 +1,98 @@
+"""The optimizer and the learning rate over the run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from simclr.errors import ConfigError, require
+
+__all__ = ["OptimConfig", "ScheduleConfig"]
+
+_LARGEST = 1e30
+"""What a learning rate, a decay or a coefficient may be at most: their products with each other, with a batch's share and with a
+tensor's norms have to fit float32, which ends at 3.4e38."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and the size of its steps."""
+
+    name: Literal["lars", "sgd", "adamw", "muon"] = "lars"
+    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, or Muon (Jordan et al. 2024) with
+    momentum 0.95 and some ten times AdamW's learning rate, e.g. 0.02."""
+
+    learning_rate: float = 1.0
+    """Peak learning rate for a batch of 256 images; `scaling` carries it to the batch in use."""
+
+    scaling: Literal["linear", "sqrt", "none"] = "linear"
+    """Multiply `learning_rate` by batch/256, by its square root, or not at all."""
+
+    weight_decay: float = 1e-4
+    """Weight decay; never applied to biases and normalisation parameters."""
+
+    layer_decay: float = 1.0
+    """Learning rate of each layer of the backbone over that of the layer above it; the head has the full one. Fine-tuning
+    takes 0.65 to 0.9 (Clark et al. 2020; Bao et al. 2022)."""
+
+    momentum: float = 0.9
+    """Momentum of LARS, SGD and Muon."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's two decay rates, and Muon's for vectors."""
+
+    trust: float = 0.001
+    """LARS's trust coefficient."""
+
+    clip_norm: float | None = None
+    """Clip the global norm of the gradient to this, before the step."""
+
+    def __post_init__(self) -> None:
+        positive = f"positive, up to {_LARGEST:g}"
+        require(0 < self.learning_rate <= _LARGEST, "optim.learning_rate", self.learning_rate, positive)
+        # The presets' rates are LARS's: changing the optimizer alone would train nothing, at great length.
+        usual = {"adamw": (0.2, "1e-3, with scaling sqrt"), "muon": (0.2, "0.02, with scaling sqrt and momentum 0.95")}
+        highest, instead = usual.get(self.name, (float("inf"), ""))
+        if self.learning_rate > highest:
+            raise ConfigError(
+                f"optim.learning_rate={self.learning_rate:g} is a rate for LARS; {self.name} takes about {instead}"
+            )
+        require(0 <= self.weight_decay <= _LARGEST, "optim.weight_decay", self.weight_decay, f"0 to {_LARGEST:g}")
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "in (0, 1]")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
+        require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers in [0, 1)")
+        require(0 < self.trust <= _LARGEST, "optim.trust", self.trust, positive)
+        require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "positive, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over the run: linear warm-up, then a decay by step."""
+
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay after the warm-up."""
+
+    warmup_epochs: float = 10.0
+    """Epochs over which the learning rate rises linearly from 0."""
+
+    head_epochs: int = 0
+    """Epochs, before the others, in which only the head learns: linear probing, then fine-tuning (Kumar et al. 2022)."""
+
+    final: float = 0.0
+    """The last step's learning rate as a share of the peak."""
+
+    view_sizes: tuple[tuple[float, int], ...] = ()
+    """Views of other sizes at the start: pairs of the share of the run until which, and the pixels; then `augment.size`.
+    `--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half."""
+
+    def __post_init__(self) -> None:
+        shares = [share for share, _ in self.view_sizes]
+        ascending = shares == sorted(set(shares)) and all(0 < share < 1 for share in shares)
+        require(ascending, "schedule.view_sizes", self.view_sizes, "shares of the run between 0 and 1 that rise")
+        require(
+            all(size > 0 for _, size in self.view_sizes),
+            "schedule.view_sizes",
+            self.view_sizes,
+            "positive sizes in pixels",
+        )
+        require(self.head_epochs >= 0, "schedule.head_epochs", self.head_epochs, "0 or more")
+        require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or more")
+        require(0 <= self.final <= 1, "schedule.final", self.final, "in [0, 1]")

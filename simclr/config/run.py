@@ -1,0 +1,200 @@
+"""A run, whole: its parts, the training loop's own settings, and what no two fields may say together."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from augment import AugmentConfig, MixConfig
+from simclr.config.data import DataConfig, SamplerConfig
+from simclr.config.model import EncoderConfig, HeadConfig
+from simclr.config.optim import OptimConfig, ScheduleConfig
+from simclr.errors import ConfigError, require
+from simclr.losses import MoCoConfig
+from simclr.objectives import NTXentConfig, ObjectiveConfig
+
+__all__ = ["RUNTIME_FIELDS", "LoopConfig", "TrainConfig"]
+
+RUNTIME_FIELDS = frozenset(
+    {
+        "out",
+        "data.workers",
+        "data.device_resident",
+        "data.download",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.knn_every",
+        "train.trackers",
+        "train.evaluate",
+        "train.scratch",
+        "profile",
+    }
+)
+"""Fields that may differ when a run is resumed, since no weight depends on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The training loop itself."""
+
+    epochs: int = 100
+    """Passes over the training images."""
+
+    batch_size: int = 512
+    """Images in a batch over all processes together; every one is seen in all its views."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the encoder. `auto`: bf16 where the device computes it natively, else fp32. Losses are always fp32."""
+
+    channels_last: bool = True
+    """Store images and convolution weights channels-last, which most devices convolve faster."""
+
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    """torch.compile the encoder and its head in this mode: faster steps, for a minute or more of compilation at the start."""
+
+    compile_augment: bool = False
+    """torch.compile the augmentation on a GPU; that of a CPU is faster as it is."""
+
+    cached_chunk: int | None = None
+    """Images of a process that the memory has room for; None is all of them. Fewer means gradient caching (Gao et al. 2021):
+    the loss still compares the whole batch, for a second forward pass. BatchNorm then sees a chunk at a time."""
+
+    sync_batchnorm: bool = True
+    """With several GPU processes, take BatchNorm statistics over all of them, so that the result is that of one process."""
+
+    log_every: int = 20
+    """Steps between two lines of metrics; nothing else waits for the device."""
+
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; one is also written when a run is asked to stop."""
+
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    knn_every: int = 10
+    """Epochs between two online kNN scores on held-out images, where there are labels; 0 is never."""
+
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers, by their accelerate name: tensorboard, wandb, trackio, ..."""
+
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, e.g. 0.999; it rises to that from 0, and the average is what is
+    exported. None is no average."""
+
+    scratch: bool = True
+    """Fine-tuning: also train the same network from random weights, to compare with."""
+
+    evaluate: bool = True
+    """Let the command score the encoder at the end, beside raw pixels and an untrained encoder, where there are labels."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2: NT-Xent needs negatives")
+        require(
+            self.cached_chunk is None or self.cached_chunk >= 1, "train.cached_chunk", self.cached_chunk, "at least 1"
+        )
+        require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "in (0, 1), or none")
+        require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run, whole. `simclr.preset(name)` gives a tried one, `dataclasses.replace` changes it."""
+
+    name: str = "digits"
+    """The run's name: everything it writes goes to `out`/`name`, and the same command run again continues there."""
+
+    out: Path = Path("runs")
+    """The folder that holds the runs."""
+
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and the augmentation."""
+
+    profile: bool = False
+    """Time the parts of 20 steps, print where they went, write a trace, and stop."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which images."""
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Which images come together in a batch."""
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How the views are made."""
+
+    mix: MixConfig = field(default_factory=MixConfig)
+    """Mixed images, for objectives on soft labels."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The backbone."""
+
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """The projection head."""
+
+    objective: ObjectiveConfig = field(default_factory=NTXentConfig)
+    """What is minimised."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """The learning rate over time."""
+
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """The loop."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.name) and Path(self.name).name == self.name, "name", self.name, "a single folder name")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        if self.schedule.warmup_epochs > self.train.epochs:
+            raise ConfigError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} is longer than the run "
+                f"(train.epochs={self.train.epochs}); shorten it, e.g. --schedule.warmup-epochs {self.train.epochs / 10:g}"
+            )
+        if self.schedule.warmup_epochs + self.schedule.head_epochs > self.train.epochs:
+            raise ConfigError(
+                f"schedule.head_epochs={self.schedule.head_epochs} and schedule.warmup_epochs="
+                f"{self.schedule.warmup_epochs:g} together are longer than the run (train.epochs={self.train.epochs})"
+            )
+        given = getattr(self.objective, "mining", None) == "given"
+        if given and self.sampler.name != "mined":
+            raise ConfigError(
+                "objective.mining=given takes the triplets of sampler.name=mined; set --sampler.name mined"
+            )
+        if self.sampler.name == "mined" and (not self.objective.needs_labels or self.train.batch_size % 3):
+            raise ConfigError(
+                f"sampler.name=mined fills batches with triplets of labelled images: it needs an objective on labels, got "
+                f"{self.objective.name}, and a train.batch_size that 3 divides, got {self.train.batch_size}"
+            )
+        if self.mix.active and not self.objective.soft_labels:
+            raise ConfigError(
+                f"mix.mixup={self.mix.mixup:g} and mix.cutmix={self.mix.cutmix:g} give soft labels, which the objective "
+                f"{self.objective.name} does not take; use objective:cross-entropy or objective:quality-focal"
+            )
+        if isinstance(self.objective, MoCoConfig) and self.train.ema is not None:
+            raise ConfigError(
+                f"train.ema={self.train.ema:g} and the objective moco, which keeps an average of its own: leave train.ema "
+                "out and set --objective.momentum"
+            )
+        if self.head.predictor_dim and not isinstance(self.objective, MoCoConfig):
+            raise ConfigError(
+                f"head.predictor_dim={self.head.predictor_dim} is for the objective moco, not {self.objective.name}"
+            )
+        if self.encoder.init is not None and self.encoder.pretrained:
+            raise ConfigError("encoder.init and encoder.pretrained both name weights to start from; give one of them")
+        if self.objective.views > self.augment.views:
+            raise ConfigError(
+                f"the objective {self.objective.name} compares at least {self.objective.views} views of an image, "
+                f"augment.views is {self.augment.views}; set --augment.views {self.objective.views}"
+            )
+
+    @property
+    def ema(self) -> float | None:
+        """Decay of the average of the weights: `objective.momentum` where the loss compares with it, else `train.ema`."""
+        return self.objective.momentum if isinstance(self.objective, MoCoConfig) else self.train.ema
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder, `out`/`name`."""
+        return self.out / self.name

@@ -1,0 +1,212 @@
+"""A config as plain values and YAML, and back: strict types, unknown keys refused with a suggestion."""
+
+import contextlib
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from simclr.config import RUNTIME_FIELDS, TrainConfig
+from simclr.errors import ConfigError
+from simclr.files import atomically
+
+__all__ = ["differences", "from_dict", "load_config", "save_config", "to_dict"]
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain YAML-able values. A member of a union of configs gets the key ``name`` that tells which it is."""
+    content: dict[str, Any] = {}
+    if isinstance(getattr(type(config), "name", None), str) and "name" not in config_fields(type(config)):
+        content["name"] = type(config).name
+    for field in dataclasses.fields(config):
+        content[field.name] = _plain(getattr(config, field.name))
+    return content
+
+
+def from_dict(cls: type[T], content: Any, where: str = "") -> T:
+    """Build the dataclass ``cls`` from plain values, nested ones included.
+
+    A number may be written as text (YAML reads ``1e-3`` as text), an int for a float, a list for a tuple; nothing else
+    is converted.
+
+    Args:
+        cls: a config dataclass.
+        content: mapping of field names to plain values; fields that are absent keep their defaults.
+        where: what a message calls this mapping, e.g. a file and a key.
+
+    Raises:
+        ConfigError: an unknown key (with the closest known one), a wrong type, or a value out of range.
+    """
+    return _dataclass(cls, content, where, default=None)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a YAML file. Its key ``preset`` names what it starts from; without it, the defaults of ``TrainConfig``.
+
+    Raises:
+        ConfigError: no such file, no YAML, or what ``from_dict`` raises, with the file's name in front.
+    """
+    from simclr.config.presets import preset
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-99-99 is a ValueError to yaml
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        raise ConfigError(f"{path} is empty; it must hold keys and values, such as 'preset: cifar10'")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, such as 'preset: cifar10'")
+    base = content.pop("preset", None)
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"{path}: preset is {base!r}, expected the name of a preset, such as cifar10")
+    start = TrainConfig() if base is None else preset(base)
+    content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
+    return _dataclass(TrainConfig, content, str(path), default=start)
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write a config, atomically, as YAML that ``load_config`` reads back to an equal one.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    atomically(path, lambda file: file.write(text.encode()))
+
+
+def flat_fields(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of a config's ``to_dict`` by their paths.
+
+    >>> flat_fields({"seed": 0, "data": {"source": "digits", "size": 32}})
+    {'seed': 0, 'data.source': 'digits', 'data.size': 32}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flat_fields(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """``path: old -> new`` for every field that differs and that a run's weights depend on."""
+    flat_old, flat_new = flat_fields(to_dict(old)), flat_fields(to_dict(new))
+    names = [name for name in dict.fromkeys([*flat_old, *flat_new]) if name not in RUNTIME_FIELDS]
+    return [
+        f"{name}: {flat_old.get(name)} -> {flat_new.get(name)}"
+        for name in names
+        if flat_old.get(name) != flat_new.get(name)
+    ]
+
+
+def suggestion(word: str, known: Sequence[str], otherwise: str = "--help lists all") -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close:  # the right name under the wrong group, e.g. --epochs for --train.epochs
+        last = word.split(".")[-1].lstrip("-")
+        close = [name for name in known if name.split(".")[-1].lstrip("-") == last]
+    return f"; did you mean {close[0]}?" if close else f"; {otherwise}"
+
+
+def _dataclass(cls: type[T], content: Any, where: str, default: T | None) -> T:
+    prefix = f"{where}: " if where else ""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{prefix}expected keys and values, got {content!r}")
+    hints = config_fields(cls)
+    values = {name: getattr(default, name) for name in hints} if default is not None else {}
+    for key, value in content.items():
+        if key == "name" and "name" not in hints and getattr(cls, "name", None) == value:
+            continue
+        if key not in hints:
+            known = ", ".join(hints)
+            raise ConfigError(f"{prefix}unknown key {key!r}{suggestion(str(key), list(hints), f'known: {known}')}")
+        values[key] = _value(hints[key], value, f"{prefix}{key}", values.get(key))
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _member(members, value, where, default)
+    if origin is Literal:
+        if value in members and type(value) in {type(member) for member in members}:
+            return value
+        raise ConfigError(f"{where} is {value!r}; expected one of {', '.join(map(str, members))}")
+    if origin is tuple:
+        return _tuple(members, value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _dataclass(hint, value, where, default)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (int, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return hint(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise ConfigError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+
+
+def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> Any:
+    if value is None and type(None) in members:
+        return None
+    configs: list[Any] = [member for member in members if dataclasses.is_dataclass(member)]
+    if len(configs) > 1:
+        name = value.get("name", getattr(default, "name", None)) if isinstance(value, dict) else value
+        chosen = next((member for member in configs if member.name == name), None)
+        if chosen is None:
+            names = [member.name for member in configs]
+            raise ConfigError(f"{where} names {name!r}{suggestion(str(name), names)}; known: {', '.join(names)}")
+        content = value if isinstance(value, dict) else {}
+        return _dataclass(chosen, content, where, default if type(default) is chosen else None)
+    others = [member for member in members if member is not type(None)]
+    errors = []
+    for member in others:
+        try:
+            return _value(member, value, where, default)
+        except ConfigError as error:
+            errors.append(str(error))
+    if len(errors) > 1 and isinstance(value, str):
+        raise ConfigError(f"{errors[0]}, or {_kind(others[1])}")
+    raise ConfigError(errors[-1])
+
+
+def _kind(hint: Any) -> str:
+    return "a list" if get_origin(hint) is tuple else getattr(hint, "__name__", str(hint))
+
+
+def _tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} is {value!r}; expected a list")
+    if len(members) == 2 and members[1] is Ellipsis:
+        members = (members[0],) * len(value)
+    if len(members) != len(value):
+        raise ConfigError(f"{where} has {len(value)} values; expected {len(members)}")
+    return tuple(_value(member, item, f"{where}[{i}]", None) for i, (member, item) in enumerate(zip(members, value)))
+
+
+def config_fields(cls: Any) -> dict[str, Any]:
+    hints, names = typing.get_type_hints(cls), {field.name for field in dataclasses.fields(cls)}
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar and name in names}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

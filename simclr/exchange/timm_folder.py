@@ -1,0 +1,116 @@
+"""An encoder as timm's own folder: ``model.safetensors`` under timm's names, and ``config.json`` that rebuilds the network.
+
+It is what timm pushes to a hub and loads from one: ``timm.create_model("local-dir:FOLDER", pretrained=True)``. timm has no
+name for the small-image stem, so that a ResNet with it takes one more line.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from simclr.config.yaml import to_dict
+from simclr.exchange.encoder import Encoder, read_description
+from simclr.files import write_json, write_tensors
+
+__all__ = ["load_timm", "write_timm"]
+
+
+def write_timm(encoder: Encoder, folder: Path, partial: Path, target: Path) -> tuple[str, ...]:
+    """Write both files to ``partial``.
+
+    Args:
+        encoder: what is written.
+        folder: where it came from: its ``encoder.json`` says how the network was built.
+        partial: where to write.
+        target: where the files will be, for the lines that load them.
+
+    Returns:
+        Lines of Python that load the network.
+    """
+    config = to_dict(read_description(folder).config)
+    name, size = config["name"].split(".")[0], encoder.size
+    arguments = {key: config[key] for key in ("layers", "channels", "patch_size") if config.get(key) is not None}
+    published = timm.get_pretrained_cfg(config["name"])
+    fixed = published is not None and bool(published.fixed_input_size)
+    if fixed:
+        arguments["img_size"] = size
+    stem = _small_stem(encoder.backbone)
+    if stem is None:
+        made = [f"model = timm.create_model({f'local-dir:{target}'!r}, pretrained=True).eval()"]
+    else:
+        given = "".join(f", {key}={value!r}" for key, value in arguments.items())
+        made = [
+            "from safetensors.torch import load_file",
+            f"model = timm.create_model({name!r}, num_classes=0{given}).eval()",
+            f"model.conv1, model.maxpool = {stem}, torch.nn.Identity()",
+            f"model.load_state_dict(load_file({str(target / 'model.safetensors')!r}), strict=True)",
+        ]
+    lines = ("import timm, torch", *made, *_call(encoder))
+    write_tensors(partial / "model.safetensors", encoder.backbone.state_dict())
+    described = {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": encoder.features,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            "input_size": [3, size, size],
+            "fixed_input_size": fixed,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": _three(encoder.mean, 0.0),
+            "std": _three(encoder.std, 1.0),
+        },
+        "small_stem": stem is not None,
+        "load": list(lines),
+    }
+    write_json(partial / "config.json", described)
+    return lines
+
+
+def load_timm(folder: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """The network in ``folder`` by timm alone: uint8 images (B, 3, S, S) -> (features (B, F),)."""
+    config = json.loads((folder / "config.json").read_text())
+    if config["small_stem"]:
+        model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
+        tensors = load_file(folder / "model.safetensors")
+        model.conv1 = nn.Conv2d(3, len(tensors["conv1.weight"]), 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+        model.load_state_dict(tensors, strict=True)
+    else:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    model.eval()
+    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    return lambda images: (model((images.float() / 255 - mean) / std),)
+
+
+def _small_stem(backbone: Any) -> str | None:
+    """The line that makes the small-image stem of ``backbone``, or None where it has timm's own."""
+    if not isinstance(getattr(backbone, "maxpool", None), nn.Identity):
+        return None
+    return f"torch.nn.Conv2d(3, {backbone.conv1.out_channels}, 3, padding=1, bias=False)"
+
+
+def _call(encoder: Encoder) -> list[str]:
+    """Lines that give the network uint8 images as it was trained to see them."""
+    said = f"# uint8 (B, 3, {encoder.size}, {encoder.size}), RGB, 0 to 255"
+    if encoder.mean is None:
+        return [f"features = model(images / 255)  {said}"]
+    mean, std = _three(encoder.mean, 0.0), _three(encoder.std, 1.0)
+    return [
+        f"mean, std = torch.tensor([{mean}, {std}]).view(2, 3, 1, 1)",
+        f"features = model((images / 255 - mean) / std)  {said}",
+    ]
+
+
+def _three(values: tuple[float, ...] | None, otherwise: float) -> list[float]:
+    """One value a channel, whether one, three or none were given."""
+    given = (otherwise,) if values is None else values
+    return [float(value) for value in (given * 3 if len(given) == 1 else given)]

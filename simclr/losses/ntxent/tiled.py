@@ -1,0 +1,217 @@
+"""The denominator of NT-Xent: logsumexp over the rows of other images, in memory linear in N.
+
+With s_ik = z_i . z_k / temperature for unit rows and E_ik = exp(s_ik), 0 where i and k show the same image:
+
+    L_i = sum_k E_ik,    out_i = log L_i,    dz_k = 1/temperature sum_j E_kj (g_k / L_k + g_j / L_j) z_j
+
+for an incoming gradient g. E is symmetric, so that only the tiles on and above its diagonal are visited. The backward
+pass needs all sums of the forward pass before its first tile, so each tile is either kept until then (up to
+`KEPT_BYTES` in total, so that nothing is computed twice at moderate N) or computed again (beyond that, memory grows
+with N * D).
+
+The exponentials carry no shift by a row's maximum, which is what lets one tile serve its rows and its columns alike.
+|s| <= 1/temperature keeps them inside the range of the type: float32 down to temperature 1/50, float64 down to 1/600.
+Temperatures between the two are computed in float64: there the rounding of a float32 similarity, 3e-8 / temperature,
+would cost more than a millionth of the gradient. Anything smaller takes the dense form, an N x N matrix.
+
+On CUDA, `nt_xent_triton` fuses what happens to a tile between its matrix products.
+"""
+
+import functools
+import importlib.util
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from simclr.numerics import float32_products
+
+__all__ = ["dense_negative_logsumexp", "negative_logsumexp"]
+
+KEPT_BYTES = 160 * 2**20
+"""Tiles kept from the forward to the backward pass: all of them up to 4,096 pairs."""
+
+
+TILE_ROWS = {"cpu": 512, "cuda": 4096}
+"""Rows and columns of a tile: on the CPU it shall stay in the cache, on a GPU it shall fill the device."""
+
+
+LARGEST_EXPONENT = {torch.float32: 50.0, torch.float64: 600.0}
+"""Bound on 1/temperature: exp and its inverse, times N and the gradient, stay normal numbers of the type."""
+
+
+class Block(NamedTuple):
+    """Consecutive rows of z: a range of images of one view, or all images of several views."""
+
+    start: int
+    rows: int
+    views: int
+    images: tuple[int, int]
+    """First image and number of images: blocks with the same pair hold views of the same images."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """These rows of `tensor`, without a copy."""
+        return tensor.narrow(0, self.start, self.rows)
+
+
+def row_blocks(num_views: int, batch: int, limit: int) -> list[Block]:
+    """Cut V * B rows into blocks of nearly equal size, at most `limit` rows each.
+
+    >>> [(b.start, b.rows, b.images) for b in row_blocks(num_views=2, batch=6, limit=4)]
+    [(0, 3, (0, 3)), (3, 3, (3, 3)), (6, 3, (0, 3)), (9, 3, (3, 3))]
+    >>> [(b.start, b.rows, b.images) for b in row_blocks(num_views=4, batch=2, limit=5)]
+    [(0, 4, (0, 2)), (4, 4, (0, 2))]
+    """
+    if batch <= limit:
+        views = even_size(num_views, limit // batch)
+        sizes = [(v, min(views, num_views - v)) for v in range(0, num_views, views)]
+        return [Block(v * batch, n * batch, n, (0, batch)) for v, n in sizes]
+    size = even_size(batch, limit)
+    ranges = [(first, min(size, batch - first)) for first in range(0, batch, size)]
+    return [Block(v * batch + first, n, 1, (first, n)) for v in range(num_views) for first, n in ranges]
+
+
+def even_size(count: int, limit: int) -> int:
+    """The size that cuts `count` into the fewest pieces of at most `limit`, the pieces as equal as can be."""
+    return math.ceil(count / math.ceil(count / limit))
+
+
+class Tiles:
+    """E of `z` (N, D), tile by tile, on and above the diagonal."""
+
+    def __init__(self, z: Tensor, num_views: int, temperature: float) -> None:
+        limit = TILE_ROWS.get(z.device.type, TILE_ROWS["cuda"])
+        self.z = z
+        self.scaled = z * (math.log2(math.e) / temperature)
+        self.blocks = row_blocks(num_views, len(z) // num_views, limit)
+        self.pairs = [(i, j) for i in range(len(self.blocks)) for j in range(i, len(self.blocks))]
+        self.largest = max(block.rows for block in self.blocks) ** 2
+
+    def size(self, i: int, j: int) -> int:
+        """Number of elements of tile (i, j)."""
+        return self.blocks[i].rows * self.blocks[j].rows
+
+    def compute(self, i: int, j: int, out: Tensor, total: Tensor | None = None) -> Tensor:
+        """Tile (i, j), written over the start of the flat buffer `out`; its sums are added to `total` (N,)."""
+        rows, columns = self.blocks[i], self.blocks[j]
+        tile = out[: self.size(i, j)].view(rows.rows, columns.rows)
+        torch.mm(rows.of(self.scaled), columns.of(self.z).T, out=tile)
+        images = rows.images[1] if rows.images == columns.images else 0
+        if runs_on_triton(tile):
+            from simclr.losses.ntxent.triton import exponentiate_tile
+
+            sums = exponentiate_tile(tile, images)
+        else:
+            tile.exp2_()  # on the CPU four times as fast as exp
+            if images:
+                tile.view(rows.views, images, columns.views, images).diagonal(dim1=1, dim2=3).zero_()
+            if total is None:
+                return tile
+            sums = tile.sum(dim=1), tile.sum(dim=0)
+        if total is not None:
+            rows.of(total).add_(sums[0])
+            if i != j:
+                columns.of(total).add_(sums[1])
+        return tile
+
+
+def tiled_sums(tiles: Tiles, room: int) -> tuple[Tensor, dict[tuple[int, int], Tensor]]:
+    """L (N,), and as many tiles as fit into `room` bytes."""
+    kept: dict[tuple[int, int], Tensor] = {}
+    scratch: Tensor | None = None
+    total = tiles.z.new_zeros(len(tiles.z))
+    for i, j in tiles.pairs:
+        room -= tiles.size(i, j) * tiles.z.element_size()
+        if room >= 0:
+            kept[i, j] = tiles.compute(i, j, out=tiles.z.new_empty(tiles.size(i, j)), total=total)
+        else:
+            scratch = tiles.z.new_empty(tiles.largest) if scratch is None else scratch
+            tiles.compute(i, j, out=scratch, total=total)
+    return total, kept
+
+
+def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Tensor], temperature: float) -> Tensor:
+    """dz (N, D) for `weight` = g / L (N,). Uses up the tiles in `kept`, which it overwrites."""
+    dz = torch.zeros_like(tiles.z)
+    scratch: Tensor | None = None
+    factors: Tensor | None = None
+    for i, j in tiles.pairs:
+        rows, columns = tiles.blocks[i], tiles.blocks[j]
+        tile = kept.pop((i, j), None)
+        if tile is None:
+            scratch = tiles.z.new_empty(tiles.largest) if scratch is None else scratch
+            tile = tiles.compute(i, j, out=scratch)
+        if runs_on_triton(tile):
+            from simclr.losses.ntxent.triton import weigh_tile
+
+            weigh_tile(tile, rows.of(weight), columns.of(weight))
+        else:
+            factors = tiles.z.new_empty(tiles.largest) if factors is None else factors
+            factor = factors[: tiles.size(i, j)].view(tile.shape)
+            tile.mul_(torch.add(rows.of(weight)[:, None], columns.of(weight)[None, :], out=factor))
+        rows.of(dz).addmm_(tile, columns.of(tiles.z))
+        if i != j:
+            columns.of(dz).addmm_(tile.T, rows.of(tiles.z))
+    return dz.mul_(1 / temperature)
+
+
+@functools.cache
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def runs_on_triton(tile: Tensor) -> bool:
+    """Whether the kernels of `nt_xent_triton` work on this tile."""
+    return tile.is_cuda and has_triton()
+
+
+class NegativeLogSumExp(torch.autograd.Function):
+    """z (N, D) to log L (N,), with the backward pass of the module's docstring."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, num_views: int, temperature: float, room: int) -> Tensor:
+        work = z.double() if 1 / temperature > LARGEST_EXPONENT[z.dtype] else z.contiguous()
+        with float32_products():
+            total, ctx.kept = tiled_sums(Tiles(work, num_views, temperature), room)
+        ctx.save_for_backward(z, total)
+        ctx.num_views, ctx.temperature = num_views, temperature
+        return total.log().to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        z, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: someone differentiates twice, which the dense form can
+            out = dense_negative_logsumexp(z, ctx.num_views, ctx.temperature)
+            return torch.autograd.grad(out, z, gradient, create_graph=True)[0], None, None, None
+        weight = torch.where(total == 0, 0.0, gradient / total)  # one image alone has an empty sum
+        with float32_products():
+            tiles = Tiles(z.to(total.dtype).contiguous(), ctx.num_views, ctx.temperature)
+            dz = tiled_gradient(tiles, weight, ctx.kept, ctx.temperature)
+        return dz.to(z.dtype), None, None, None
+
+
+def dense_negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
+    """The same as `negative_logsumexp` through one N x N matrix: for any temperature, differentiable twice."""
+    image = torch.arange(len(z) // num_views, device=z.device).repeat(num_views)  # (N,)
+    with float32_products():
+        logits = (z @ z.T) / temperature
+    return logits.masked_fill(image[:, None] == image[None, :], float("-inf")).logsumexp(dim=1)
+
+
+@torch.compiler.disable(reason="loops over tiles; its work is in matrix products that a compiler would not speed up")
+def negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
+    """log sum_k exp(z_i . z_k / temperature) over the rows k of other images, (N,), for unit rows `z` (N, D).
+
+    Row v * B + b of z is view v of image b, N = V * B, float32 or float64. With one image alone the sum is empty and
+    the result -inf.
+
+    >>> negative_logsumexp(torch.eye(3).repeat(2, 1), num_views=2, temperature=0.5)  # log 4
+    tensor([1.3863, 1.3863, 1.3863, 1.3863, 1.3863, 1.3863])
+    """
+    if 1 / temperature > LARGEST_EXPONENT[torch.float64] or (
+        z.device.type == "mps" and 1 / temperature > LARGEST_EXPONENT[torch.float32]  # MPS has no float64
+    ):
+        return dense_negative_logsumexp(z, num_views, temperature)
+    room = KEPT_BYTES if z.requires_grad and torch.is_grad_enabled() else 0
+    return NegativeLogSumExp.apply(z, num_views, temperature, room)

@@ -1,0 +1,92 @@
+"""SupCon, the supervised contrastive loss: every row of the anchor's class is a positive.
+
+Khosla et al. 2020, "Supervised Contrastive Learning", eq. 2, L_out (arXiv 2004.11362). N = V * B rows, row v * B + b is
+view v of image b and carries its label, s_ik = cos(z_i, z_k) / temperature, P(i) the other rows with i's label:
+
+    loss = mean over anchors i with a positive of  1/|P(i)| sum_{p in P(i)} [ logsumexp_{k != i} s_ik - s_ip ]
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from simclr.losses.view_loss import ViewLossConfig, check_temperature
+from simclr.numerics import float32_products, unit_rows
+
+__all__ = ["SupConConfig", "SupConLoss", "sup_con"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupConConfig(ViewLossConfig):
+    """Supervised contrastive loss: every view of every image of a class is a positive (Khosla et al. 2020, eq. 2)."""
+
+    name: ClassVar[str] = "supcon"
+    views: ClassVar[int] = 1
+    needs_labels: ClassVar[bool] = True
+
+    temperature: float = 0.1
+    """Temperature tau that divides the cosine similarities."""
+
+
+def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """SupCon of `views` (V, B, D) with `labels` (B,) int64: a scalar, float32 (float64 for float64 views).
+
+    The rows are normalised here. An anchor without a positive (possible only when V = 1) is left out of the mean; where
+    no anchor has one, the loss is an exact zero that carries a graph. A row that is not finite makes the loss NaN.
+
+    Raises:
+        TypeError: `views` is not floating point or `labels` is not int64.
+        ValueError: `views` is not (V, B, D) with V, B, D >= 1, `labels` is not (B,), or `temperature` is not above 0.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])  # one view of three images; the third has no positive
+    >>> sup_con(z, torch.tensor([0, 0, 1]), temperature=1.0)  # log(e + 1) - 1
+    tensor(0.3133)
+    """
+    if not views.is_floating_point():
+        raise TypeError(f"views has dtype {views.dtype}; SupCon expects floating point embeddings (V, B, D)")
+    if views.dim() != 3 or 0 in views.shape:
+        raise ValueError(
+            f"views has shape {tuple(views.shape)}; SupCon expects (V, B, D): views, images, dimensions, "
+            "each at least 1. For one embedding an image, give z[None]"
+        )
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels has dtype {labels.dtype}; SupCon expects int64")
+    if labels.shape != views.shape[1:2]:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)} and views {tuple(views.shape)}; "
+            f"SupCon expects one label an image, ({views.shape[1]},)"
+        )
+    check_temperature(temperature)
+    z = views.flatten(0, 1)  # (N, D)
+    z = z if z.dtype == torch.float64 else z.float()
+    labels = labels.repeat(views.shape[0])  # (N,)
+    if len(z) == 1:
+        return (z * 0.0).sum()  # the logsumexp over no other row would be -inf
+    with torch.autocast(z.device.type, enabled=False):
+        z = unit_rows(z)
+        with float32_products():
+            logits = (z @ z.T) / temperature  # (N, N)
+        positive = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+        count = positive.sum(dim=1)  # |P(i)|
+        mean_positive = (positive.to(z.dtype) * logits).sum(dim=1) / count.clamp(min=1)
+        logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
+        per_anchor = (logits.logsumexp(dim=1) - mean_positive) * (count > 0)
+        return per_anchor.sum() / (count > 0).sum().clamp(min=1)
+
+
+class SupConLoss(nn.Module):
+    """SupCon as a module, `sup_con` with a fixed temperature (the paper's ImageNet setting is 0.1)."""
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        self.temperature = temperature
+
+    def forward(self, views: Tensor, labels: Tensor) -> Tensor:
+        """`views` (V, B, D) and `labels` (B,) int64 to the scalar loss."""
+        return sup_con(views, labels, self.temperature)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"

@@ -1,0 +1,1 @@
+"""Backbone, projection head, and the two as one module."""

@@ -1,0 +1,100 @@
+"""Numbers that stay right: the widest arithmetic at hand, rows of length 1, blocks that fit the memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "float32_products",
+    "full_precision",
+    "l2_normalize",
+    "row_chunks",
+    "safe_sqrt",
+    "unit_rows",
+    "wide_dtype",
+    "widened",
+    "zero_with_graph",
+]
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 if it is float64 already: what every distance and loss is computed in."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def zero_with_graph(x: Tensor) -> Tensor:
+    """A scalar 0 that depends on every element of ``x``: it carries a graph, and is NaN if any element is not finite.
+
+    Added to a loss, it makes an empty batch differentiable and keeps a mask from hiding a broken row.
+
+        >>> zero_with_graph(torch.tensor([1.0, float("inf")]))
+        tensor(nan)
+    """
+    return (x * 0).sum()
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root of ``x`` >= 0 whose gradient at 0 is 0 instead of infinite. NaN stays NaN."""
+    zero = x <= 0
+    return x.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+
+def l2_normalize(x: Tensor) -> Tensor:
+    """Rows of ``x`` (..., D) scaled to length 1, the same dtype. A row of zeros stays zero and gets no gradient.
+
+    The length is taken in float64, so that no finite row overflows or vanishes.
+    """
+    norm = safe_sqrt(widened(x).square().sum(-1, keepdim=True))
+    return torch.where(norm > 0, x / norm.masked_fill(norm == 0, 1), 0 * x).to(x.dtype)
+
+
+def row_chunks(rows: int, columns: int, device: torch.device, at_least: int = 32) -> Iterator[slice]:
+    """Slices over ``rows``: blocks of ``rows`` x ``columns`` that fit the cache of a CPU, and are large on a device."""
+    budget = 1 << 17 if device.type == "cpu" else 1 << 24
+    step = max(at_least, budget // max(columns, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64 where the device has it: Apple's has not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in ``wide_dtype``."""
+    return x.to(wide_dtype(x.device))
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows of `x` (N, D) scaled to length 1; a zero row stays zero and receives a zero gradient.
+
+    `F.normalize` divides by max(length, 1e-12), so that a zero row receives 1e12 times the gradient, and the length of
+    a row of 1e20 overflows in float32, which makes it zero. Dividing by the largest entry first avoids both.
+
+    >>> unit_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    x = x / torch.where(largest < torch.finfo(x.dtype).tiny, 1.0, largest)
+    square = (x * x).sum(dim=-1, keepdim=True)
+    zero = square == 0
+    return x * torch.where(zero, 0.0, torch.where(zero, 1.0, square).rsqrt())
+
+
+@contextmanager
+def float32_products() -> Iterator[None]:
+    """Matrix products of float32 in float32, even where the process allows TF32 or bfloat16 inside them."""
+    mkldnn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # its module replaces itself at run time
+    backends = (torch.backends.cuda.matmul, mkldnn)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

@@ -1,0 +1,130 @@
+"""Optimizers and their parameter groups: LARS with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, Muon."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simclr.config import OptimConfig
+from simclr.optim.muon import Muon
+
+__all__ = ["LARS", "build_optimizer", "parameter_groups", "peak_learning_rate"]
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017, alg. 1) in the form of SimCLR's code.
+
+    For each tensor w with gradient g, ``u = g + weight_decay * w``, ``v = momentum * v + lr * trust * |w| / |u| * u``,
+    ``w = w - v``. The learning rate is inside the momentum, so a change of it takes hold gradually. Groups with
+    ``adapt=False`` (biases and normalisation) take ``|w| / |u| * trust`` as 1; so does a tensor whose norm is 0.
+
+    On a GPU every operation is a multi-tensor one and none waits for it. On a CPU a tensor is finished before the next is
+    touched, while it is in the cache.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate.
+        momentum: decay of the velocity, in [0, 1).
+        weight_decay: L2 coefficient, inside the trust ratio.
+        trust: trust coefficient eta.
+        adapt: whether the group's rate is scaled by its tensors' norms.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+        adapt: bool = True,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            for p in weights:
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+            velocities = [self.state[p]["velocity"] for p in weights]
+            if all(p.device.type == "cpu" for p in weights):
+                for p, velocity in zip(weights, velocities, strict=True):
+                    _step_on_cpu(p, velocity, group)
+                continue
+            updates = list(torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"]))
+            if group["adapt"]:
+                w_norm = torch.stack(torch._foreach_norm(weights)).float()  # (T,) for T tensors
+                u_norm = torch.stack(torch._foreach_norm(updates)).float()
+                ratio = torch.where((w_norm > 0) & (u_norm > 0), group["trust"] * w_norm / u_norm, 1.0)
+                torch._foreach_mul_(updates, list(ratio.to(updates[0].dtype).unbind()))
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, updates, alpha=group["lr"])
+            torch._foreach_sub_(weights, velocities)
+        return loss
+
+
+def _step_on_cpu(p: Tensor, velocity: Tensor, group: dict[str, Any]) -> None:
+    assert p.grad is not None
+    update = torch.add(p.grad, p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
+    rate = group["lr"]
+    if group["adapt"]:
+        w_norm, u_norm = torch.linalg.vector_norm(p).item(), torch.linalg.vector_norm(update).item()
+        if w_norm > 0 and u_norm > 0:
+            rate *= group["trust"] * w_norm / u_norm
+    velocity.mul_(group["momentum"]).add_(update, alpha=rate)
+    p.sub_(velocity)
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    objective: nn.Module | None = None,
+    lr_multiplier: float = 1.0,
+    layer_scale: Callable[[str], float] = lambda name: 1.0,
+) -> list[dict[str, Any]]:
+    """Matrices and convolutions with weight decay; biases, normalisation and other vectors without; the objective's own.
+
+    All but the first kind have ``weight_decay=0`` and ``adapt=False`` (which only LARS reads). The parameters of
+    ``objective`` (class weights, betas, thresholds) learn at ``lr_multiplier`` times the learning rate, those of
+    ``model`` at ``layer_scale(name)`` times it: a group for each scale.
+    """
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        matrix, scale = p.ndim > 1, layer_scale(name)
+        kind = {"weight_decay": weight_decay if matrix else 0.0, "adapt": matrix, "lr_scale": scale}
+        groups.setdefault((not matrix, scale), {"params": [], **kind})["params"].append(p)
+    ordered = [groups[key] for key in sorted(groups)]
+    if objective is not None:
+        own = [p for p in objective.parameters() if p.requires_grad]
+        ordered.append({"params": own, "weight_decay": 0.0, "adapt": False, "lr_scale": lr_multiplier})
+    return [group for group in ordered if group["params"]]
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` names over ``groups``, in its multi-tensor form."""
+    if config.name == "lars":
+        return LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)
+    if config.name == "muon":
+        return Muon(groups, lr=lr, momentum=config.momentum, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, foreach=True)
+
+
+def peak_learning_rate(config: OptimConfig, batch_size: int) -> float:
+    """The learning rate at the end of the warm-up for a global batch of ``batch_size`` images."""
+    share = batch_size / 256
+    return config.learning_rate * {"linear": share, "sqrt": share**0.5, "none": 1.0}[config.scaling]

@@ -1,0 +1,180 @@
+"""The training state on disk, as a transaction: a checkpoint is either whole and proven, or it is not there.
+
+A checkpoint is a folder ``checkpoints/step-00001200/`` of ``model.safetensors``, ``state.pt``, ``progress.json`` and,
+written last, ``manifest.json`` with every file's SHA-256. It is filled under another name and renamed when it is on
+the disk. Loading takes the newest one whose manifest holds; older ones are removed only after that. ``gather_state`` and
+``restore_state`` say what of a run goes into it.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from simclr.data import MinedSampler, Sampler
+from simclr.errors import CheckpointError
+from simclr.exchange.encoder import match_tensors
+from simclr.files import AGAIN, refused, sync, write_json, write_state, write_tensors
+
+__all__ = ["Checkpoint", "gather_state", "newest_checkpoint", "restore_state", "save_checkpoint"]
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+_FILES = ("model.safetensors", "state.pt", "progress.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every byte was found to be as written."""
+
+    path: Path
+    """Its folder."""
+
+    progress: dict[str, Any]
+    """What the loop noted: the step and what it had seen."""
+
+    def model(self) -> dict[str, Tensor]:
+        """The model's state by name, on the CPU."""
+        return load_file(self.path / "model.safetensors")
+
+    def state(self) -> dict[str, Any]:
+        """The optimizer's (and scaler's) state, on the CPU."""
+        return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any], progress: dict[str, Any], keep: int = 2
+) -> Path:
+    """Write ``folder/step-XXXXXXXX`` and then remove all but the newest ``keep`` whole checkpoints up to this one.
+
+    Those of later steps go first: the run was continued from an earlier one, since they were damaged. To know that the
+    others are whole they are read, which takes a fraction of the time that writing does.
+
+    Args:
+        folder: the run's ``checkpoints`` folder; made where missing.
+        step: steps done.
+        model: tensors by name.
+        state: whatever else, as ``torch.save`` of plain containers and tensors.
+        progress: JSON-able notes; ``step`` is added.
+        keep: how many stay.
+
+    Raises:
+        CheckpointError: the disk refused; the checkpoints before this one are untouched.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".partial-{final.name}"
+    with refused(f"the checkpoint {final}", f"earlier ones are untouched; {AGAIN}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".partial-*"):
+            shutil.rmtree(leftover)
+        partial.mkdir()
+        write_tensors(partial / "model.safetensors", model)
+        write_state(partial / "state.pt", state)
+        write_json(partial / "progress.json", {**progress, "step": step})
+        write_json(partial / "manifest.json", {name: _sha256(partial / name) for name in _FILES})
+        sync(partial)
+        if final.exists():
+            shutil.rmtree(final)  # the same step again, after a resume from an older checkpoint
+        partial.rename(final)
+        sync(folder)
+    _prune(folder, step, keep)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence for every newer one that is not.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is whole.
+    """
+    said: list[str] = []
+    for _, path in reversed(_steps(folder)):
+        fault = _fault(path)
+        if fault is None:
+            return Checkpoint(path, json.loads((path / "progress.json").read_text())), said
+        said.append(f"{path} is damaged ({fault}); it is passed over")
+    if said:
+        raise CheckpointError(f"no whole checkpoint in {folder}: {'; '.join(said)}. Remove that folder to start again")
+    return None, said
+
+
+def _prune(folder: Path, written: int, keep: int) -> None:
+    """Leave the checkpoint of the step just ``written`` and the newest whole ones before it, ``keep`` in all."""
+    kept = 0
+    for step, path in reversed(_steps(folder)):
+        if step == written or (step < written and kept < keep and _fault(path) is None):
+            kept += 1
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        if not isinstance(manifest, dict) or set(manifest) != set(_FILES):
+            return f"manifest.json does not name {', '.join(_FILES)}"
+        for name, digest in manifest.items():
+            if _sha256(path / name) != digest:
+                return f"{name} is not as it was written"
+    except OSError as error:
+        return f"{Path(error.filename or path).name}: {error.strerror}"
+    except (ValueError, RecursionError) as error:
+        return f"manifest.json: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def gather_state(
+    modules: nn.Module, sampler: Sampler, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors for ``model.safetensors`` and the rest for ``state.pt``; ``modules`` holds all that has weights."""
+    tensors = modules.state_dict()
+    scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+    state = {"optimizer": optimizer.state_dict(), "scaler": scaler}
+    if isinstance(sampler, MinedSampler):
+        state["triplets"] = sampler.triplets
+    return tensors, state
+
+
+def restore_state(
+    checkpoint: Checkpoint,
+    modules: nn.Module,
+    sampler: Sampler,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> int:
+    """Load a checkpoint into what was just built, every tensor or none; return the steps it had done.
+
+    Raises:
+        CheckpointError: its tensors are not exactly those of ``modules``.
+    """
+    tensors = checkpoint.model()
+    match_tensors(modules, tensors, what=f"{checkpoint.path} does not fit this model")
+    modules.load_state_dict(tensors)
+    state: dict[str, Any] = checkpoint.state()
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    if isinstance(sampler, MinedSampler):
+        sampler.triplets = state["triplets"]
+    return int(checkpoint.progress["step"])

@@ -1,0 +1,144 @@
+"""A run's folder: who may write there, where the run stands, and what it left behind."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simclr.config import TrainConfig
+from simclr.config.yaml import differences, load_config, save_config, to_dict
+from simclr.distributed import derive_seed
+from simclr.errors import ConfigError
+from simclr.exchange.classifier import export_head
+from simclr.exchange.encoder import export_encoder
+from simclr.files import AGAIN, is_leftover, refused
+from simclr.model.contrastive import ContrastiveModel
+from simclr.model.encoder import without_weights
+from simclr.objectives import Objective, ObjectiveConfig
+from simclr.run.checkpoint import Checkpoint, newest_checkpoint
+
+__all__ = ["RunResult", "claim", "export_run", "open_run"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``simclr.pretrain`` returns."""
+
+    run_dir: Path
+    """The run's folder."""
+
+    finished: bool
+    """False when the run was asked to stop before its end; the same call again continues it."""
+
+    steps: int
+    """Optimizer steps done."""
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The last figures of ``metrics.jsonl``: loss, diagnostics, online kNN."""
+
+    main: bool = True
+    """Whether this process speaks for all of them: it is the first."""
+
+    scorable: bool = False
+    """Whether this process should score the encoder: it is the main one, the run is finished, and there are labels."""
+
+    @property
+    def encoder(self) -> Path:
+        """The exported encoder's folder, to be given to ``simclr.load_encoder``."""
+        return self.run_dir / "encoder"
+
+
+def open_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
+    """Check that ``config.run_dir`` is free or this very run, and find its newest whole checkpoint. Writes nothing.
+
+    Raises:
+        ConfigError: the folder holds a run with another config (the differences are named), or something else.
+        CheckpointError: it holds checkpoints, but none that is whole.
+    """
+    folder = config.run_dir
+    written = folder / "config.yaml"
+    if not folder.exists():
+        return None, []
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose another --name or --out")
+    if not written.exists():
+        if not all(is_leftover(path) for path in folder.iterdir()):
+            raise ConfigError(f"{folder} holds files, but is no run of this program; choose another --name or --out")
+        return None, []
+    mend = (
+        f"If that file was cut short, put a whole one in its place, as this command writes it under another --name (give "
+        f"{config.name!r} for its key name); otherwise give this run a name of its own with --name, or remove that folder"
+    )
+    try:
+        found = load_config(written)
+    except ConfigError as error:
+        raise ConfigError(f"{error}. {mend}") from error
+    changed = differences(found, config)
+    if changed and _is_cut(written, config):
+        raise ConfigError(f"{written} ends too early, and differs from this config: {'; '.join(changed)}. {mend}")
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with another config: {'; '.join(changed)}. "
+            f"Give this run a name of its own with --name, or remove that folder"
+        )
+    return newest_checkpoint(folder / "checkpoints")
+
+
+def _is_cut(written: Path, config: TrainConfig) -> bool:
+    """Whether ``written`` lacks the last line of a config, which a file that was cut loses before any other."""
+    wanted, found = to_dict(config), yaml.safe_load(written.read_text())
+    while isinstance(wanted, dict):
+        last = list(wanted)[-1]
+        if not isinstance(found, dict) or last not in found:
+            return True
+        wanted, found = wanted[last], found[last]
+    return False
+
+
+def claim(config: TrainConfig) -> None:
+    """Make the run's folder and write its config there. Call it on one process only."""
+    with refused(config.run_dir):
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        if not (config.run_dir / "config.yaml").exists():
+            save_config(config, config.run_dir / "config.yaml")
+
+
+def export_run(
+    config: TrainConfig,
+    model: ContrastiveModel,
+    objective: Objective,
+    objective_config: ObjectiveConfig,
+    classes: tuple[str, ...],
+    sizes: dict[str, int],
+) -> None:
+    """Write the finished run's encoder, and with labels its head, to ``config.run_dir / "encoder"``.
+
+    Raises:
+        CheckpointError: the disk refuses; the same command writes them from the last checkpoint.
+    """
+    folder = config.run_dir / "encoder"
+    with refused(folder, f"the last checkpoint is there; {AGAIN}"):
+        export_encoder(
+            model.backbone,
+            folder,
+            config=without_weights(config.encoder),  # what comes out is whole: nothing has to be fetched to load it
+            augment=config.augment,
+            seed=derive_seed(config.seed, "init"),
+            training={
+                "run": config.name,
+                "objective": config.objective.name,
+                "epochs": config.train.epochs,
+                "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
+            },
+        )
+        if config.objective.needs_labels:
+            export_head(
+                folder,
+                model.head,
+                objective,
+                head_config=config.head,
+                objective_config=objective_config,
+                classes=classes,
+                sizes=sizes,
+            )

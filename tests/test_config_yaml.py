@@ -1,0 +1,193 @@
+"""Configs from words and files: strict types, unknown keys refused, everything written reads back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import simclr
+from augment import AugmentConfig
+from simclr.command_line import parse_command
+from simclr.config import DataConfig, EncoderConfig, TrainConfig
+from simclr.config.presets import PRESETS
+from simclr.config.yaml import differences, from_dict, load_config, save_config
+from simclr.errors import ConfigError
+from simclr.losses import CrossEntropyConfig, TripletConfig
+from simclr.objectives import OBJECTIVES
+
+
+def parse(*words: str) -> TrainConfig:
+    return parse_command(words, "test", "a test")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_written_reads_back_equal(name: str, tmp_path: Path) -> None:
+    config = simclr.preset(name)
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_yaml_numbers_and_presets(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: cifar10\noptim: {learning_rate: 1e-3}\naugment: {crop_scale: [0.2, 1]}\n")
+    config = load_config(file)
+    assert config.optim.learning_rate == 0.001  # YAML 1.1 reads 1e-3 as text
+    assert config.augment.crop_scale == (0.2, 1.0)
+    assert config.encoder == simclr.preset("cifar10").encoder
+    assert config.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optim: {learning_rat: 1}", "unknown key 'learning_rat'; did you mean learning_rate?"),
+        ("train: {epochs: 1.5}", "train: epochs is 1.5; expected int"),
+        ("train: {epochs: true}", "epochs is True; expected int"),
+        ("train: {channels_last: 1}", "channels_last is 1; expected bool"),
+        ("train: {precision: fp8}", "expected one of auto, fp32, bf16, fp16"),
+        ("augment: {crop_scale: [0.2]}", "crop_scale has 1 values; expected 2"),
+        ("augment: {size: 1}", "size is 1"),
+        ("seed: one", "seed is 'one'; expected int"),
+        ("preset: cifar", "unknown preset 'cifar', did you mean cifar10"),
+        ("[1, 2]", "must hold keys and values"),
+        ("", "is empty; it must hold keys and values"),
+        ("name: 2026-99-99", "is not YAML"),
+        ("[" * 3000, "is not YAML"),
+        ("preset: [digits]", "preset is ['digits'], expected the name of a preset"),
+        ("encoder: {layers: [0, 1, 1, 1]}", "encoder.layers is (0, 1, 1, 1)"),
+        ("data: {source: digits, path: photos}", "data.source=digits does not read; add --data.source folder"),
+        ("a: b: c", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("preset: folder\nname: v\u00e9\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.yaml is not UTF-8 text"):
+        load_config(tmp_path / "latin.yaml")
+
+
+def test_command_line_overrides() -> None:
+    config = parse("cifar10", "--encoder.name", "resnet50", "--train.batch-size=1024", "--objective.temperature", "0.1")
+    assert config.encoder == replace(simclr.preset("cifar10").encoder, name="resnet50")
+    assert config.train.batch_size == 1024
+    assert config.objective.temperature == 0.1
+    assert parse("--augment.crop-scale", "0.3", "0.9").augment.crop_scale == (0.3, 0.9)
+    assert not parse("--train.no-evaluate").train.evaluate
+
+
+def test_objectives_by_name() -> None:
+    config = parse("cifar10", "objective:triplet", "--objective.mining", "distance-weighted", "--train.epochs", "20")
+    assert config.objective == TripletConfig(mining="distance-weighted")
+    assert config.train.epochs == 20
+    assert parse("cifar10", "--train.epochs", "20", "objective:arcface").objective.name == "arcface"
+    with pytest.raises(ConfigError, match=r"unknown 'objective:tripled'; did you mean objective:triplet\?"):
+        parse("objective:tripled")
+    with pytest.raises(ConfigError, match=r"unknown flag --objective.temperature"):
+        parse("objective:triplet", "--objective.temperature", "3")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+def test_every_objective_reads_back_from_yaml(objective: type, tmp_path: Path) -> None:
+    config = replace(simclr.preset("digits"), objective=objective())
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digts"], "did you mean digits"),
+        (["nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--train.epoch", "3"], "unknown flag --train.epoch; did you mean --train.epochs?"),
+        (["--epochs", "3"], "did you mean --train.epochs?"),
+        (["--train.epochs", "many"], "--train.epochs"),
+        (["--train.epochs"], "--train.epochs"),
+        (["digits", "cifar10"], "cifar10"),
+        (["--augment.hue", "0.9"], "hue is 0.9"),
+        (["--schedule.warmup-epochs", "400"], "longer than the run"),
+        (["--objective.temperature", "0"], "objective.temperature is 0.0; it must be a number above 0"),
+        (["--objective.temperature", "inf"], "objective.temperature is inf"),
+        (["objective:moco", "--objective.temperature", "nan"], "objective.temperature is nan"),
+        (["objective:supcon", "--objective.temperature", "inf"], "objective.temperature is inf"),
+        (["objective:n-pair", "--objective.temperature", "inf"], "temperature is inf; it must be positive, or none"),
+        (["objective:arcface", "--objective.lr-multiplier", "inf"], "lr_multiplier is inf"),
+        (["--optim.betas", "nan", "0.9"], "optim.betas is (nan, 0.9)"),
+        (["--optim.learning-rate", "1e39"], "optim.learning_rate is 1e+39"),
+    ],
+)
+def test_a_wrong_word_is_refused_in_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(*words)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_differences_name_what_matters() -> None:
+    old = simclr.preset("digits")
+    new = replace(old, seed=3, augment=AugmentConfig(size=32), train=replace(old.train, log_every=7))
+    found = differences(old, new)
+    assert "seed: 0 -> 3" in found
+    assert "augment.size: 16 -> 32" in found
+    assert not any("log_every" in line for line in found)  # the log does not change the weights
+
+
+def test_from_dict_keeps_defaults_and_refuses_unknown_keys() -> None:
+    assert from_dict(EncoderConfig, {"name": "resnet50", "channels": [1, 2]}).channels == (1, 2)
+    with pytest.raises(ConfigError, match=r"stemm.*did you mean stem"):
+        from_dict(EncoderConfig, {"stemm": "small"})
+
+
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [(["balanced"], "balanced"), (["effective"], "effective"), (["none"], "none"), (["0.2", "0.8"], (0.2, 0.8)),
+     (["1e-1", "2"], (0.1, 2.0))],
+)  # fmt: skip
+def test_class_weights_are_a_word_or_numbers(words: list[str], weights: object, tmp_path: Path) -> None:
+    config = parse("digits", "objective:cross-entropy", "--objective.class-weights", *words, "--train.epochs", "20")
+    assert config.objective == CrossEntropyConfig(class_weights=weights)
+    assert config.train.epochs == 20
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert not differences(load_config(tmp_path / "config.yaml"), config)
+
+
+@pytest.mark.parametrize("words", [["balancd"], ["0.2", "x"], ["-1", "2"], []])
+def test_other_class_weights_are_refused_in_one_line(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"class.weights") as error:
+        parse("digits", "objective:cross-entropy", "--objective.class-weights", *words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("balancd", "class_weights is 'balancd'; expected one of none, balanced, effective, or a list"),
+        (3, "class_weights is 3; expected a list"),
+        ([0.1, "x"], r"class_weights\[1\] is 'x'; expected float"),
+        (None, "class_weights is None; expected a list"),
+    ],
+)
+def test_a_word_or_a_list_from_yaml(value: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        from_dict(CrossEntropyConfig, {"class_weights": value})
+    assert from_dict(CrossEntropyConfig, {"class_weights": ["1e-3", 1]}).class_weights == (0.001, 1.0)
+
+
+def test_labels_are_a_word_or_a_file(tmp_path: Path) -> None:
+    for word, expected in (("auto", "auto"), ("none", "none"), ("some/labels.csv", Path("some/labels.csv"))):
+        config = parse("folder", "--data.path", "d", "--data.labels", word)
+        assert config.data.labels == expected and type(config.data.labels) is type(expected)
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(tmp_path / "config.yaml") == config
+    with pytest.raises(ConfigError, match="labels is 3"):
+        from_dict(DataConfig, {"source": "folder", "labels": 3})
+    with pytest.raises(ConfigError, match=r"data\.labels=x\.csv names a file"):
+        parse("digits", "--data.labels", "x.csv")
