@@ -109,6 +109,10 @@ class Objective(nn.Module):
         """Class logits (N, C) of embeddings ``z`` (N, D), or None where the loss has no classifier of its own."""
         return self.loss.scores(z) if isinstance(self.loss, LabelLoss) else None
 
+    def figures(self) -> dict[str, float]:
+        """``statistics`` as numbers. Waits for the device."""
+        return {name: value.item() for name, value in self.statistics.items()}
+
     @property
     def sigmoids(self) -> bool:
         """Whether every class logit is a sigmoid of its own; else they are a softmax together."""

@@ -31,7 +31,7 @@ from simclr.model.contrastive import build_model
 from simclr.model.encoder import build_backbone
 from simclr.model.heads import projection_head
 from simclr.objectives import build_objective
-from simclr.run.validation import OnlineScore
+from simclr.run.validation import ValidationScore
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,9 @@ def test_figures_on_validation_images(classified: TrainConfig) -> None:
         built = simclr.objectives.build_objective(objective, classes=10, dim=8, samples=10, seed=3)
         qualities = replace(images, values=torch.rand(len(images)))  # of labels: no numbers to predict
         for shown in (images, qualities):
-            figure = OnlineScore(images, config, shown)(model, built, torch.device("cpu"))
+            figure = ValidationScore(images, config.augment, config.data.split_seed, shown)(
+                model, built, torch.device("cpu")
+            )
             assert model.training and model.backbone.training
             model.eval()
             with torch.no_grad():
@@ -246,7 +248,7 @@ def test_figures_on_validation_images(classified: TrainConfig) -> None:
             assert figure == {name: pytest.approx(expected.item(), abs=1e-5)}
     triplet = simclr.objectives.build_objective(TripletConfig(), classes=10, dim=8, samples=10, seed=3)
     train = load_source(classified.data, "train")
-    figure = OnlineScore(train, config, images)(model, triplet, torch.device("cpu"))
+    figure = ValidationScore(train, config.augment, config.data.split_seed, images)(model, triplet, torch.device("cpu"))
     assert set(figure) == {"validation_knn"} and 0 <= figure["validation_knn"] <= 1
 
 

@@ -130,7 +130,7 @@ def test_the_watched_score_is_that_of_the_average(tiny_run: TrainConfig, monkeyp
         follow(self, step)
         finals[:] = [self.model, self.final[0]]
 
-    monkeypatch.setattr("simclr.train.make_online_score", lambda *rest: Score())
+    monkeypatch.setattr("simclr.train.make_validation_score", lambda *rest: Score())
     monkeypatch.setattr(Weights, "follow", watched)
     simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, epochs=1, ema=0.9, knn_every=1)))
     assert len(scored) == 1

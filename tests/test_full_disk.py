@@ -17,7 +17,7 @@ import simclr
 from simclr.config import TrainConfig
 from simclr.config.yaml import load_config, save_config
 from simclr.errors import CheckpointError, ConfigError
-from simclr.run.folder import open_run
+from simclr.run.folder import find_run
 from simclr.run.pictures import write_preview
 
 SmallDisk = Callable[[int], AbstractContextManager[None]]
@@ -33,7 +33,7 @@ def test_a_run_that_may_not_write_its_config_leaves_no_half_of_it(tiny_run: Trai
         simclr.pretrain(tiny_run)
     said_once(error, f"{tiny_run.run_dir} could not be written (File too large)", "choose another --out")
     assert list(tiny_run.run_dir.iterdir()) == []
-    assert open_run(tiny_run) == (None, [])
+    assert find_run(tiny_run) == (None, [])
 
 
 def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_run_goes_on_from_the_last(
@@ -122,10 +122,10 @@ claim(config)
     )
     assert killed.returncode == -signal.SIGXFSZ
     assert tiny_run.run_dir.is_dir() and not (tiny_run.run_dir / "config.yaml").exists()
-    assert open_run(tiny_run) == (None, [])
+    assert find_run(tiny_run) == (None, [])
     (tiny_run.run_dir / "mine.txt").touch()
     with pytest.raises(ConfigError, match="holds files, but is no run"):
-        open_run(tiny_run)
+        find_run(tiny_run)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8])
@@ -136,7 +136,7 @@ def test_a_config_that_was_cut_is_refused_with_the_mend(share: float, tiny_run: 
     whole = file.read_text()
     file.write_text(whole[: int(share * len(whole))])
     with pytest.raises(ConfigError) as error:
-        open_run(tiny_run)
+        find_run(tiny_run)
     said = str(error.value)
     assert str(file) in said and "cut short" in said and "under another --name" in said and "remove that folder" in said
     # The mend that is told: the same command under another name, and the key name.
@@ -144,14 +144,14 @@ def test_a_config_that_was_cut_is_refused_with_the_mend(share: float, tiny_run: 
     other.run_dir.mkdir()
     save_config(other, other.run_dir / "config.yaml")
     file.write_text((other.run_dir / "config.yaml").read_text().replace("name: other", "name: tiny"))
-    assert load_config(file) == tiny_run and open_run(tiny_run) == (None, [])
+    assert load_config(file) == tiny_run and find_run(tiny_run) == (None, [])
 
 
 def test_another_config_is_no_cut_one(tiny_run: TrainConfig) -> None:
     tiny_run.run_dir.mkdir(parents=True)
     save_config(replace(tiny_run, seed=7), tiny_run.run_dir / "config.yaml")
     with pytest.raises(ConfigError, match=r"another config: seed: 7 -> 0\. Give this run a name of its own") as error:
-        open_run(tiny_run)
+        find_run(tiny_run)
     assert "cut short" not in str(error.value)
 
 

@@ -118,7 +118,7 @@ def test_keys_are_those_of_the_average_without_the_predictor(tiny_run: TrainConf
                 p.mul_(1.1)
             weights.model(views)  # moves the BatchNorm statistics
         weights.follow(step)
-    keys = momentum_keys(weights, config, Accelerator(cpu=True))(views)
+    keys = momentum_keys(weights, Accelerator(cpu=True), config.train.cached_chunk, config.train.compile)(views)
     average = weights.final[0]
     # One image at a time: in eval mode none depends on the others.
     alone = [average.head(average.backbone(image[None])) for image in views.flatten(0, 1)]

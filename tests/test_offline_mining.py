@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import simclr
 from augment import preprocess
 from simclr.config import SamplerConfig, TrainConfig
-from simclr.data import MinedSampler, load_source, place
+from simclr.data import ImageSet, MinedSampler, load_source, place
 from simclr.data.samplers import random_triplets
 from simclr.errors import ConfigError, DataError
 from simclr.losses import CrossEntropyConfig, TripletConfig, TripletLoss
@@ -22,6 +22,15 @@ from simclr.objectives import Objective
 from simclr.run.offline_mining import OfflineMiner
 
 CPU = torch.device("cpu")
+
+
+def miner_of(
+    config: TrainConfig, sampler: MinedSampler, images: ImageSet, model: nn.Module, say: Callable[[str], object]
+) -> OfflineMiner:
+    """The miner of a run with ``config``."""
+    return OfflineMiner(
+        sampler, images, model, config.sampler, config.augment, config.objective, seed=config.seed, device=CPU, say=say
+    )
 
 
 @pytest.fixture
@@ -112,7 +121,7 @@ def test_what_is_mined_is_inside_the_margin_by_the_models_own_distances(mined: T
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     sampler = MinedSampler(images=len(images), batch_size=48, mine_every=2)
     said: list[str] = []
-    miner = OfflineMiner(sampler, images, model, mined, CPU, said.append)
+    miner = miner_of(mined, sampler, images, model, said.append)
     model.train()
     miner(8)
     assert model.training
@@ -160,7 +169,7 @@ def test_without_a_triplet_inside_the_margin_random_ones_are_taken(mined: TrainC
             192, generator=torch.Generator().manual_seed(simclr.distributed.derive_seed(0, "offline", 0))
         )
         labels = images.labels[order[:100].sort().values]
-        OfflineMiner(sampler, images, ByClass(), mined, CPU, said.append)(0)
+        miner_of(mined, sampler, images, ByClass(), said.append)(0)
     assert torch.equal(subset_labels[0], labels)
     assert "0 triplets" in said[0] and "random ones are taken" in said[0]
     assert sampler.triplets.shape == (48, 3)

@@ -45,7 +45,7 @@ from simclr.model.encoder import build_backbone, feature_width
 from simclr.objectives import Objective
 from simclr.run.accelerator import make_accelerator
 from simclr.run.process import StopFlag
-from simclr.run.validation import OnlineScore
+from simclr.run.validation import ValidationScore
 
 RATE, MOMENTUM, WEIGHT_DECAY, TEMPERATURE, STRENGTH, WIDTH = 0.06, 0.9, 5e-4, 0.5, 0.5, 128
 """What lightly publishes for CIFAR-10; the rate is for a batch of 128."""
@@ -90,7 +90,7 @@ def pretrain(config: TrainConfig, limit: float, out: Path, batch: int) -> bool:
     normalised = {name: tuple(values) for name, values in IMAGENET_NORMALIZE.items()}
     augment = replace(config.augment, **normalised)  # type: ignore[arg-type]  # mean and std
     images = load_source(config.data, "train").resident(device)
-    online = OnlineScore(images, replace(config, augment=augment))
+    online = ValidationScore(images, augment, config.data.split_seed)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     loader = torch.utils.data.DataLoader(
         Views(images),

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from simclr.config import TrainConfig
+from simclr.config import SamplerConfig
 from simclr.data.image_set import ImageSet
 from simclr.distributed import derive_seed
 from simclr.errors import ConfigError, DataError
@@ -237,20 +237,19 @@ def random_triplets(labels: Tensor, count: int, seed: int) -> Tensor:
 Sampler = EpochSampler | ClassSampler | MinedSampler
 
 
-def make_sampler(config: TrainConfig, images: ImageSet) -> Sampler:
-    """The sampler that ``config.sampler`` names, over ``images``.
+def make_sampler(chosen: SamplerConfig, images: ImageSet, batch_size: int, seed: int) -> Sampler:
+    """The sampler that ``chosen`` names, over ``images``.
 
     Raises:
         DataError: fewer images than a batch, or labels that the sampler needs and the set has not.
     """
-    batch, chosen = config.train.batch_size, config.sampler
     if chosen.name == "shuffle":
-        return EpochSampler(images=len(images), batch_size=batch, seed=config.seed)
+        return EpochSampler(images=len(images), batch_size=batch_size, seed=seed)
     if images.labels is None:
         raise DataError(f"sampler.name={chosen.name} needs labels, and {images.name} has none")
     if chosen.name == "mined":
-        random_triplets(images.labels, 1, config.seed)  # it refuses labels that no triplet can be made of
-        return MinedSampler(images=len(images), batch_size=batch, mine_every=chosen.mine_every)
+        random_triplets(images.labels, 1, seed)  # it refuses labels that no triplet can be made of
+        return MinedSampler(images=len(images), batch_size=batch_size, mine_every=chosen.mine_every)
     return ClassSampler(
-        labels=images.labels, batch_size=batch, classes=chosen.classes, per_class=chosen.per_class, seed=config.seed
+        labels=images.labels, batch_size=batch_size, classes=chosen.classes, per_class=chosen.per_class, seed=seed
     )

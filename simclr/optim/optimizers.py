@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from simclr.config import OptimConfig
+from simclr.errors import ConfigError
 from simclr.optim.muon import Muon
 
-__all__ = ["LARS", "build_optimizer", "parameter_groups", "peak_learning_rate"]
+__all__ = ["LARS", "build_optimizer", "check_something_learns", "parameter_groups", "peak_learning_rate"]
 
 
 class LARS(torch.optim.Optimizer):
@@ -111,6 +112,21 @@ def parameter_groups(
         own = [p for p in objective.parameters() if p.requires_grad]
         ordered.append({"params": own, "weight_decay": 0.0, "adapt": False, "lr_scale": lr_multiplier})
     return [group for group in ordered if group["params"]]
+
+
+def check_something_learns(
+    model: nn.Module, head: nn.Module, objective: nn.Module, head_epochs: int, objective_name: str
+) -> None:
+    """Raise ConfigError where no weight learns, or none in the ``head_epochs`` in which the backbone rests."""
+    if not any(p.requires_grad for module in (model, objective) for p in module.parameters()):
+        raise ConfigError(
+            "encoder.frozen_layers=-1 leaves nothing to learn: there is no head, and the objective has no weights"
+        )
+    if head_epochs and not any(p.requires_grad for module in (head, objective) for p in module.parameters()):
+        raise ConfigError(
+            f"schedule.head_epochs={head_epochs}, but there is no head (head.layers=0), and the objective "
+            f"{objective_name} has no weights that could learn first; set --schedule.head-epochs 0"
+        )
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float) -> torch.optim.Optimizer:

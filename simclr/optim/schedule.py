@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-from simclr.config import TrainConfig
+from simclr.config import ScheduleConfig
 
-__all__ = ["learning_rate"]
+__all__ = ["learning_rate", "set_learning_rate"]
 
 
 def learning_rate(
@@ -42,24 +42,28 @@ def learning_rate(
 
 
 def set_learning_rate(
-    config: TrainConfig,
     optimizer: torch.optim.Optimizer,
+    schedule: ScheduleConfig,
     step: int,
+    *,
     steps_per_epoch: int,
     total_steps: int,
     peak: float,
 ) -> float:
-    first = config.schedule.head_epochs * steps_per_epoch
-    if step < first:
-        rate = peak  # the head alone learns at the full rate
-    else:
+    """Give ``optimizer`` the learning rate of ``step``, each of its groups at its own ``lr_scale``; returns the rate.
+
+    While the head learns alone (``schedule.head_epochs``) it does so at ``peak``; the schedule begins behind that.
+    """
+    alone = schedule.head_epochs * steps_per_epoch
+    rate = peak
+    if step >= alone:
         rate = learning_rate(
-            step - first,
-            total_steps=total_steps - first,
-            warmup_steps=round(config.schedule.warmup_epochs * steps_per_epoch),
+            step - alone,
+            total_steps=total_steps - alone,
+            warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
             peak=peak,
-            final=config.schedule.final,
-            decay=config.schedule.decay,
+            final=schedule.final,
+            decay=schedule.decay,
         )
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]

@@ -7,7 +7,6 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from simclr.config import TrainConfig
 from simclr.distributed import gather_rows
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective
@@ -50,17 +49,18 @@ class Weights(nn.Module):
         return pair.model, pair.objective
 
 
-def momentum_keys(weights: Weights, config: TrainConfig, accelerator: Accelerator) -> Callable[[Tensor], Tensor | None]:
+def momentum_keys(
+    weights: Weights, accelerator: Accelerator, chunk: int | None, compile_mode: str
+) -> Callable[[Tensor], Tensor | None]:
     """A function from this process's views (V, B, 3, S, S) to the keys (V, global B, D) of all processes.
 
     Where the objective compares with no keys it gives None. The average is in eval mode, so that an image's key does not
-    depend on the others in the batch, and `train.cached_chunk` cuts them as it likes.
+    depend on the others in the batch, and ``chunk`` images at a time cut them as it likes.
     """
     if not weights.objective.wants_keys:
         return lambda views: None
     average, _ = weights.final
-    chunk = config.train.cached_chunk
-    embed = maybe_compiled(average, config.train.compile)
+    embed = maybe_compiled(average, compile_mode)
 
     @torch.no_grad()
     def keys_of(views: Tensor) -> Tensor:

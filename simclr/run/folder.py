@@ -18,7 +18,7 @@ from simclr.model.encoder import without_weights
 from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint, newest_checkpoint
 
-__all__ = ["RunResult", "claim", "export_run", "open_run"]
+__all__ = ["RunResult", "claim", "export_run", "find_run"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RunResult:
         return self.run_dir / "encoder"
 
 
-def open_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
+def find_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
     """Check that ``config.run_dir`` is free or this very run, and find its newest whole checkpoint. Writes nothing.
 
     Raises:

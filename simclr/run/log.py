@@ -8,18 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from torch import Tensor
 
 from simclr.config.yaml import flat_fields
 from simclr.errors import ConfigError, MissingExtraError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.run.nan_guard import NotFiniteError
 
-__all__ = ["RunLog", "check_trackers", "figures_over", "read_metrics", "start_trackers"]
+__all__ = ["Meter", "RunLog", "check_trackers", "figures_over", "read_metrics", "start_trackers"]
 
 _LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
@@ -164,6 +166,48 @@ class RunLog:
                     f"warning: {self.path} cannot be written ({error.strerror}); the run goes on, its log has a gap"
                 )
             self._torn = True
+
+
+class Meter:
+    """The loss since the last line of the log and since the epoch began, on the device, and the clock between lines."""
+
+    def __init__(self, device: torch.device, epoch_loss: float = 0.0) -> None:
+        self._loss, self._steps = torch.zeros((), device=device), 0
+        self.epoch_loss = torch.full((), epoch_loss, device=device)
+        """Sum over the steps of the epoch so far."""
+        self._began, self._waited = time.perf_counter(), 0.0
+
+    def add(self, loss: Tensor) -> None:
+        """Count a step with this loss; waits for nothing."""
+        self._loss, self._steps, self.epoch_loss = self._loss + loss, self._steps + 1, self.epoch_loss + loss
+
+    def line(self, batch_size: int, steps_left: int, waited: float) -> dict[str, float]:
+        """Figures since the last call: mean loss, speed, share of the time that batches were waited for.
+
+        Waits for the device.
+
+        Args:
+            batch_size: images a step.
+            steps_left: of the run, for the time that it will take.
+            waited: seconds spent waiting for batches since the run's start.
+        """
+        mean_loss = self._loss.item() / self._steps
+        seconds = time.perf_counter() - self._began
+        figures = {
+            "loss": mean_loss,
+            "images_per_second": self._steps * batch_size / seconds,
+            "data_wait": (waited - self._waited) / seconds,
+            "seconds_left": steps_left * seconds / self._steps,
+        }
+        self._loss, self._steps = torch.zeros_like(self._loss), 0
+        self._began, self._waited = time.perf_counter(), waited
+        return figures
+
+    def end_epoch(self) -> float:
+        """The sum of the epoch's losses; the next epoch begins. Waits for the device."""
+        total = self.epoch_loss.item()
+        self.epoch_loss = torch.zeros_like(self.epoch_loss)
+        return total
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

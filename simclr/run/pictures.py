@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from augment import ViewGenerator, ViewParameters
+from augment import AugmentConfig, ViewGenerator, ViewParameters
 from simclr.config import TrainConfig
 from simclr.data import load_source
 from simclr.distributed import derive_seed
@@ -76,11 +76,21 @@ def write_preview(config: TrainConfig, images: int = 8) -> Path:
     drawn = views.sample(len(pixels), (source.size, source.size), derive_seed(config.seed, "preview"), "cpu")
     path = Path(f"{config.name}-preview.png")
     with refused(path, "free some space or call it in another folder"):
-        return draw_views(config, pixels, views.apply(pixels, drawn), drawn, path)
+        return draw_views(config.augment, config.name, pixels, views.apply(pixels, drawn), drawn, path)
 
 
-def draw_views(config: TrainConfig, images: Tensor, views: Tensor, drawn: ViewParameters, path: Path) -> Path:
+def draw_views(
+    augment: AugmentConfig, name: str, images: Tensor, views: Tensor, drawn: ViewParameters, path: Path
+) -> Path:
     """Draw the first 8 images of a batch (B, 3, H, W) beside their views (V, B, 3, S, S) to ``path``.
+
+    Args:
+        augment: whose mean and standard deviation are taken out of the views again.
+        name: of the run, for the title.
+        images: uint8.
+        views: as ``drawn`` says.
+        drawn: what acted on each view, which stands below it.
+        path: of the PNG.
 
     Raises:
         CheckpointError: the disk refuses.
@@ -89,9 +99,9 @@ def draw_views(config: TrainConfig, images: Tensor, views: Tensor, drawn: ViewPa
         images[:8].cpu(),
         views[:, :8].float().cpu(),
         drawn.rows(slice(0, 8)).to("cpu"),
-        mean=config.augment.mean,
-        std=config.augment.std,
-        title=f"{config.name}: images and their views",
+        mean=augment.mean,
+        std=augment.std,
+        title=f"{name}: images and their views",
     )
     atomically(path, lambda file: figure.savefig(file, format="png"))
     return path

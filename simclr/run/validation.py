@@ -2,7 +2,8 @@
 
 import torch
 
-from simclr.config import TrainConfig
+from augment import AugmentConfig
+from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.embed import embed_images
 from simclr.data.left_out import LeftOut
@@ -12,12 +13,12 @@ from simclr.model.contrastive import ContrastiveModel
 from simclr.neighbours import nearest_neighbour_vote
 from simclr.objectives import Objective
 
-__all__ = ["OnlineScore", "make_online_score"]
+__all__ = ["ValidationScore", "make_validation_score"]
 
 _NEIGHBOURS, _QUERIES = 10_000, 2_000
 
 
-class OnlineScore:
+class ValidationScore:
     """A figure or two of a model in training, by name.
 
     With validation images (``data.validation``) and an objective that predicts: its accuracy on them, or its mean
@@ -29,12 +30,13 @@ class OnlineScore:
     def __init__(
         self,
         images: ImageSet,
-        config: TrainConfig,
+        augment: AugmentConfig,
+        split_seed: int,
         validation: ImageSet | None = None,
         left_out: LeftOut | None = None,
     ) -> None:
-        self.augment, self.left_out = config.augment, left_out
-        generator = torch.Generator().manual_seed(derive_seed(config.data.split_seed, "online"))
+        self.augment, self.left_out = augment, left_out
+        generator = torch.Generator().manual_seed(derive_seed(split_seed, "online"))
         known = torch.ones(len(images), dtype=torch.bool) if images.labels is None else images.labels >= 0
         labelled = known.nonzero().flatten()
         order = labelled[torch.randperm(len(labelled), generator=generator)]
@@ -82,23 +84,22 @@ class OnlineScore:
         return {"validation_accuracy": right.float().mean().item()}
 
 
-def make_online_score(
-    images: ImageSet, config: TrainConfig, device: torch.device, left_out: LeftOut | None = None
-) -> OnlineScore | None:
-    """The score that ``config`` asks for, or None: no labels, or ``train.knn_every`` is 0.
+def make_validation_score(
+    images: ImageSet, data: DataConfig, augment: AugmentConfig, device: torch.device, left_out: LeftOut
+) -> ValidationScore | None:
+    """The score of a run on ``images``, or None where there is neither a label nor a number to compare with.
 
     Raises:
         DataError: validation images that do not decode, or none of which has a label.
     """
-    if not config.train.knn_every or (images.labels is None and images.values is None):
+    if images.labels is None and images.values is None:
         return None
-    if config.data.validation:
-        say = (left_out or LeftOut()).say
-        validation = place(load_source(config.data, "validation"), device, config.data.device_resident, say).labelled()
+    if data.validation:
+        validation = place(load_source(data, "validation"), device, data.device_resident, left_out.say).labelled()
         if not len(validation):
             raise DataError(
                 f"none of the validation images of {images.name} has a label to compare with; label some, or set "
                 f"--data.validation 0"
             )
-        return OnlineScore(images, config, validation, left_out)
-    return OnlineScore(images, config, left_out=left_out) if images.labels is not None else None
+        return ValidationScore(images, augment, data.split_seed, validation, left_out)
+    return ValidationScore(images, augment, data.split_seed, left_out=left_out) if images.labels is not None else None

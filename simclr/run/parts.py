@@ -1,0 +1,112 @@
+"""What a run is made of: what is there before a weight is made, what learns, and what a step leaves behind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from augment import ViewGenerator, ViewParameters
+from simclr.config import TrainConfig
+from simclr.data import ImageSet, Sampler
+from simclr.data.left_out import LeftOut
+from simclr.distributed import derive_seed
+from simclr.model.contrastive import ContrastiveModel
+from simclr.objectives import Objective, ObjectiveConfig
+from simclr.run.checkpoint import Checkpoint
+from simclr.run.ema import Weights
+from simclr.run.validation import ValidationScore
+
+__all__ = ["Learner", "Run", "Step"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is there before a weight is made: who trains, on which images, in which order, and from where on."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    images: ImageSet
+    sampler: Sampler
+    validation: ValidationScore | None
+    checkpoint: Checkpoint | None
+    left_out: LeftOut
+    notes: list[str]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.sampler.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in the run."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Both of them, by their names."""
+        return {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
+
+    @property
+    def local(self) -> int:
+        """Images of a batch that are this process's."""
+        return self.config.train.batch_size // self.accelerator.num_processes
+
+    @property
+    def own(self) -> slice:
+        """Where they stand in the batch of all processes."""
+        return slice(self.accelerator.process_index * self.local, (self.accelerator.process_index + 1) * self.local)
+
+    def seed(self, of: str, *more: int) -> int:
+        """The seed of one kind of random number."""
+        return derive_seed(self.config.seed, of, *more)
+
+
+@dataclass
+class Learner:
+    """What learns, and what makes it learn."""
+
+    model: ContrastiveModel
+    objective: Objective
+    objective_config: ObjectiveConfig
+    """With what it leaves to the training images' labels filled in."""
+    sizes: dict[str, int]
+    """What the objective was built for: ``classes``, ``dim`` and ``samples``."""
+    views_at: Callable[[int], ViewGenerator]
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    peak: float
+    """The highest learning rate."""
+    wrapped: nn.Module | None = None
+    """The model as accelerate runs it, once ``resume`` has handed it over."""
+    keys_of: Callable[[Tensor], Tensor | None] = lambda views: None
+    """The keys of momentum contrast, where the objective compares with them."""
+
+    @property
+    def forward(self) -> nn.Module:
+        """What takes views to embeddings in a step; where the objective alone learns, nothing that waits for gradients."""
+        alone = self.model.only_head and not any(p.requires_grad for p in self.model.head.parameters())
+        return self.model if alone or self.wrapped is None else self.wrapped
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that the optimizer steps."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+class Step(NamedTuple):
+    """What an optimizer step leaves behind, without a graph."""
+
+    loss: Tensor
+    """Scalar."""
+    z: Tensor
+    """(V, B, D), this process's embeddings."""
+    gradient_norm: Tensor
+    """Scalar, before clipping."""
+    views: Tensor
+    """(V, B, 3, S, S)."""
+    drawn: ViewParameters
+    """What acted on each of them."""
