@@ -22,6 +22,7 @@ from simclr.data.loader import Batch
 from simclr.distributed import any_rank, gather_rows
 from simclr.errors import ConfigError, DataError
 from simclr.exchange.imported import start_from
+from simclr.losses import EmbeddedBatch
 from simclr.model.contrastive import build_model
 from simclr.model.encoder import feature_width
 from simclr.model.layers import layer_decay
@@ -90,7 +91,7 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
     loss, z = cached_step(
         learner.forward,
         views,
-        profile.loss(lambda z: learner.objective(gather_rows(z), labels, indices, seed, keys)),
+        profile.loss(lambda z: learner.objective(EmbeddedBatch(gather_rows(z), labels, indices, seed, keys))),
         chunk=run.local if learner.model.only_head else config.train.cached_chunk or run.local,
         backward=accelerator.backward,
     )  # scalar, (V, B, D); the gradients are in place
@@ -162,7 +163,8 @@ def resume(run: Run, learner: Learner) -> Batches:
     learner.wrapped, learner.optimizer = accelerator.prepare(
         maybe_compiled(learner.model, config.train.compile), learner.optimizer
     )
-    learner.keys_of = momentum_keys(learner.weights, accelerator, config.train.cached_chunk, config.train.compile)
+    if config.objective.needs_keys:
+        learner.keys_of = momentum_keys(learner.weights, accelerator, config.train.cached_chunk, config.train.compile)
     return Batches(
         run.images,
         run.sampler,
@@ -220,7 +222,9 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
         except DataError:
             if step != saved:
                 save()
-            raise
+            # A signal to the whole group ends the workers too: that is a stop like any other.
+            if not any_rank(stop.raised is not None, device):
+                raise
 
     learner.model.train()
     with StopFlag() as stop, log, nothing_lost():
@@ -266,8 +270,8 @@ def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mea
     figures = contrastive_diagnostics(gather_rows(z), learner.model.features)
     # A loss at chance is normal at the start; later it means that nothing is learned.
     if epoch > max(run.config.schedule.warmup_epochs, 0.1 * train.epochs):
-        rows = len(z) * train.batch_size
-        warnings = warnings_in_words(figures, mean_loss, rows, run.config.objective.name)
+        chance = run.config.objective.chance(len(z) * train.batch_size)
+        warnings = warnings_in_words(figures, mean_loss, chance)
         log.warn(epoch, warnings | learner.objective.warning(mean_loss, learner.objective.figures()))
     try:
         if run.validation and (epoch % train.knn_every == 0 or step == run.total_steps):

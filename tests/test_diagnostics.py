@@ -90,9 +90,17 @@ def test_effective_rank_of_known_matrices() -> None:
 def test_collapse_and_guessing_are_said_in_words() -> None:
     same = torch.ones(2, 8, 4) + 1e-6 * torch.randn(2, 8, 4)
     collapsed = contrastive_diagnostics(same, same.flatten(0, 1))
-    said = warnings_in_words(collapsed, math.log(15), 16, "nt-xent")
+    said = warnings_in_words(collapsed, math.log(15), math.log(15))
     assert set(said) == {"guessing", "collapse"}
     assert "2.708" in said["guessing"]  # ln 15
     assert re.search(r"rank of the features 1\.0, spread of the embeddings z 0\.000", said["collapse"])
     healthy = contrastive_diagnostics(torch.randn(2, 64, 32), torch.randn(128, 32))
-    assert warnings_in_words(healthy, 3.0, 128, "nt-xent") == {}
+    assert warnings_in_words(healthy, 3.0, math.log(127)) == {}
+
+
+def test_where_no_level_of_chance_is_known_only_embeddings_that_are_alike_are_a_collapse() -> None:
+    flat = contrastive_diagnostics(torch.randn(2, 64, 32), torch.outer(torch.randn(128), torch.randn(8)))
+    assert set(warnings_in_words(flat, 9.0, math.log(127))) == {"collapse"}
+    assert warnings_in_words(flat, 9.0, None) == {}  # as many dimensions as classes, perhaps
+    same = torch.ones(2, 8, 4) + 1e-6 * torch.randn(2, 8, 4)
+    assert set(warnings_in_words(contrastive_diagnostics(same, torch.randn(16, 8)), 9.0, None)) == {"collapse"}

@@ -1,10 +1,12 @@
 """The documentation tells the truth: its example objective runs, its links and pictures exist, its commands parse."""
 
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,42 +38,61 @@ def test_the_example_objective_runs() -> None:
     assert set(loss.statistics) == {"tight", "apart"}
 
 
-def test_the_steps_of_adding_an_objective_taken_literally_train_it(tmp_path: Path) -> None:
+def test_the_example_on_views_runs() -> None:
+    page = (ROOT / "docs" / "add_an_objective.md").read_text()
+    code = re.search(r"```python\n(# simclr/losses/uniform\.py.*?)```", page, re.DOTALL)[1]
+    names: dict[str, object] = {"__name__": "uniform"}
+    exec(compile(code, "uniform.py", "exec"), names)
+    loss = names["UniformConfig"](weight=0.3).build(num_classes=0, dim=4, num_samples=9)
+    views = torch.randn(2, 5, 4, requires_grad=True)
+    value = loss(views)
+    value.backward()
+    z = torch.nn.functional.normalize(views.detach().double(), dim=-1)
+    align = sum(float((z[0, i] - z[1, i]).square().sum()) for i in range(5)) / 5
+    rows = [*z[0], *z[1]]
+    pairs = [math.exp(-2 * float((a - b).square().sum())) for i, a in enumerate(rows) for b in rows[i + 1 :]]
+    assert value.item() == pytest.approx(align + 0.3 * math.log(sum(pairs) / len(pairs)), rel=1e-5)
+    assert views.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name, formula",
+    [
+        ("uniform", lambda line: line["align"] + 0.5 * line["spread"]),
+        ("spread", lambda line: line["tight"] - 0.3 * line["apart"]),
+    ],
+)
+def test_the_steps_of_adding_an_objective_taken_literally_train_it(
+    name: str, formula: Callable[[dict[str, float]], float], tmp_path: Path
+) -> None:
     """On copies of the packages: the file as it stands on the page, both changes as they are shown, the page's command."""
     page = (ROOT / "docs" / "add_an_objective.md").read_text()
     for package in ("augment", "simclr", "linear_eval", "scripts"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    name, code = re.search(r"```python\n# (simclr/\S+\.py)\n(.*?)```", page, re.DOTALL).groups()
-    (tmp_path / name).write_text(code)
+    file, code = re.search(rf"```python\n# (simclr/losses/{name}\.py)\n(.*?)```", page, re.DOTALL).groups()
+    (tmp_path / file).write_text(code)
     changed = tmp_path / re.search(r"In `(simclr/\S+\.py)`, the import", page)[1]
-    for change in re.findall(r"```diff\n(.*?)```", page, re.DOTALL):
+    changes = [change for change in re.findall(r"```diff\n(.*?)```", page, re.DOTALL) if name.capitalize() in change]
+    assert len(changes) == 2  # one line, and its import
+    for change in changes:
         lines = change.splitlines(keepends=True)
+        assert sum(line[0] == "+" for line in lines) == 1
         before = "".join(line[1:] for line in lines if line[0] == " ")
         assert changed.read_text().count(before) == 1, f"{changed.name} has no such place, or several:\n{before}"
         changed.write_text(changed.read_text().replace(before, "".join(line[1:] for line in lines)))
-    words = re.search(r"accelerate launch (scripts/pretrain\.py .*objective:spread.*)", page)[1].split()
+    words = re.search(rf"accelerate launch (scripts/pretrain\.py .*objective:{name}.*)", page)[1].split()
     short = ["--data.limit", "64", "--train.batch-size", "32", "--train.epochs", "1", "--schedule.warmup-epochs", "0"]
-    quiet = [
-        "--train.log-every",
-        "1",
-        "--train.knn-every",
-        "0",
-        "--train.no-evaluate",
-        "--encoder.channels",
-        "4",
-        "8",
-        "8",
-        "16",
-    ]
+    quiet = ["--train.log-every", "1", "--train.knn-every", "0", "--train.no-evaluate"]
+    small = ["--encoder.channels", "4", "8", "8", "16"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, *words, *short, *quiet]
+    command = [sys.executable, *words, *short, *quiet, *small]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = read_metrics(tmp_path / "runs" / "spread" / "metrics.jsonl")
+    lines = read_metrics(tmp_path / "runs" / name / "metrics.jsonl")
     steps = [line for line in lines if line["kind"] == "step"]
     assert len(steps) == 2
     for line in steps:  # the loss that was logged is the page's formula with the weight of the page's command
-        assert line["loss"] == pytest.approx(line["tight"] - 0.3 * line["apart"], rel=1e-5)
+        assert line["loss"] == pytest.approx(formula(line), rel=1e-5)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -85,7 +106,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_parse(page: Path) -> None:
     for line in re.findall(r"scripts/(?:pretrain|preview)\.py([^\n`#|]*)", page.read_text()):
         words = line.split()
-        if "objective:spread" not in words and not any(word.startswith(("[", "(")) for word in words):
+        if not {"objective:spread", "objective:uniform"} & set(words) and not any(
+            word.startswith(("[", "(")) for word in words
+        ):
             parse_command(words, "pretrain.py", "")
 
 

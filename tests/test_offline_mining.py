@@ -16,7 +16,7 @@ from simclr.config import SamplerConfig, TrainConfig
 from simclr.data import ImageSet, MinedSampler, load_source, place
 from simclr.data.samplers import random_triplets
 from simclr.errors import ConfigError, DataError
-from simclr.losses import CrossEntropyConfig, TripletConfig, TripletLoss
+from simclr.losses import CrossEntropyConfig, EmbeddedBatch, TripletConfig, TripletLoss
 from simclr.model.contrastive import build_model
 from simclr.objectives import Objective
 from simclr.run.offline_mining import OfflineMiner
@@ -53,7 +53,7 @@ def test_the_loss_of_given_triplets_equals_a_loop(reduction: str, distance: str)
     labels = torch.tensor([0, 0, 1, 2, 2, 0, 1, 1, 1, 4, 5, 6, 3, 3, 9])
     z = torch.randn(2, 15, 6, requires_grad=True)
     objective = Objective(TripletLoss(0.3, "given", distance, reduction))
-    value = objective(z, labels, torch.arange(15), 0)
+    value = objective(EmbeddedBatch(z, labels, torch.arange(15), 0))
 
     def apart(a: Tensor, b: Tensor) -> Tensor:
         return {"euclidean": (a - b).norm(), "squared": (a - b).square().sum(), "cosine": 1 - (a * b).sum()}[distance]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import simclr
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError, DataError, PipelineError
+from simclr.losses import EmbeddedBatch, NTXentLoss
 from simclr.run.checkpoint import newest_checkpoint, save_checkpoint
 from simclr.run.log import read_metrics
 
@@ -171,11 +171,11 @@ def test_a_poisoned_weight_ends_the_run_with_the_step_and_no_new_checkpoint(
     calls = []
 
     class Poisoned(simclr.objectives.Objective):
-        def forward(self, z: torch.Tensor, *others: object) -> torch.Tensor:
+        def forward(self, batch: EmbeddedBatch) -> torch.Tensor:
             calls.append(1)
-            return z.square().sum() * (float("nan") if len(calls) == 5 else 1e-6)
+            return batch.z.square().sum() * (float("nan") if len(calls) == 5 else 1e-6)
 
-    monkeypatch.setattr("simclr.train.build_objective", lambda config, **sizes: Poisoned(nn.Identity()))
+    monkeypatch.setattr("simclr.train.build_objective", lambda config, **sizes: Poisoned(NTXentLoss()))
     with pytest.raises(PipelineError, match=r"the loss and the gradient became NaN or infinite at step 4"):
         simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, log_every=3)))
     assert [path.name for path in (tiny_run.run_dir / "checkpoints").iterdir()] == ["step-00000003"]

@@ -9,8 +9,7 @@ from simclr.config.data import DataConfig, SamplerConfig
 from simclr.config.model import EncoderConfig, HeadConfig
 from simclr.config.optim import OptimConfig, ScheduleConfig
 from simclr.errors import ConfigError, require
-from simclr.losses import MoCoConfig
-from simclr.objectives import NTXentConfig, ObjectiveConfig
+from simclr.objectives import OBJECTIVES, NTXentConfig, ObjectiveConfig
 
 __all__ = ["RUNTIME_FIELDS", "LoopConfig", "TrainConfig"]
 
@@ -157,8 +156,7 @@ class TrainConfig:
                 f"schedule.head_epochs={self.schedule.head_epochs} and schedule.warmup_epochs="
                 f"{self.schedule.warmup_epochs:g} together are longer than the run (train.epochs={self.train.epochs})"
             )
-        given = getattr(self.objective, "mining", None) == "given"
-        if given and self.sampler.name != "mined":
+        if self.objective.needs_triplets and self.sampler.name != "mined":
             raise ConfigError(
                 "objective.mining=given takes the triplets of sampler.name=mined; set --sampler.name mined"
             )
@@ -168,18 +166,20 @@ class TrainConfig:
                 f"{self.objective.name}, and a train.batch_size that 3 divides, got {self.train.batch_size}"
             )
         if self.mix.active and not self.objective.soft_labels:
+            takers = " or ".join(f"objective:{one.name}" for one in OBJECTIVES if one.soft_labels)
             raise ConfigError(
                 f"mix.mixup={self.mix.mixup:g} and mix.cutmix={self.mix.cutmix:g} give soft labels, which the objective "
-                f"{self.objective.name} does not take; use objective:cross-entropy or objective:quality-focal"
+                f"{self.objective.name} does not take; use {takers}"
             )
-        if isinstance(self.objective, MoCoConfig) and self.train.ema is not None:
+        if self.objective.average is not None and self.train.ema is not None:
             raise ConfigError(
-                f"train.ema={self.train.ema:g} and the objective moco, which keeps an average of its own: leave train.ema "
-                "out and set --objective.momentum"
+                f"train.ema={self.train.ema:g} and the objective {self.objective.name}, which keeps an average of its own: "
+                "leave train.ema out and set --objective.momentum"
             )
-        if self.head.predictor_dim and not isinstance(self.objective, MoCoConfig):
+        if self.head.predictor_dim and not self.objective.needs_keys:
+            takers = ", ".join(one.name for one in OBJECTIVES if one.needs_keys)
             raise ConfigError(
-                f"head.predictor_dim={self.head.predictor_dim} is for the objective moco, not {self.objective.name}"
+                f"head.predictor_dim={self.head.predictor_dim} is for the objective {takers}, not {self.objective.name}"
             )
         if self.encoder.init is not None and self.encoder.pretrained:
             raise ConfigError("encoder.init and encoder.pretrained both name weights to start from; give one of them")
@@ -191,8 +191,8 @@ class TrainConfig:
 
     @property
     def ema(self) -> float | None:
-        """Decay of the average of the weights: `objective.momentum` where the loss compares with it, else `train.ema`."""
-        return self.objective.momentum if isinstance(self.objective, MoCoConfig) else self.train.ema
+        """Decay of the average of the weights: the objective's where the loss compares with it, else `train.ema`."""
+        return self.train.ema if self.objective.average is None else self.objective.average
 
     @property
     def run_dir(self) -> Path:

@@ -112,7 +112,7 @@ def load_classifier(path: str | Path) -> Classifier:
     try:
         described: dict[str, Any] = json.loads((folder / "head.json").read_text())
         check_format(described, FORMAT, folder / "head.json")
-        kinds: dict[str, Any] = {kind.name: kind for kind in OBJECTIVES}  # type: ignore[attr-defined]  # every one has a name
+        kinds = {kind.name: kind for kind in OBJECTIVES}
         kind = kinds[described["objective"]["name"]]
         where = f"{folder / 'head.json'}"
         objective_config = from_dict(kind, described["objective"], where=f"{where}: objective")

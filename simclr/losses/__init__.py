@@ -1,9 +1,11 @@
 """Every objective, one file a family: config, functional form where it makes sense, module, formula and source.
 
-The losses on labels share one call, ``loss(z (N, D), labels (N,))``, and what `LabelLoss` promises of it.
+The trainer knows them by `LossConfig`, `Loss` and the `EmbeddedBatch` that each is given. The losses on labels share one call,
+``loss(z (N, D), labels (N,))``, and what `LabelLoss` promises of it.
 """
 
 from simclr.losses.arcface import ArcFaceConfig, ArcFaceLoss
+from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.center import CenterConfig, CenterCrossEntropyLoss, CenterLoss
 from simclr.losses.contrastive import ContrastiveConfig, ContrastiveLoss
 from simclr.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
@@ -15,6 +17,7 @@ from simclr.losses.focal_objectives import (
     QualityFocalLoss,
 )
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig
+from simclr.losses.loss import Loss, LossConfig
 from simclr.losses.margin import MarginConfig, MarginLoss
 from simclr.losses.moco import MoCoConfig, MoCoLoss, momentum_contrast
 from simclr.losses.n_pair import NPairConfig, NPairLoss
@@ -38,8 +41,11 @@ __all__ = [
     "DistributionFocalConfig",
     "DistributionFocalLoss",
     "DistributionHead",
+    "EmbeddedBatch",
     "LabelLoss",
     "LabelLossConfig",
+    "Loss",
+    "LossConfig",
     "MarginConfig",
     "MarginLoss",
     "MoCoConfig",

@@ -16,13 +16,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr.errors import require
+from simclr.losses.batch import EmbeddedBatch
+from simclr.losses.loss import Loss, LossConfig
 from simclr.mining.tuples import check_labels
 from simclr.numerics import full_precision, zero_with_graph
 
@@ -39,16 +41,11 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelLossConfig(ABC):
-    """Base of the configs: what the loop must know of any objective on labels."""
+class LabelLossConfig(LossConfig):
+    """Base of the configs of losses on labels: one view is enough, and parameters of their own have a learning rate."""
 
-    name: ClassVar[str]
     views: ClassVar[int] = 1
     needs_labels: ClassVar[bool] = True
-    soft_labels: ClassVar[bool] = False
-    """Whether the loss also takes targets (N, C): mixed images, labels with a quality."""
-    reads_numbers: ClassVar[bool] = False
-    """Whether the loss takes a number (N,) for a label."""
 
     lr_multiplier: float = 1.0
     """Learning rate of the objective's own parameters (class weights, betas, thresholds) over the encoder's. They get
@@ -57,16 +54,8 @@ class LabelLossConfig(ABC):
     def __post_init__(self) -> None:
         require(0 < self.lr_multiplier < math.inf, "lr_multiplier", self.lr_multiplier, "a positive number")
 
-    def fitted(self, targets: Tensor, num_classes: int) -> Self:
-        """This config with what it leaves to the training ``targets`` (N,) filled in, e.g. weights of rare classes."""
-        return self
 
-    @abstractmethod
-    def build(self, num_classes: int, dim: int, num_samples: int) -> "LabelLoss":
-        """The module for labels 0..``num_classes``-1, embeddings (N, ``dim``) and ``num_samples`` training images."""
-
-
-class LabelLoss(nn.Module, ABC):
+class LabelLoss(Loss, ABC):
     """A loss of embeddings and labels: ``loss(z (N, D), labels (N,) int64, indices=None)`` -> scalar.
 
     What holds for each of them:
@@ -77,15 +66,6 @@ class LabelLoss(nn.Module, ABC):
     - Nothing waits for the GPU. ``statistics`` holds 0-dim tensors on the device, of the latest call.
     - On several processes, call it with the gathered z and labels on every rank, and a generator seeded alike.
     """
-
-    sigmoids: ClassVar[bool] = False
-    """Whether every one of the `scores` is a sigmoid of its own; else they are a softmax together."""
-
-    statistics: dict[str, Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.statistics = {}
 
     def forward(
         self,
@@ -111,6 +91,14 @@ class LabelLoss(nn.Module, ABC):
             self.statistics = {name: value.detach() for name, value in statistics.items()}
             return loss + zero_with_graph(z)
 
+    def on_batch(self, batch: EmbeddedBatch) -> Tensor:
+        """The loss of every view of ``batch`` as an image of its own, with the image's label and number."""
+        views = len(batch.z)
+        # Every rank draws the same negatives: the generator is theirs in common, not the process's own.
+        generator = torch.Generator(device=batch.z.device).manual_seed(batch.seed)
+        labels = batch.labels.repeat(views, *[1] * (batch.labels.ndim - 1))
+        return self(batch.z.flatten(0, 1), labels, batch.indices.repeat(views), generator=generator)
+
     @abstractmethod
     def compute(
         self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
@@ -120,10 +108,6 @@ class LabelLoss(nn.Module, ABC):
     def check_labels(self, labels: Tensor, rows: int) -> None:
         """Raise unless ``labels`` suit this loss: int64 (rows,), for all but regression."""
         check_labels(labels, rows)
-
-    def scores(self, z: Tensor) -> Tensor | None:
-        """Class logits (N, C) of embeddings ``z`` (N, D), or None for a loss that has no classifier of its own."""
-        return None
 
     def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
         """Plain words for a collapse that the figures of a step (or their means over an epoch) show, or None."""

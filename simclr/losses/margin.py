@@ -62,6 +62,11 @@ class MarginConfig(LabelLossConfig):
         super().__post_init__()
         self.build(1, 1, 1)
 
+    @property
+    def needs_triplets(self) -> bool:
+        """With ``mining="given"``."""
+        return self.mining == "given"
+
     def build(self, num_classes: int, dim: int, num_samples: int) -> "MarginLoss":
         """The module, with as many class and sample boundaries as asked for."""
         return MarginLoss(

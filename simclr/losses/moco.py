@@ -11,6 +11,7 @@ NT-Xent. Its factor 2 * temperature is left out. The keys' BatchNorm uses the av
 "Exponential Moving Average Normalization", arXiv 2101.08482), so that they do not depend on how the batch is cut.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,18 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from simclr.errors import require
+from simclr.losses.batch import EmbeddedBatch
+from simclr.losses.loss import Loss, LossConfig, check_temperature
 from simclr.losses.ntxent.loss import checked_views
-from simclr.losses.view_loss import ViewLossConfig, check_temperature
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["MoCoConfig", "MoCoLoss", "momentum_contrast"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoConfig(ViewLossConfig):
+class MoCoConfig(LossConfig):
     """MoCo v3 on views of unlabelled images: SimCLR against a moving average of itself (Chen et al. 2021)."""
 
     name: ClassVar[str] = "moco"
+    needs_keys: ClassVar[bool] = True
 
     temperature: float = 0.2
     """Temperature tau that divides the cosine similarities."""
@@ -38,8 +41,21 @@ class MoCoConfig(ViewLossConfig):
     """Decay of the average that gives the keys, which is also what is exported. It rises to this from 0."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_temperature(self.temperature, "objective.temperature")
         require(0 < self.momentum < 1, "objective.momentum", self.momentum, "in (0, 1)")
+
+    @property
+    def average(self) -> float:
+        """`momentum`."""
+        return self.momentum
+
+    def chance(self, rows: int) -> float:
+        """ln(N - 1): all keys are equally near (with more than two views it is ln(N - V + 1), nearly the same)."""
+        return math.log(max(2, rows) - 1)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "MoCoLoss":
+        """The module; none of the numbers matters to it."""
+        return MoCoLoss(self.temperature)
 
 
 def momentum_contrast(views: Tensor, keys: Tensor, temperature: float = 0.2) -> Tensor:
@@ -76,7 +92,7 @@ def momentum_contrast(views: Tensor, keys: Tensor, temperature: float = 0.2) -> 
     return torch.where(other_view, pairs, 0.0).sum() / (num_views * (num_views - 1) * batch)
 
 
-class MoCoLoss(nn.Module):
+class MoCoLoss(Loss):
     """Momentum contrast as a module, `momentum_contrast` with a fixed temperature.
 
     >>> MoCoLoss()(torch.randn(2, 8, 16), keys=torch.randn(2, 8, 16)).shape
@@ -91,6 +107,11 @@ class MoCoLoss(nn.Module):
     def forward(self, views: Tensor, keys: Tensor) -> Tensor:
         """`views` (V, B, D) with a gradient and `keys` (V, B, D) without to the scalar loss."""
         return momentum_contrast(views, keys, self.temperature)
+
+    def on_batch(self, batch: EmbeddedBatch) -> Tensor:
+        """The loss of the views and the average's embeddings of them."""
+        assert batch.keys is not None
+        return self(batch.z, batch.keys)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from simclr.losses.view_loss import ViewLossConfig, check_temperature
+from simclr.losses.batch import EmbeddedBatch
+from simclr.losses.loss import Loss, LossConfig, check_temperature
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["SupConConfig", "SupConLoss", "sup_con"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupConConfig(ViewLossConfig):
+class SupConConfig(LossConfig):
     """Supervised contrastive loss: every view of every image of a class is a positive (Khosla et al. 2020, eq. 2)."""
 
     name: ClassVar[str] = "supcon"
@@ -28,6 +29,13 @@ class SupConConfig(ViewLossConfig):
 
     temperature: float = 0.1
     """Temperature tau that divides the cosine similarities."""
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature, "objective.temperature")
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "SupConLoss":
+        """The module; none of the numbers matters to it."""
+        return SupConLoss(self.temperature)
 
 
 def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
@@ -76,7 +84,7 @@ def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
         return per_anchor.sum() / (count > 0).sum().clamp(min=1)
 
 
-class SupConLoss(nn.Module):
+class SupConLoss(Loss):
     """SupCon as a module, `sup_con` with a fixed temperature (the paper's ImageNet setting is 0.1)."""
 
     def __init__(self, temperature: float = 0.1) -> None:
@@ -87,6 +95,10 @@ class SupConLoss(nn.Module):
     def forward(self, views: Tensor, labels: Tensor) -> Tensor:
         """`views` (V, B, D) and `labels` (B,) int64 to the scalar loss."""
         return sup_con(views, labels, self.temperature)
+
+    def on_batch(self, batch: EmbeddedBatch) -> Tensor:
+        """The loss of the views and the images' labels."""
+        return self(batch.z, batch.labels)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"

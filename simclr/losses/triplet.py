@@ -57,6 +57,11 @@ class TripletConfig(LabelLossConfig):
         super().__post_init__()
         self.build(0, 0, 0)
 
+    @property
+    def needs_triplets(self) -> bool:
+        """With ``mining="given"``."""
+        return self.mining == "given"
+
     def build(self, num_classes: int, dim: int, num_samples: int) -> "TripletLoss":
         """The module; none of the numbers matters to it."""
         return TripletLoss(

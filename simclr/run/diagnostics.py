@@ -83,25 +83,23 @@ def effective_rank(features: Tensor) -> Tensor:
     return torch.exp(-(shares * shares.log()).sum())
 
 
-def warnings_in_words(figures: dict[str, float], loss: float, rows: int, objective: str) -> dict[str, str]:
+def warnings_in_words(figures: dict[str, float], loss: float, chance: float | None) -> dict[str, str]:
     """Plain sentences for figures that mean trouble, by its kind; empty when all is well.
 
     Args:
         figures: of ``contrastive_diagnostics``.
         loss: mean loss of the epoch.
-        rows: rows N that the loss compares, V * B over all processes.
-        objective: its name; the value of ``nt-xent`` and ``moco`` at collapse is near ln(N - 1).
+        chance: the loss of a head that tells nothing from anything, such as ln(N - 1) of N rows that the loss compares; None
+            where that is not known, as of losses on labels, whose features may well have as few dimensions as there are
+            classes.
     """
     said = {}
-    on_views = objective in ("nt-xent", "moco")
-    chance = math.log(max(2, rows) - 1)
-    if on_views and abs(loss - chance) < 0.02 * chance:
+    if chance is not None and abs(loss - chance) < 0.02 * chance:
         said["guessing"] = (
-            f"the loss {loss:.3f} sits at ln({max(2, rows) - 1}) = {chance:.3f}, which is guessing: the head tells no image from "
-            f"another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
+            f"the loss {loss:.3f} sits at ln({math.exp(chance):.0f}) = {chance:.3f}, which is guessing: the head tells no image "
+            f"from another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
         )
-    # Features of labelled classes may well have as few dimensions as there are classes.
-    low_rank = on_views and figures["effective_rank"] < 2
+    low_rank = chance is not None and figures["effective_rank"] < 2
     if low_rank or figures["feature_spread"] < 0.05:
         said["collapse"] = (
             f"training is collapsing (effective rank of the features {figures['effective_rank']:.1f}, spread of the embeddings z "

@@ -1,4 +1,4 @@
-"""All of a run that has weights: model, objective, their moving average, and the keys that momentum contrast takes of it."""
+"""All of a run that has weights: model, objective, their moving average, and the keys that some objectives take of it."""
 
 from collections.abc import Callable
 
@@ -51,14 +51,12 @@ class Weights(nn.Module):
 
 def momentum_keys(
     weights: Weights, accelerator: Accelerator, chunk: int | None, compile_mode: str
-) -> Callable[[Tensor], Tensor | None]:
+) -> Callable[[Tensor], Tensor]:
     """A function from this process's views (V, B, 3, S, S) to the keys (V, global B, D) of all processes.
 
-    Where the objective compares with no keys it gives None. The average is in eval mode, so that an image's key does not
-    depend on the others in the batch, and ``chunk`` images at a time cut them as it likes.
+    The average is in eval mode, so that an image's key does not depend on the others in the batch, and ``chunk`` images at a
+    time cut them as it likes.
     """
-    if not weights.objective.wants_keys:
-        return lambda views: None
     average, _ = weights.final
     embed = maybe_compiled(average, compile_mode)
 

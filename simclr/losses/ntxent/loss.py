@@ -14,28 +14,43 @@ image as the class, Khosla et al. 2020).
 L_DC, arXiv 2110.06848): the gradient of a pair that already agrees no longer fades.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from simclr.losses.loss import Loss, LossConfig, check_temperature
 from simclr.losses.ntxent.tiled import negative_logsumexp
-from simclr.losses.view_loss import ViewLossConfig, check_temperature
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["NTXentConfig", "NTXentLoss", "TextbookMatrices", "nt_xent", "nt_xent_reference", "textbook_matrices"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NTXentConfig(ViewLossConfig):
+class NTXentConfig(LossConfig):
     """SimCLR's loss on views of unlabelled images (Chen et al. 2020, eq. 1)."""
 
     name: ClassVar[str] = "nt-xent"
 
+    temperature: float = 0.5
+    """Temperature tau that divides the cosine similarities."""
+
     decoupled: bool = False
     """Leave an image's own views out of the denominator (DCL, Yeh et al. 2022)."""
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature, "objective.temperature")
+
+    def chance(self, rows: int) -> float:
+        """ln(N - 1): all other rows are equally near (`decoupled` it is ln(N - V), nearly the same)."""
+        return math.log(max(2, rows) - 1)
+
+    def build(self, num_classes: int, dim: int, num_samples: int) -> "NTXentLoss":
+        """The module; none of the numbers matters to it."""
+        return NTXentLoss(self.temperature, self.decoupled)
 
 
 def checked_views(views: Tensor, temperature: float) -> Tensor:
@@ -151,7 +166,7 @@ def nt_xent(views: Tensor, temperature: float = 0.5, decoupled: bool = False) ->
         return denominator.mean() - positives.masked_fill(own, 0.0).sum() / pairs
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(Loss):
     """NT-Xent as a module, `nt_xent` with its settings fixed (the paper's temperature for CIFAR-10 is 0.5).
 
     >>> z = torch.eye(2).repeat(2, 1, 1)  # two views (V, B, D) that agree on two orthogonal images
