@@ -10,6 +10,7 @@ __all__ = [
     "float32_products",
     "full_precision",
     "l2_normalize",
+    "native_bf16",
     "row_chunks",
     "safe_sqrt",
     "unit_rows",
@@ -98,3 +99,12 @@ def float32_products() -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bfloat16 in hardware; emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Private to torch, and not in every release: where one is missing the answer is no, which is always right.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -1,10 +1,13 @@
 """Muon: momentum made orthogonal by a Newton-Schulz iteration for matrices and convolutions, AdamW for the rest."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from simclr.numerics import native_bf16
+from simclr.optim.by_group import ByGroup
 
 __all__ = ["Muon", "orthogonalised"]
 
@@ -16,20 +19,21 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: (..., R, C) -> (..., R, C) with singular values from 0.7 to 1.2.
 
     Five steps of X <- a X + (b A + c A^2) X with A = X X^T, from X / |X| (Jordan 2024, eq. of "Newton-Schulz"). They keep the
-    singular vectors. In bfloat16 on a GPU, in the matrices' own type elsewhere.
+    singular vectors. float32 is iterated in bfloat16 where the device multiplies that natively.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    if x.is_cuda:
-        x = x.bfloat16()
+    short = matrices.mT if tall else matrices
+    dtype = torch.bfloat16 if matrices.dtype == torch.float32 and native_bf16(matrices.device) else matrices.dtype
+    x = short.reshape(-1, *short.shape[-2:]).to(dtype)  # (N, R, C)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
         square = x @ x.mT
-        x = _A * x + (_B * square + _C * (square @ square)) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=_B, alpha=_C), x, beta=_A)
+    x = x.view(short.shape).to(matrices.dtype)
+    return x.mT if tall else x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(ByGroup):
     """Muon (Jordan et al. 2024) with the step size of Liu et al. 2025: one learning rate for matrices of every shape.
 
     Groups with ``adapt=True`` hold matrices; a convolution (O, I, H, W) counts as (O, I H W). With gradient g,
@@ -57,22 +61,14 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "adapt": adapt}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
-        """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights and group["weight_decay"]:
-                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            if group["adapt"]:
-                self._step_matrices(weights, group)
-            elif weights:
-                self._step_others(weights, group)
-        return loss
+    def update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """The step of one group."""
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        if group["adapt"]:
+            self._step_matrices(weights, group)
+        else:
+            self._step_others(weights, group)
 
     def _step_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         for shape in dict.fromkeys(p.shape for p in weights):  # those of one shape in one product

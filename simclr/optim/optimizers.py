@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from simclr.config import OptimConfig
 from simclr.errors import ConfigError
+from simclr.optim.by_group import ByGroup
 from simclr.optim.muon import Muon
 
 __all__ = ["LARS", "build_optimizer", "check_something_learns", "parameter_groups", "peak_learning_rate"]
 
 
-class LARS(torch.optim.Optimizer):
+class LARS(ByGroup):
     """Layer-wise adaptive rate scaling (You et al. 2017, alg. 1) in the form of SimCLR's code.
 
     For each tensor w with gradient g, ``u = g + weight_decay * w``, ``v = momentum * v + lr * trust * |w| / |u| * u``,
@@ -44,35 +45,26 @@ class LARS(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
-        """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
-                continue
-            for p in weights:
-                if "velocity" not in self.state[p]:
-                    self.state[p]["velocity"] = torch.zeros_like(p)
-            velocities = [self.state[p]["velocity"] for p in weights]
-            if all(p.device.type == "cpu" for p in weights):
-                for p, velocity in zip(weights, velocities, strict=True):
-                    _step_on_cpu(p, velocity, group)
-                continue
-            updates = list(torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"]))
-            if group["adapt"]:
-                w_norm = torch.stack(torch._foreach_norm(weights)).float()  # (T,) for T tensors
-                u_norm = torch.stack(torch._foreach_norm(updates)).float()
-                ratio = torch.where((w_norm > 0) & (u_norm > 0), group["trust"] * w_norm / u_norm, 1.0)
-                torch._foreach_mul_(updates, list(ratio.to(updates[0].dtype).unbind()))
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, updates, alpha=group["lr"])
-            torch._foreach_sub_(weights, velocities)
-        return loss
+    def update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """The step of one group."""
+        for p in weights:
+            if "velocity" not in self.state[p]:
+                self.state[p]["velocity"] = torch.zeros_like(p)
+        velocities = [self.state[p]["velocity"] for p in weights]
+        if all(p.device.type == "cpu" for p in weights):
+            for p, velocity in zip(weights, velocities, strict=True):
+                _step_on_cpu(p, velocity, group)
+            return
+        gradients = [p.grad for p in weights if p.grad is not None]  # all of them
+        updates = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        if group["adapt"]:
+            w_norm = torch.stack(torch._foreach_norm(weights)).float()  # (T,) for T tensors
+            u_norm = torch.stack(torch._foreach_norm(updates)).float()
+            ratio = torch.where((w_norm > 0) & (u_norm > 0), group["trust"] * w_norm / u_norm, 1.0)
+            torch._foreach_mul_(updates, list(ratio.to(updates[0].dtype).unbind()))
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, updates, alpha=group["lr"])
+        torch._foreach_sub_(weights, velocities)
 
 
 def _step_on_cpu(p: Tensor, velocity: Tensor, group: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from simclr.config import LoopConfig, TrainConfig
 from simclr.data import ImageSet
+from simclr.numerics import native_bf16
 from simclr.run.flops import model_flops, peak_flops
 from simclr.run.profile import StepProfile
 
@@ -53,13 +54,8 @@ def resolved_precision(loop: LoopConfig) -> str:
     """The arithmetic of the encoder on this device: "fp32", "bf16" or "fp16", where ``auto`` is decided."""
     if loop.precision != "auto":
         return loop.precision
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Private to torch, and not in every release: where one is missing the answer is fp32, which is always right.
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = any(getattr(torch.cpu, probe, bool)() for probe in probes)
-    return "bf16" if native else "fp32"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16" if native_bf16(device) else "fp32"
 
 
 def opening_line(
@@ -93,10 +89,11 @@ def report_profile(
     """
     if not accelerator.is_main_process:
         return
+    trace = config.run_dir / "trace.json.gz"
+    written = profile.write_trace(trace)  # first: what is counted and measured below is no part of a step
     peak = peak_flops(accelerator.device, resolved_precision(config.train))
     print(profile.report(model_flops(model, views), peak))
-    trace = config.run_dir / "trace.json.gz"
-    if profile.write_trace(trace):
+    if written:
         print(f"{trace}: for chrome://tracing or ui.perfetto.dev")
 
 

@@ -11,13 +11,11 @@ a profiled step is a little slower than others. Off, nothing is called and nothi
 {'data': 1.0, 'augment': 0.0, 'encoder': 1.0, 'loss': 0.0, 'optimizer': 1.0, 'other': 0.0}
 """
 
-import gzip
-import json
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,15 +31,13 @@ PARTS = ("data", "augment", "encoder", "loss", "optimizer", "other")
 head. ``loss``: the objective, forward and backward to the embeddings. ``optimizer``: clipping, step, zeroing gradients.
 ``other``: logs, learning rate, guards."""
 
-_CLOCK_MARK = "StepProfile: where its clock and the trace's meet"
-
 
 class StepProfile:
     """The clock of a training loop: ``mark`` says what begins, ``end_step`` that a step is over.
 
     Each moment of a step belongs to exactly one part, so that the parts add up to the step. The first ``warmup`` steps
     count for nothing, then ``steps`` are timed, and ``traced`` more are recorded by ``torch.profiler``, whose own cost
-    stays out of the times.
+    stays out of the times. The trace shows the parts as ranges of their own, ``loss`` inside ``encoder``.
 
     Args:
         steps: steps to time; 0 turns everything off.
@@ -65,15 +61,15 @@ class StepProfile:
         self.steps, self.warmup, self.traced = steps, warmup, traced
         self._device, self._clock = device, clock
         self._timed: list[dict[str, float]] = []
-        self._spans: list[tuple[str, float, float]] = []
+        self._range: record_function | None = None
         self._recorder: torch.profiler.profile | None = None
-        self._written = False
-        self._origin = 0.0
+        self._stop: Callable[[], object] = lambda: None
         self._ended = 0
         if steps:
             self._spent = dict.fromkeys(PARTS, 0.0)
             self._part, self._since = "data", self._now()
             self._record()
+            self._enter("data")
 
     def _now(self) -> float:
         wait_for(self._device)
@@ -85,11 +81,24 @@ class StepProfile:
             return
         if part not in PARTS:
             raise ValueError(f"{part!r} is no part of a step: expected one of {', '.join(PARTS)}")
+        self._count(part)
+        self._leave()
+        self._enter(part)
+
+    def _count(self, part: str) -> None:
+        """The time until now goes to the part before, what follows to ``part``."""
         now = self._now()
         self._spent[self._part] += now - self._since
-        if self._recording:
-            self._spans.append((self._part, self._since, now))
         self._part, self._since = part, now
+
+    def _enter(self, part: str) -> None:
+        self._range = record_function(part)
+        self._range.__enter__()
+
+    def _leave(self) -> None:
+        if self._range is not None:
+            self._range.__exit__(None, None, None)
+            self._range = None
 
     def loss(self, objective: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """``objective``, its forward and backward marked as ``loss``; afterwards goes on what was marked before.
@@ -101,12 +110,24 @@ class StepProfile:
             return objective
 
         def timed(z: Tensor) -> Tensor:
-            around = self._part
-            self.mark("loss")
-            if z.requires_grad:
-                # A tensor's hook runs when its gradient is complete, before that goes on into the encoder.
-                z.register_hook(lambda _: self.mark(around))
-            return objective(z)
+            around, backward = self._part, record_function("loss")
+
+            def begin(_: Tensor) -> None:
+                backward.__enter__()
+
+            def end(_: Tensor) -> None:
+                backward.__exit__(None, None, None)
+                self._count(around)
+
+            self._count("loss")
+            with record_function("loss"):
+                value = objective(z)
+            # A tensor's hook runs when its gradient is complete: the loss's before its backward, that of z after it and before
+            # the encoder's. On a GPU that is another thread than this one, and a range must end in the thread it began in.
+            if value.requires_grad and z.requires_grad:
+                value.register_hook(begin)
+                z.register_hook(end)
+            return value
 
         return timed
 
@@ -114,34 +135,30 @@ class StepProfile:
         """A step is over and the wait for the next batch begins. True when nothing is left to profile."""
         if not self.steps:
             return False
-        self.mark("data")
+        self._count("data")
+        self._leave()
         if self.warmup <= self._ended < self.warmup + self.steps:
             self._timed.append(self._spent)
         self._spent = dict.fromkeys(PARTS, 0.0)
         self._ended += 1
         self._record()
+        self._enter("data")
         return self._ended >= self.warmup + self.steps + self.traced
-
-    @property
-    def _recording(self) -> bool:
-        return 0 <= self._ended - self.warmup - self.steps < self.traced
 
     def _record(self) -> None:
         """Start or stop torch's profiler where that is due."""
-        if self._recording and self._recorder is None:
+        recorded = self._ended - self.warmup - self.steps
+        if recorded == self.traced:
+            self._stop()
+        elif recorded == 0:
             activities = [ProfilerActivity.CPU]
             if self._device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
             # Events are kept to be written: without this torch warns that a next cycle would clear them.
-            self._recorder = torch.profiler.profile(activities=activities, acc_events=True)
-            self._recorder.start()
-            with record_function(_CLOCK_MARK):
-                self._origin = self._clock()
-            self._since = self._now()
-        elif (
-            not self._recording and self._recorder is not None and self._ended == self.warmup + self.steps + self.traced
-        ):
-            self._recorder.stop()
+            recorder = torch.profiler.profile(activities=activities, acc_events=True)
+            recorder.start()
+            # However the run ends: a process that ends while torch still records ends in a segmentation fault.
+            self._recorder, self._stop = recorder, weakref.finalize(self, recorder.stop)
 
     def seconds(self) -> dict[str, float]:
         """Mean seconds of every part in the timed steps; they add up to the mean step."""
@@ -179,44 +196,24 @@ class StepProfile:
         return "\n".join(lines)
 
     def write_trace(self, path: Path) -> bool:
-        """Write what was recorded for chrome://tracing or ui.perfetto.dev, the parts on a track of their own; once.
+        """Write what was recorded for chrome://tracing or ui.perfetto.dev; once. What runs from now on is not recorded.
 
         Args:
             path: of the file, gzipped JSON: ``trace.json.gz``.
 
         Returns:
-            Whether there was anything: False where the run ended before the recorded steps, or it is written already.
+            Whether there was anything: False where no recorded step was done, or it is written already.
 
         Raises:
             CheckpointError: the disk refuses.
         """
-        if self._recorder is None or not self._spans or self._written:
+        recorder, self._recorder = self._recorder, None  # it gives its events once; asked again it ends the process
+        self._leave()
+        self._stop()
+        if recorder is None or self._ended <= self.warmup + self.steps:
             return False
-        self._written = True  # torch's profiler gives its events once; asked again it ends the process
-        if self._ended < self.warmup + self.steps + self.traced:
-            self._recorder.stop()
-        with refused(f"the trace {path}"):
-            with tempfile.TemporaryDirectory() as folder:
-                raw = Path(folder) / "trace.json"
-                self._recorder.export_chrome_trace(str(raw))
-                trace = json.loads(raw.read_text(errors="replace"))
-            trace["traceEvents"] += self._part_events(trace["traceEvents"])
-            packed = gzip.compress(json.dumps(trace).encode(), compresslevel=6)
-            atomically(path, lambda file: file.write(packed))
+        with refused(f"the trace {path}"), tempfile.TemporaryDirectory() as folder:
+            packed = Path(folder) / path.name
+            recorder.export_chrome_trace(str(packed))
+            atomically(path, lambda file: file.write(packed.read_bytes()))
         return True
-
-    def _part_events(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The parts as events on the trace's clock, in microseconds."""
-        origin = next(event["ts"] for event in events if event.get("name") == _CLOCK_MARK and "ts" in event)
-        track = {"pid": "StepProfile", "tid": "parts of a step"}
-        return [
-            {
-                **track,
-                "ph": "X",
-                "cat": "step",
-                "name": part,
-                "ts": origin + 1e6 * (begin - self._origin),
-                "dur": 1e6 * (end - begin),
-            }
-            for part, begin, end in self._spans
-        ]
