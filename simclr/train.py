@@ -174,7 +174,6 @@ def resume(run: Run, learner: Learner) -> Batches:
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=config.data.workers,
-        decode=config.data.decode,
         left_out=run.left_out,
     )
 

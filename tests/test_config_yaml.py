@@ -191,3 +191,12 @@ def test_labels_are_a_word_or_a_file(tmp_path: Path) -> None:
         from_dict(DataConfig, {"source": "folder", "labels": 3})
     with pytest.raises(ConfigError, match=r"data\.labels=x\.csv names a file"):
         parse("digits", "--data.labels", "x.csv")
+
+
+def test_a_setting_that_is_gone_may_stand_at_the_only_value_left(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("preset: digits\ndata:\n  decode: cpu\n")
+    assert load_config(file).data == simclr.preset("digits").data
+    file.write_text("preset: digits\ndata:\n  decode: gpu\n")
+    with pytest.raises(ConfigError, match="data: decode is 'gpu', which this version no longer has; leave it out"):
+        load_config(file)

@@ -26,13 +26,12 @@ MINED = ["objective:triplet", "--objective.mining", "given", "--sampler.name", "
 @pytest.mark.parametrize(
     ("words", "said", "mended"),
     [
-        (["--data.decode", "gpu", "--data.device-resident", "no"], "data.decode=gpu needs a CUDA device", []),
         (["--data.validation", "0.2"], "BROKEN: not an image", ["--data.validation", "0.2"]),
         (["--data.labels", "few.csv", "--data.validation", "0.2"], "none of the validation images", []),
         (["--data.labels", "one.csv", *MINED], "triplets need a class with two images", MINED),
         (["--train.batch-size", "30"], "fewer than one batch of 30", []),
     ],
-    ids=["decode", "validation file", "validation labels", "triplets", "batch"],
+    ids=["validation file", "validation labels", "triplets", "batch"],
 )
 def test_a_refusal_leaves_no_folder(
     words: list[str],

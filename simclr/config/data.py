@@ -1,8 +1,10 @@
 """What a run can be told about its images: which, how they are divided, and which come together in a batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 from simclr.errors import ConfigError, require
 
@@ -11,7 +13,10 @@ __all__ = ["DataConfig", "SamplerConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, how they are stored, and who decodes them."""
+    """Which images, and how they are stored."""
+
+    gone: ClassVar[Mapping[str, object]] = MappingProxyType({"decode": "cpu"})
+    """Settings of earlier versions, and the value that is now the only one."""
 
     source: Literal["digits", "cifar10", "cifar100", "stl10", "folder"] = "digits"
     """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`."""
@@ -53,9 +58,6 @@ class DataConfig:
 
     workers: int = 2
     """Decoding processes for each training process, where the set is not resident."""
-
-    decode: Literal["cpu", "gpu"] = "cpu"
-    """Who decodes JPEGs that are not resident: the workers, or nvJPEG on the GPU, while the workers only read."""
 
     download: bool = True
     """Let torchvision download a named set that is not under `path` yet."""

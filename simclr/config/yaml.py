@@ -125,6 +125,10 @@ def _dataclass(cls: type[T], content: Any, where: str, default: T | None) -> T:
     for key, value in content.items():
         if key == "name" and "name" not in hints and getattr(cls, "name", None) == value:
             continue
+        if key in getattr(cls, "gone", {}):
+            if value != cls.gone[key]:  # type: ignore[attr-defined]  # as just seen
+                raise ConfigError(f"{prefix}{key} is {value!r}, which this version no longer has; leave it out")
+            continue
         if key not in hints:
             known = ", ".join(hints)
             raise ConfigError(f"{prefix}unknown key {key!r}{suggestion(str(key), list(hints), f'known: {known}')}")

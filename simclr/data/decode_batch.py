@@ -1,19 +1,17 @@
-"""What a loader worker does for a batch: decode its files, or only read them, and deal with those that are broken."""
+"""What a loader worker does for a batch: decode its files, and deal with those that are broken."""
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from simclr.data.device_decode import read_for_device
 from simclr.data.image_set import ImageSet
 from simclr.data.left_out import stand_ins
 from simclr.errors import DataError
 
-__all__ = ["DecodeBatch", "ReadBatch"]
+__all__ = ["DecodeBatch"]
 
 _TRIES = 16
 """So many files in a row that do not decode are no broken files, but a disk that is gone."""
@@ -30,19 +28,12 @@ class DecodeBatch:
     def __init__(self, images: ImageSet, global_batch: Callable[[int], Tensor]) -> None:
         self.images, self.global_batch = images, global_batch
 
-    def __call__(self, key: tuple[int, list[int]]) -> tuple[Any, Tensor, dict[str, str]]:
-        items, indices, broken = self._read(key)
-        return default_collate(items), indices, broken
-
-    def _image(self, index: int) -> Tensor:
-        return self.images[index][0]
-
-    def _read(self, key: tuple[int, list[int]]) -> tuple[list[Tensor], Tensor, dict[str, str]]:
+    def __call__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor, dict[str, str]]:
         step, wanted = key
         items, indices, broken = [], [], {}
         for index in wanted:
             try:
-                item = self._image(index)
+                item = self.images[index][0]
             except DataError as error:
                 if self.images.broken == "refuse":
                     raise DataError(
@@ -53,24 +44,13 @@ class DecodeBatch:
                 index, item = self._stand_in(step, index, error)
             items.append(item)
             indices.append(index)
-        return items, torch.tensor(indices), broken
+        return default_collate(items), torch.tensor(indices), broken
 
     def _stand_in(self, step: int, index: int, error: DataError) -> tuple[int, Tensor]:
         tried = 0
         for other in islice(stand_ins(self.images, index, self.global_batch(step), step), _TRIES):
             try:
-                return other, self._image(other)
+                return other, self.images[other][0]
             except DataError:
                 tried += 1
         raise DataError(f"{error}, and so do the {tried} files tried in its place; is the disk still there?")
-
-
-class ReadBatch(DecodeBatch):
-    """The same for a device that decodes: the bytes of each plain JPEG, uint8 (bytes,)."""
-
-    def __call__(self, key: tuple[int, list[int]]) -> tuple[Any, Tensor, dict[str, str]]:
-        return self._read(key)
-
-    def _image(self, index: int) -> Tensor:
-        assert self.images.paths is not None
-        return read_for_device(self.images.paths[index], self.images.size)

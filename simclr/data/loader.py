@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from augment import soft_targets
-from simclr.data.decode_batch import DecodeBatch, ReadBatch
-from simclr.data.device_decode import decode_batch
+from simclr.data.decode_batch import DecodeBatch
 from simclr.data.image_set import ImageSet
 from simclr.data.left_out import LeftOut
 from simclr.data.samplers import Sampler
 from simclr.data.workers import read_by_workers
 from simclr.distributed import any_rank, gather_rare
-from simclr.errors import ConfigError, DataError, PipelineError
+from simclr.errors import PipelineError
 
 __all__ = ["Batch", "Batches", "fits_on", "place"]
 
@@ -103,14 +102,8 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         workers: int = 2,
-        decode: Literal["cpu", "gpu"] = "cpu",
         left_out: LeftOut | None = None,
     ) -> None:
-        self.on_device = decode == "gpu"
-        if self.on_device and images.pixels is None and device.type != "cuda":
-            raise ConfigError(
-                f"data.decode=gpu needs a CUDA device, this run is on {device.type}; set --data.decode cpu"
-            )
         self.refresh: Callable[[int], None] | None = None
         self.refresh_every = 0
         self.images, self.sampler, self.device = images, sampler, device
@@ -178,18 +171,15 @@ class Batches:
 
     def _decoded(self, steps: range) -> Iterator[Batch]:
         labels, values = self._labels(), self.images.values
-        kind: type[DecodeBatch] = ReadBatch if self.on_device else DecodeBatch
         batches = read_by_workers(
-            kind(self.images, self.sampler.indices),
+            DecodeBatch(self.images, self.sampler.indices),
             # One loader for all these steps: no pause between epochs while workers start again.
             _Keys(self, steps),
             workers=self.workers,
             pin_memory=self.device.type == "cuda",
             prefetch=4,
         )
-        for step, (images, indices, broken) in zip(steps, batches, strict=True):
-            if isinstance(images, list):
-                images, indices, broken = self._on_device(images, indices, step)
+        for images, indices, broken in batches:
             self._broken |= broken
             yield Batch(
                 images.to(self.device, non_blocking=True),
@@ -197,15 +187,6 @@ class Batches:
                 indices.to(self.device, non_blocking=True),
                 None if values is None else values[indices].to(self.device, non_blocking=True),
             )
-
-    def _on_device(self, read: list[Tensor], indices: Tensor, step: int) -> tuple[Tensor, Tensor, dict[str, str]]:
-        assert self.images.paths is not None
-        paths = [self.images.paths[i] for i in indices.tolist()]
-        try:
-            return decode_batch(read, paths, self.images.size, self.device), indices, {}
-        except DataError:
-            # Whole to the worker, which looked at its header only. What is done about it is known to the other way.
-            return DecodeBatch(self.images, self.sampler.indices)((step, indices.tolist()))
 
     def _labels(self) -> Tensor:
         labels = self.images.labels
