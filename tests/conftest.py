@@ -1,7 +1,8 @@
 """What several test files share: tiny configs that train in a second, and image folders made on the spot."""
 
 import itertools
-import os
+import multiprocessing
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -9,12 +10,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.multiprocessing as mp
 from PIL import Image
-
-os.environ.setdefault("MPLBACKEND", "Agg")
 
 import simclr
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
+
+Ranks = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Ranks:
+    """``ranks(n, function, *args)`` calls ``function(rank, *args)`` in n processes at once and waits for all of them.
+
+    They are forks of a process that has done nothing but the imports, which each would have to do first otherwise.
+    """
+    multiprocessing.set_forkserver_preload(["simclr.train", "simclr.command_line", "linear_eval.evaluate"])
+
+    def call(count: int, function: Callable[..., None], *args: object) -> None:
+        mp.start_processes(function, args, nprocs=count, start_method="forkserver")
+
+    return call
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """``free_port()`` is a port for one meeting of processes: the next one takes another, or meets the end of this one."""
+
+    def choose() -> int:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            return s.getsockname()[1]
+
+    return choose
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_two_steps_and_a_score(name: str, size: int, tiny_run: TrainConfig) -> N
     )
     run = simclr.pretrain(config)
     assert run.steps == 2
-    small = replace(config.data, limit=None, test_fraction=0.1)
+    small = replace(config.data, limit=150, test_fraction=0.1)
     result = evaluate_run(run.run_dir, small, EvalConfig(trials=1, resamples=50, strengths=(1e-2, 1.0), batch_size=64))
     assert set(result["rows"]) == {"encoder", "untrained", "raw pixels"}
     assert result["encoder"]["features"] == simclr.load_encoder(run.run_dir).features

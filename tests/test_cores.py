@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 SCRIPT = """
 import sys, torch
-from simclr.commands import run_command
+from simclr.command_line import run_command
 sys.exit(run_command(lambda words: print("threads", torch.get_num_threads()) or 0))
 """
 

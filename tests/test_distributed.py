@@ -1,14 +1,13 @@
 """Several processes are one: two and three gloo processes give the gradient and the weights of a single one."""
 
 import os
-import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from augment import MixConfig
@@ -22,10 +21,8 @@ from simclr.run.diagnostics import contrastive_diagnostics
 from simclr.run.nan_guard import FiniteGuard, NotFiniteError, refuse_weights
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+Ranks = Callable[..., None]
+Port = Callable[[], int]
 
 
 def model() -> torch.nn.Module:
@@ -48,7 +45,7 @@ def gradient_on(rank: int, world: int, port: int, path: str) -> None:
     dist.destroy_process_group()
 
 
-def test_gradient_equals_one_process(tmp_path: Path) -> None:
+def test_gradient_equals_one_process(ranks: Ranks, free_port: Port, tmp_path: Path) -> None:
     world = 3
     torch.manual_seed(1)
     x = torch.randn(2, 6, 6, dtype=torch.float64)
@@ -56,7 +53,7 @@ def test_gradient_equals_one_process(tmp_path: Path) -> None:
     net = model()
     loss = nt_xent_reference(net(x.flatten(0, 1)).unflatten(0, (2, 6)), 0.2)
     loss.backward()
-    mp.spawn(gradient_on, (world, free_port(), str(tmp_path)), nprocs=world)
+    ranks(world, gradient_on, world, free_port(), str(tmp_path))
     for rank in range(world):
         value, gradients = torch.load(tmp_path / f"{rank}.pt")
         assert value.item() == pytest.approx(loss.item(), rel=1e-12)
@@ -95,12 +92,12 @@ def watch_on(rank: int, world: int, port: int, path: str) -> None:
     dist.destroy_process_group()
 
 
-def test_what_one_process_sees_all_of_them_say(tmp_path: Path) -> None:
+def test_what_one_process_sees_all_of_them_say(ranks: Ranks, free_port: Port, tmp_path: Path) -> None:
     torch.manual_seed(2)
     views = torch.randn(300, 8) + 0.7 * torch.randn(2, 300, 8)
     torch.save((views, torch.randn(600, 5)), tmp_path / "views.pt")
     alone = contrastive_diagnostics(*torch.load(tmp_path / "views.pt"))
-    mp.spawn(watch_on, (2, free_port(), str(tmp_path)), nprocs=2)
+    ranks(2, watch_on, 2, free_port(), str(tmp_path))
     for rank in range(2):
         figures, (bad_step, bad_weight) = torch.load(tmp_path / f"{rank}.pt")
         assert figures == pytest.approx(alone, rel=1e-6)
@@ -123,13 +120,15 @@ def pretrain_on(rank: int, world: int, port: int, config: TrainConfig) -> None:
     simclr.pretrain(config)
 
 
-def test_a_run_on_two_processes_ends_where_one_does(tiny_run: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_on_two_processes_ends_where_one_does(
+    ranks: Ranks, free_port: Port, tiny_run: TrainConfig, tmp_path: Path
+) -> None:
     """An encoder without batch statistics, so that nothing but rounding may differ."""
     import simclr
 
     config = replace(
         tiny_run,
-        encoder=replace(tiny_run.encoder, name="convnext_atto", layers=None, channels=None),
+        encoder=replace(tiny_run.encoder, name="test_convnext", layers=None, channels=None),
         head=replace(tiny_run.head, batch_norm=False),
         augment=replace(tiny_run.augment, size=32),
         optim=replace(tiny_run.optim, name="sgd", learning_rate=0.05),
@@ -138,7 +137,7 @@ def test_a_run_on_two_processes_ends_where_one_does(tiny_run: TrainConfig, tmp_p
     )
     configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9))]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
-    mp.spawn(several_on, (2, free_port(), shared, str(tmp_path)), nprocs=2)
+    ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):
         simclr.pretrain(on_one)
         alone, together = simclr.load_encoder(on_one.run_dir), simclr.load_encoder(on_two.run_dir)
@@ -157,8 +156,8 @@ def test_seeds_are_spread_and_repeatable() -> None:
     assert derive_seed(1, "2") != derive_seed("1", 2) != derive_seed(12)
 
 
-def several_on(rank: int, world: int, port: int, configs: list[TrainConfig], folder: str) -> None:
-    """Runs one after the other on this rank; what each mining found is written down."""
+def several_on(rank: int, world: int, configs: dict[int, TrainConfig], folder: str) -> None:
+    """Runs one after the other on this rank, each at a port of its own; what each mining found is written down."""
     from simclr.run.offline_mining import OfflineMiner
 
     mine = OfflineMiner.__call__
@@ -168,7 +167,7 @@ def several_on(rank: int, world: int, port: int, configs: list[TrainConfig], fol
         torch.save(self.sampler.triplets, f"{folder}/{rank}-{step}.pt")
 
     OfflineMiner.__call__ = noted  # type: ignore[method-assign]
-    for config in configs:
+    for port, config in configs.items():
         pretrain_on(rank, world, port, config)
 
 
@@ -179,14 +178,16 @@ def backbone_at(run: Path, step: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_mixing_mining_and_the_heads_phase_on_two_processes(tiny_run: TrainConfig, tmp_path: Path) -> None:
+def test_mixing_mining_and_the_heads_phase_on_two_processes(
+    ranks: Ranks, free_port: Port, tiny_run: TrainConfig, tmp_path: Path
+) -> None:
     """One start of two processes for all of them: 2 epochs of 2 steps, the first epoch for the head alone."""
     import simclr
 
     base = replace(
         tiny_run,
         augment=replace(tiny_run.augment, views=1, size=32),
-        encoder=replace(tiny_run.encoder, name="convnext_atto", layers=None, channels=None),
+        encoder=replace(tiny_run.encoder, name="test_convnext", layers=None, channels=None),
         objective=CrossEntropyConfig(),
         optim=replace(tiny_run.optim, name="sgd", learning_rate=0.05),
         schedule=replace(tiny_run.schedule, head_epochs=1, warmup_epochs=0, decay="constant"),
@@ -209,7 +210,7 @@ def test_mixing_mining_and_the_heads_phase_on_two_processes(tiny_run: TrainConfi
     ]
     (tmp_path / "two").mkdir()
     shared = [replace(config, out=tmp_path / "two") for config in configs]
-    mp.spawn(several_on, (2, free_port(), shared, str(tmp_path)), nprocs=2)
+    ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for config in configs:
         run, start = tmp_path / "two" / config.name, build_model(config).state_dict()
         resting, end = backbone_at(run, 2), backbone_at(run, 4)

@@ -1,14 +1,13 @@
 """Images through a module: decoded by threads and shared among processes, with the outputs of one process and one thread."""
 
 import os
-import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from augment import AugmentConfig, preprocess
@@ -100,17 +99,16 @@ def embed_on(rank: int, port: int, folder: str, out: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_share_the_work_and_both_have_the_whole(image_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_share_the_work_and_both_have_the_whole(
+    ranks: Callable[..., None], free_port: Callable[[], int], image_folder: Path, tmp_path: Path
+) -> None:
     images = files(image_folder)
     assert images.paths is not None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = {batch: one_thread(images, batch) for batch in (4, 512)}
     torch.set_num_threads(threads)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(embed_on, (port, str(image_folder), str(tmp_path)), nprocs=2)
+    ranks(2, embed_on, free_port(), str(image_folder), str(tmp_path))
     for rank in (0, 1):
         found, calls, (left, kept), said = torch.load(tmp_path / f"{rank}.pt")
         for batch, (z, rows) in found.items():

@@ -109,7 +109,7 @@ def test_a_kill_in_the_middle_of_the_config_leaves_the_folder_free(tiny_run: Tra
     program = """
 import resource, signal, sys
 from pathlib import Path
-from simclr.config_io import load_config
+from simclr.config.yaml import load_config
 from simclr.run.folder import claim
 config = load_config(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

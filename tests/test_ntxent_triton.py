@@ -19,12 +19,12 @@ of two views; the same in float64; a tile a view; two tiles a view; one image.""
 INTERPRETED = """
 import json, sys
 import torch
-from simclr.losses import nt_xent_tiled
-from simclr.losses.nt_xent import nt_xent
+from simclr.losses.ntxent import tiled
+from simclr.losses.ntxent.loss import nt_xent
 
 asked = []
-nt_xent_tiled.runs_on_triton = lambda tile: asked.append(tile.dtype) or True
-nt_xent_tiled.TILE_ROWS["cpu"] = 150
+tiled.runs_on_triton = lambda tile: asked.append(tile.dtype) or True
+tiled.TILE_ROWS["cpu"] = 150
 torch.set_num_threads(1)
 results = []
 for path in sys.argv[1:]:

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from simclr.host_memory import keep_freed_memory
+from simclr.run.process import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

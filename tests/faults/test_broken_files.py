@@ -4,7 +4,6 @@ import importlib.util
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -191,14 +189,15 @@ def test_a_signal_to_the_whole_group_is_a_stop_and_no_error(
     assert pretrain("--train.knn-every", "0", "--data.workers", "1", "--name", "ended")[0] == 0
 
 
-def on_a_rank(rank: int, port: int, folder: str, *words: str) -> None:
+def on_a_rank(rank: int, ports: dict[str, int], folder: str, *words: str) -> None:
     os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
     os.chdir(folder)
     torch.set_num_threads(1)
-    for name in ("refuse", "skip"):
+    for name, port in ports.items():
+        os.environ["MASTER_PORT"] = str(port)
         with open(f"{rank}-{name}.txt", "w") as file:  # noqa: PTH123
             sys.stderr = file
             if name == "skip":  # the file is whole while the set is looked through, and broken afterwards
@@ -217,14 +216,14 @@ def spoilt_on_both(images: ImageSet, *rest: object) -> ImageSet:
     return found
 
 
-def test_of_two_processes_the_second_meets_it_and_the_first_names_it(pretrain: Pretrain, tmp_path: Path) -> None:
+def test_of_two_processes_the_second_meets_it_and_the_first_names_it(
+    pretrain: Pretrain, ranks: Callable[..., None], free_port: Callable[[], int], tmp_path: Path
+) -> None:
     file = first_seen_at(3, BATCH - 1)  # in the second half of its batch
     Path("whole.png").write_bytes(file.read_bytes())
     file.write_bytes(b"spoilt")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(on_a_rank, (port, str(tmp_path), "--data.workers", "1"), nprocs=2)
+    ports = {name: free_port() for name in ("refuse", "skip")}
+    ranks(2, on_a_rank, ports, str(tmp_path), "--data.workers", "1")
     said = {name: [Path(f"{rank}-{name}.txt").read_text() for rank in (0, 1)] for name in ("refuse", "skip")}
     lines = said["refuse"][0].splitlines()
     assert [line for line in lines if line.startswith("error: ")] == [line for line in lines if str(file) in line] != []
