@@ -1,6 +1,7 @@
 """The deterministic way from a stored image to what an encoder sees: resize, crop the middle, normalise."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,11 @@ __all__ = ["preprocess"]
 
 
 def preprocess(
-    images: Tensor, size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-) -> Tensor:
+    images: Annotated[Tensor, "uint8|float B C H W"],
+    size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Annotated[Tensor, "float32 B C {size} {size}"]:
     """Resize the shorter side to ``size``, cut out the central square, normalise.
 
     Bilinear, with the filter widened where the image shrinks (antialias), as torchvision's ``Resize`` and

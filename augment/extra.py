@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import kornia.augmentation
 import torch
@@ -54,7 +54,7 @@ class ExtraOperations(nn.Module):
 
     def sample(
         self, views: int, batch: int, size: int, seed: int, device: torch.device | str
-    ) -> tuple[dict[str, Tensor], ...]:
+    ) -> tuple[dict[str, Annotated[Tensor, "{views} {batch} ..."]], ...]:
         """What each operation draws for ``views`` x ``batch`` colour images of ``size``, as (V, B, ...) tensors."""
         count = views * batch
         drawn = []
@@ -72,7 +72,12 @@ class ExtraOperations(nn.Module):
                 drawn.append({name: value.unflatten(0, (views, batch)).to(device) for name, value in rows.items()})
         return tuple(drawn)
 
-    def forward(self, images: Tensor, drawn: tuple[dict[str, Tensor], ...], seed: int) -> Tensor:
+    def forward(
+        self,
+        images: Annotated[Tensor, "float V B C S S"],
+        drawn: tuple[dict[str, Annotated[Tensor, "V B ..."]], ...],
+        seed: int,
+    ) -> Annotated[Tensor, "float V B C S S"]:
         """Apply them to (V, B, C, S, S), one after the other."""
         views, batch = images.shape[:2]
         shape = images.shape[2:]

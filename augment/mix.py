@@ -9,6 +9,7 @@ batch that several processes share keeps its pairs.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -49,10 +50,10 @@ class Mix:
     True
     """
 
-    share: Tensor
+    share: Annotated[Tensor, "float32 B"]
     """float32 (B,): how much of an image is its own; the same for both of a pair."""
 
-    box: Tensor
+    box: Annotated[Tensor, "int64 B 4"]
     """int64 (B, 4): top, bottom, left, right of what shows the neighbour; empty for mixup."""
 
     @classmethod
@@ -96,7 +97,7 @@ class Mix:
             raise ValueError(f"rows {start} to {stop} cut a pair of mixed images; both ends must be even")
         return Mix(share=self.share[rows], box=self.box[rows])
 
-    def apply(self, views: Tensor) -> Tensor:
+    def apply(self, views: Annotated[Tensor, "float V B C S S"]) -> Annotated[Tensor, "float V B C S S"]:
         """Mixed views (V, B, C, S, S) of the same shape and type."""
         side = torch.arange(views.shape[-1], device=views.device)
         share = self.share.to(views).view(-1, 1, 1, 1)
@@ -107,13 +108,15 @@ class Mix:
         own = torch.where(has_box, 1 - inside, share)
         return torch.lerp(_neighbours(views, 1), views, own)
 
-    def targets(self, soft: Tensor) -> Tensor:
+    def targets(self, soft: Annotated[Tensor, "float B C"]) -> Annotated[Tensor, "float B C"]:
         """Soft labels (B, C) in the shares of the images."""
         share = self.share.to(soft).view(-1, 1)
         return torch.lerp(_neighbours(soft, 0), soft, share)
 
 
-def soft_targets(labels: Tensor, classes: int, quality: Tensor | None = None) -> Tensor:
+def soft_targets(
+    labels: Annotated[Tensor, "int64 B"], classes: int, quality: Annotated[Tensor, "float B"] | None = None
+) -> Annotated[Tensor, "float32 B {classes}"]:
     """One-hot labels (B, C) float32, times ``quality`` (B,) where it is given.
 
     >>> soft_targets(torch.tensor([1, 0]), 2, torch.tensor([1.0, 0.25]))

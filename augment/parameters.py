@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -35,32 +35,32 @@ class ViewParameters:
     image_size: tuple[int, int]
     """Height and width of the images the boxes were drawn for."""
 
-    crop: Tensor
+    crop: Annotated[Tensor, "int64 V B 4"]
     """(V, B, 4) int64: top, left, height, width of the crop, in pixels of the image."""
 
-    flip: Tensor
+    flip: Annotated[Tensor, "bool V B"]
     """(V, B) bool: mirrored left and right."""
 
-    affine: Tensor
+    affine: Annotated[Tensor, "float32 V B 5"]
     """(V, B, 5) float32: angle (degrees, clockwise as displayed), shift in x and y (pixels of the view), scale, shear
     along x (degrees). (0, 0, 0, 1, 0) changes nothing."""
 
-    jitter: Tensor
+    jitter: Annotated[Tensor, "float32 V B 4"]
     """(V, B, 4) float32: brightness, contrast and saturation factor (1 changes nothing), hue shift in turns (0)."""
 
-    order: Tensor
+    order: Annotated[Tensor, "int64 V B 4"]
     """(V, B, 4) int64: the k-th jitter operation applied, as an index into ``JITTER_OPS``. A permutation."""
 
-    gray: Tensor
+    gray: Annotated[Tensor, "bool V B"]
     """(V, B) bool: colours replaced by their luma."""
 
-    blur: Tensor
+    blur: Annotated[Tensor, "float32 V B"]
     """(V, B) float32: standard deviation of the Gaussian in pixels of the view; 0 changes nothing."""
 
-    solarize: Tensor
+    solarize: Annotated[Tensor, "bool V B"]
     """(V, B) bool: values at or above the threshold inverted."""
 
-    extra: tuple[dict[str, Tensor], ...] = ()
+    extra: tuple[dict[str, Annotated[Tensor, "V B ..."]], ...] = ()
     """What was drawn for each of ``AugmentConfig.extra``: Kornia's own parameters, (V, B, ...)."""
 
     extra_seed: int = 0
@@ -81,7 +81,7 @@ class ViewParameters:
         """Where the tensors live."""
         return self.flip.device
 
-    def rows(self, index: int | slice | Sequence[int] | Tensor) -> "ViewParameters":
+    def rows(self, index: int | slice | Sequence[int] | Annotated[Tensor, "int64|bool N"]) -> "ViewParameters":
         """The parameters of some of the images, in every view: what one process needs of a global batch."""
         if isinstance(index, int):
             index = [index]
@@ -97,7 +97,7 @@ class ViewParameters:
         """The same parameters as one view of V*B images, in the order of ``views.flatten(0, 1)``."""
         return self._map(lambda tensor: tensor.flatten(0, 1)[None])
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Annotated[Tensor, "V B ..."]]:
         """Field name -> tensor, for the fields in ``DRAWN``."""
         return {name: getattr(self, name) for name in DRAWN}
 

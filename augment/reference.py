@@ -8,6 +8,7 @@ PIL's; torchvision rounds the first weight to 0.2989.
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,9 @@ from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParame
 __all__ = ["apply_reference", "normalise", "warp"]
 
 
-def apply_reference(images: Tensor, parameters: ViewParameters, config: AugmentConfig) -> Tensor:
+def apply_reference(
+    images: Annotated[Tensor, "float B C H W"], parameters: ViewParameters, config: AugmentConfig
+) -> Annotated[Tensor, "float V B C S S"]:
     """Apply drawn parameters to images.
 
     Args:
@@ -65,7 +68,9 @@ def apply_reference(images: Tensor, parameters: ViewParameters, config: AugmentC
     return normalise(views.unflatten(0, (parameters.views, parameters.batch)), config)
 
 
-def normalise(views: Tensor, config: AugmentConfig) -> Tensor:
+def normalise(
+    views: Annotated[Tensor, "float V B C S S"], config: AugmentConfig
+) -> Annotated[Tensor, "float V B C S S"]:
     """Views (V, B, C, S, S) less the mean, divided by the standard deviation, if the configuration has any."""
     if config.mean is None or config.std is None:
         return views
@@ -93,7 +98,9 @@ def _crop_and_resize(image: Tensor, box: list[int], config: AugmentConfig) -> Te
     return resized[0].clamp(0, 1)  # the filter's weights add up to one only within rounding
 
 
-def warp(views: Tensor, affine: Tensor) -> Tensor:
+def warp(
+    views: Annotated[Tensor, "float N C S S"], affine: Annotated[Tensor, "float N 5"]
+) -> Annotated[Tensor, "float N C S S"]:
     """Views (N, C, S, S) moved by ``affine`` (N, 5), as ``ViewParameters.affine`` describes."""
     angle, shift_x, shift_y, scale, shear = affine.to(views.dtype).unbind(-1)
     size = views.shape[-1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Self, get_args, overload
+from typing import Annotated, Literal, Self, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,9 @@ class ViewGenerator(nn.Module):
     def extra_repr(self) -> str:
         return f"backend={self.backend!r}, dtype={self.dtype}, config={self.config}"
 
-    def forward(self, images: Tensor, seed: int | None = None) -> Tensor:
+    def forward(
+        self, images: Annotated[Tensor, "uint8|float B C H W"], seed: int | None = None
+    ) -> Annotated[Tensor, "float V B C S S"]:
         """Views (V, B, C, S, S) of images (B, C, H, W). The same seed gives the same views; ``None`` draws afresh."""
         _check_images(images, self.config)
         height, width = images.shape[-2:]
@@ -91,14 +93,18 @@ class ViewGenerator(nn.Module):
         return replace(parameters, extra=extra, extra_seed=extra_seed)
 
     @overload
-    def apply(self, images: Tensor, parameters: ViewParameters) -> Tensor: ...
+    def apply(
+        self, images: Annotated[Tensor, "uint8|float B C H W"], parameters: ViewParameters
+    ) -> Annotated[Tensor, "float V B C S S"]: ...
 
     @overload
     def apply(self, images: Callable[[nn.Module], None], parameters: None = None) -> Self: ...
 
     def apply(
-        self, images: Tensor | Callable[[nn.Module], None], parameters: ViewParameters | None = None
-    ) -> Tensor | Self:
+        self,
+        images: Annotated[Tensor, "uint8|float B C H W"] | Callable[[nn.Module], None],
+        parameters: ViewParameters | None = None,
+    ) -> Annotated[Tensor, "float V B C S S"] | Self:
         """Apply drawn parameters to images (B, C, H, W): deterministic, (V, B, C, S, S).
 
         ``nn.Module.apply(fn)`` shares the name; called with a function alone, this is that method.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapes  # noqa: F401  # before the packages: from here on the shapes in their signatures are executed
 import torch.multiprocessing as mp
 from PIL import Image
 

@@ -20,7 +20,6 @@ from simclr.model.contrastive import build_model
 from simclr.run.diagnostics import contrastive_diagnostics
 from simclr.run.nan_guard import FiniteGuard, NotFiniteError, refuse_weights
 
-
 Ranks = Callable[..., None]
 Port = Callable[[], int]
 

@@ -1,6 +1,7 @@
 """Gaussian blur of images, each with its own standard deviation, borders reflected."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,9 @@ def reach(sigma: float, radius: int) -> int:
     return min(radius, math.ceil(5 * sigma))
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+def gaussian_blur(
+    images: Annotated[Tensor, "float N C S S"], sigma: Annotated[Tensor, "float N"], radius: int
+) -> Annotated[Tensor, "float N C S S"]:
     """Images (N, C, S, S) blurred with ``sigma`` (N,) each, 2 * radius + 1 taps; a sigma of 0 changes nothing."""
     offsets = torch.arange(radius + 1, device=images.device, dtype=images.dtype)
     # The clamp stands for sigma = 0: every tap but the central one underflows to exactly 0.
@@ -30,7 +33,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return images
 
 
-def blur_one(images: Tensor, sigma: float, radius: int) -> Tensor:
+def blur_one(
+    images: Annotated[Tensor, "float ... S S"], sigma: float, radius: int
+) -> Annotated[Tensor, "float ... S S"]:
     """The same with one ``sigma`` > 0, known on the host, for all images: fewer passes over memory."""
     weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(radius + 1)]
     total = 2 * sum(weights) - 1

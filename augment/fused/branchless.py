@@ -4,6 +4,8 @@ An operation that is switched off in the configuration is left out; one that doe
 that changes nothing. Every step is a gather, a sum or elementwise, which ``torch.compile`` turns into few kernels.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,12 @@ from augment.reference import warp
 __all__ = ["augment_rows"]
 
 
-def augment_rows(images: Tensor, rows: Tensor, drawn: dict[str, Tensor], config: AugmentConfig) -> Tensor:
+def augment_rows(
+    images: Annotated[Tensor, "uint8|float B C H W"],
+    rows: Annotated[Tensor, "int64 N"],
+    drawn: dict[str, Annotated[Tensor, "N ..."]],
+    config: AugmentConfig,
+) -> Annotated[Tensor, "float N C S S"]:
     """Views (N, C, S, S) in [0, 1] of ``images[rows]``, with the parameters ``drawn``: name -> tensor (N, ...).
 
     The parameters must have been drawn with this configuration: what it switches off is not looked at.

@@ -4,6 +4,8 @@ Images are (N, C, H, W) floating point in [0, 1] and are overwritten; factors ar
 torchvision's ColorJitter, as in ``augment/reference.py``, which these forms are tested against.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ __all__ = ["blend_", "luma", "shift_hue_", "solarize_"]
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
 
 
-def luma(images: Tensor) -> Tensor:
+def luma(images: Annotated[Tensor, "float N C H W"]) -> Annotated[Tensor, "float N 1 H W"]:
     """(N, 1, H, W), a tensor of its own: the gray image."""
     if images.shape[1] == 1:
         return images.clone()
@@ -20,7 +22,12 @@ def luma(images: Tensor) -> Tensor:
     return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)[:, None]
 
 
-def blend_(images: Tensor, factor: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
+def blend_(
+    images: Annotated[Tensor, "float N C H W"],
+    factor: Annotated[Tensor, "float N 1 1 1"],
+    gray: Annotated[Tensor, "float N 1 1 1"],
+    mean: Annotated[Tensor, "float N 1 1 1"],
+) -> Annotated[Tensor, "float N C H W"]:
     """``target + factor * (x - target)``, clamped: the saturation of the images whose ``gray`` is 1, else the contrast
     of those whose ``mean`` is 1, else the brightness. The target is the gray image, its mean, or black.
     """
@@ -31,7 +38,9 @@ def blend_(images: Tensor, factor: Tensor, gray: Tensor, mean: Tensor) -> Tensor
     return images.lerp_(target.mul_(gray).add_(centre), 1 - factor).clamp_(0, 1)
 
 
-def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
+def shift_hue_(
+    images: Annotated[Tensor, "float N C H W"], turns: Annotated[Tensor, "float N 1 1 1"]
+) -> Annotated[Tensor, "float N C H W"]:
     """The colours turned by ``turns`` of the HSV colour circle; a one-channel image stays as it is.
 
     Exact, and free of branches. With V = max, m = min and C = V - m of a pixel, its circular distance from red, in
@@ -57,7 +66,7 @@ def shift_hue_(images: Tensor, turns: Tensor) -> Tensor:
     return images
 
 
-def solarize_(images: Tensor, threshold: float) -> Tensor:
+def solarize_(images: Annotated[Tensor, "float N C H W"], threshold: float) -> Annotated[Tensor, "float N C H W"]:
     """``1 - x`` where x is at or above the threshold."""
     # Arithmetic on a mask: torch.where is several times slower on the CPU.
     above = (images >= threshold).to(images.dtype)

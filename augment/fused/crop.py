@@ -5,6 +5,7 @@ by the scale where a crop shrinks and antialiasing is on. They differ in what th
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,14 @@ __all__ = ["crop_by_grid", "crop_by_interpolation", "crop_by_taps", "crop_on_cpu
 _SMALL = 40
 
 
-def crop_on_cpu(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
+def crop_on_cpu(
+    images: Annotated[Tensor, "uint8|float B C H W"],
+    rows: Annotated[Tensor, "int64 N"],
+    boxes: Annotated[Tensor, "int64 N 4"],
+    size: int,
+    flip: Annotated[Tensor, "bool N"],
+    antialias: bool,
+) -> Annotated[Tensor, "float N C {size} {size}"]:
     """The crops of ``images[rows]`` (N, C, S, S), in the form that suits their size."""
     height, width = images.shape[-2:]
     if max(height, width) <= _SMALL and not (antialias and max(height, width) > size):
@@ -31,7 +39,9 @@ def crop_on_cpu(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Te
     return crops
 
 
-def crop_by_interpolation(image: Tensor, box: list[int], size: int, flip: bool, antialias: bool) -> Tensor:
+def crop_by_interpolation(
+    image: Annotated[Tensor, "uint8|float C H W"], box: list[int], size: int, flip: bool, antialias: bool
+) -> Annotated[Tensor, "float 1 C {size} {size}"]:
     """One crop of one image (C, H, W) by torch's own resize: (1, C, S, S). The fastest for large views on a CPU."""
     top, left, height, width = box
     crop = _unit(image[None, :, top : top + height, left : left + width])
@@ -39,14 +49,25 @@ def crop_by_interpolation(image: Tensor, box: list[int], size: int, flip: bool, 
     return view.flip(-1) if flip else view
 
 
-def crop_by_grid(images: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+def crop_by_grid(
+    images: Annotated[Tensor, "uint8|float N C H W"],
+    xs: Annotated[Tensor, "float N S"],
+    ys: Annotated[Tensor, "float N S"],
+) -> Annotated[Tensor, "float N C S S"]:
     """Small images (N, C, H, W) sampled, not antialiased, at the crossings of xs and ys (N, S): (N, C, S, S)."""
     shape = (*ys.shape, xs.shape[1])
     grid = torch.stack((xs[:, None].expand(shape), ys[:, :, None].expand(shape)), dim=-1)
     return F.grid_sample(_unit(images), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def crop_by_taps(images: Tensor, rows: Tensor, boxes: Tensor, size: int, flip: Tensor, antialias: bool) -> Tensor:
+def crop_by_taps(
+    images: Annotated[Tensor, "uint8|float B C H W"],
+    rows: Annotated[Tensor, "int64 N"],
+    boxes: Annotated[Tensor, "int64 N 4"],
+    size: int,
+    flip: Annotated[Tensor, "bool N"],
+    antialias: bool,
+) -> Annotated[Tensor, "float N C {size} {size}"]:
     """Crops of ``images[rows]`` by gathering, for every output pixel, the few input pixels it depends on: (N, C, S, S).
 
     Nothing but gathers and sums: no precision switch of matrix products touches it, and it compiles into few kernels.

@@ -5,6 +5,7 @@ an operation are neighbours. On a GPU that knowledge would cost a wait; ``augmen
 """
 
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ _LARGE_VIEW = 2**15
 
 
 def augment_groups(
-    images: Tensor, parameters: ViewParameters, config: AugmentConfig
-) -> Iterator[tuple[Tensor, Tensor]]:
+    images: Annotated[Tensor, "uint8|float B C H W"], parameters: ViewParameters, config: AugmentConfig
+) -> Iterator[tuple[Annotated[Tensor, "int64 N"], Annotated[Tensor, "float N C S S"]]]:
     """Every view of images (B, C, H, W) once, in chunks: (positions in ``views.flatten(0, 1)`` (n,), views (n, C, S, S)).
 
     The views are floating point in [0, 1], not normalised.

@@ -1,12 +1,19 @@
 """The last step of the fused augmentation: normalise, convert, and lay out the pixels channels last."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 __all__ = ["copy_rows", "normalised_pixels"]
 
 
-def normalised_pixels(views: Tensor, mean: Tensor | None, std: Tensor | None, dtype: torch.dtype) -> Tensor:
+def normalised_pixels(
+    views: Annotated[Tensor, "float N C S S"],
+    mean: Annotated[Tensor, "float 1 C 1 1"] | None,
+    std: Annotated[Tensor, "float 1 C 1 1"] | None,
+    dtype: torch.dtype,
+) -> Annotated[Tensor, "float N S S C"]:
     """Views (N, C, S, S), which are overwritten, as contiguous pixels (N, S, S, C); mean and std are (1, C, 1, 1)."""
     if mean is not None and std is not None:
         views = views.sub_(mean).div_(std)
@@ -14,7 +21,9 @@ def normalised_pixels(views: Tensor, mean: Tensor | None, std: Tensor | None, dt
     return views.permute(0, 2, 3, 1).contiguous().to(dtype)
 
 
-def copy_rows(target: Tensor, rows: Tensor, source: Tensor) -> None:
+def copy_rows(
+    target: Annotated[Tensor, "M ..."], rows: Annotated[Tensor, "int64 N"], source: Annotated[Tensor, "N ..."]
+) -> None:
     """``target[rows] = source`` along the first dimension, both contiguous: the bits, in elements as wide as fit."""
     flat = target.flatten(1), source.flatten(1)
     if flat[0].shape[1] * flat[0].element_size() % 16 == 0:

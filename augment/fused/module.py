@@ -7,7 +7,7 @@ steps (``augment/fused/branchless.py``), which can be compiled. Given equal para
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from kornia.augmentation import AugmentationBase2D
@@ -52,7 +52,9 @@ class FusedAugmentation(AugmentationBase2D):
         self.view_dtype = dtype
         self._compiled: Callable[..., Tensor] | None = torch.compile(_branchless_pixels) if compile else None
 
-    def views(self, images: Tensor, parameters: ViewParameters, normalise: bool = True) -> Tensor:
+    def views(
+        self, images: Annotated[Tensor, "uint8|float B C H W"], parameters: ViewParameters, normalise: bool = True
+    ) -> Annotated[Tensor, "float V B C S S"]:
         """All views of images (B, C, H, W), uint8 or floating point in [0, 1]: (V, B, C, S, S), channels last.
 
         ``normalise=False`` leaves out the last step, for operations that come before it.
@@ -110,23 +112,27 @@ class FusedAugmentation(AugmentationBase2D):
 
     # What Kornia's base calls.
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Annotated[Tensor, "B ..."]]:
         height, width = int(batch_shape[-2]), int(batch_shape[-1])
         drawn = sample_parameters(replace(self.config, views=1), batch_shape[0], (height, width), device=self.device)
         return {name: tensor[0] for name, tensor in drawn.tensors().items()}
 
-    def transform_tensor(self, input: Tensor, **kwargs: Any) -> Tensor:
+    def transform_tensor(self, input: Annotated[Tensor, "... C H W"], **kwargs: Any) -> Annotated[Tensor, "B C H W"]:
         if input.dtype == torch.uint8:  # Kornia takes floating point only
             return input if input.ndim == 4 else input.reshape(-1, *input.shape[-3:])
         return super().transform_tensor(input, **kwargs)
 
-    def validate_tensor(self, input: Tensor) -> None:
+    def validate_tensor(self, input: Annotated[Tensor, "... C H W"]) -> None:
         if input.dtype != torch.uint8:
             super().validate_tensor(input)
 
     def apply_transform(
-        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
-    ) -> Tensor:
+        self,
+        input: Annotated[Tensor, "uint8|float B C H W"],
+        params: dict[str, Annotated[Tensor, "..."]],
+        flags: dict[str, Any],
+        transform: Annotated[Tensor, "B 3 3"] | None = None,
+    ) -> Annotated[Tensor, "float B C S S"]:
         drawn: dict[str, Any] = {name: params[name][None].to(input.device) for name in DRAWN}
         parameters = ViewParameters(image_size=(input.shape[-2], input.shape[-1]), **drawn)
         return self.views(input, parameters)[0]

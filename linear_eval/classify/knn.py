@@ -9,6 +9,8 @@
 tensor([3, 7])
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def knn_predictions(
     k: int = 20,
     temperature: float = 0.1,
     device: torch.device | str | None = None,
-) -> Tensor:
+) -> Annotated[Tensor, "int64 M"]:
     """Label (N,) int64 of every test row by the vote of its k nearest training rows.
 
     Nearness is the cosine s, and a neighbour's vote counts exp(s / temperature). Of equally near rows the one that

@@ -13,7 +13,7 @@ This is how Chen et al. 2020 (appendix B.8) evaluate transfer, with the choice m
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -61,11 +61,11 @@ class LinearClassifier:
     classes: Tensor
     """(C,) int64: label of each row of ``weight``."""
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "float N C"]:
         """Logits (N, C) of features x (N, F)."""
         return ((x - self.mean) / self.scale) @ self.weight.t() + self.bias
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "int64 N"]:
         """Labels (N,) int64 of features x (N, F)."""
         labels = [self.classes[self.logits(part).argmax(1)] for _, part in parts_of(x)]
         return torch.cat(labels) if labels else self.classes[:0]

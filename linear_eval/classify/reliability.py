@@ -1,6 +1,7 @@
 """Are a classifier's probabilities true? Confidence against accuracy, and the expected calibration error."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -30,7 +31,9 @@ class Reliability:
     """Expected calibration error: the mean of |accuracy - confidence|, weighted by count."""
 
 
-def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
+def reliability(
+    probabilities: Annotated[Tensor, "float N C"], labels: Annotated[Tensor, "int64 N"], bins: int = 15
+) -> Reliability:
     """Confidence of the likeliest class against how often it is right.
 
     Args:
@@ -73,7 +76,9 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     )
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+def expected_calibration_error(
+    probabilities: Annotated[Tensor, "float N C"], labels: Annotated[Tensor, "int64 N"], bins: int = 15
+) -> float:
     """Mean |accuracy - confidence| over bins of confidence, weighted by count (Guo et al. 2017, equation 3).
 
     Arguments and errors as :func:`reliability`.

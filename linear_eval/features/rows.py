@@ -1,6 +1,7 @@
 """The rows of a feature matrix as a classifier reads them: standardised, chunk by chunk, wherever they live."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def parts_of(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield part, x[part]
 
 
-def column_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def column_statistics(x: Annotated[Tensor, "float N F"]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) float32 of the columns of x (N, F), summed in float64, in two passes.
 
     A column whose deviation is within rounding of its values is constant: its scale is 1, so it standardises to 0.

@@ -30,7 +30,7 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -86,7 +86,9 @@ class Threshold:
     genuine_pairs: int
     impostor_pairs: int
 
-    def compare(self, a: Tensor, b: Tensor) -> Tensor:
+    def compare(
+        self, a: Annotated[Tensor, "float P D"], b: Annotated[Tensor, "float P D"]
+    ) -> Annotated[Tensor, "float P"]:
         """Features of one image and of another, (P, F) floating each -> (P,) float64 on the CPU, a cosine or a distance.
 
         Raises:
@@ -97,7 +99,7 @@ class Threshold:
         a, b = a.detach().cpu().double(), b.detach().cpu().double()
         return cosine_similarity(a, b, eps=1e-300) if self.distance == "cosine" else (a - b).norm(dim=1)
 
-    def same(self, similarity: Tensor) -> Tensor:
+    def same(self, similarity: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "bool ..."]:
         """Decide (P,) cosine similarities, or euclidean distances: (P,) bool. NaN is never the same."""
         return similarity >= self.value if self.distance == "cosine" else similarity <= self.value
 
@@ -116,16 +118,16 @@ class PairCalibration:
     prior: float
     """Share of pairs of one class that the probability assumes."""
 
-    def probability(self, similarity: Tensor) -> Tensor:
+    def probability(self, similarity: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "float ..."]:
         """(P,) cosine similarities or euclidean distances -> (P,) float64. Beyond the knots it stays at their ends."""
         values = np.interp(similarity.detach().double().cpu().numpy(), self.similarity, self.same)
         return torch.from_numpy(np.asarray(values))
 
 
 def fit_threshold(
-    x: Tensor,
-    y: Tensor,
-    pairs: Tensor | None = None,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
+    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
     *,
     criterion: Criterion = "eer",
     far: float | None = None,
@@ -161,9 +163,9 @@ def fit_threshold(
 
 
 def fit_pair_calibration(
-    x: Tensor,
-    y: Tensor,
-    pairs: Tensor | None = None,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
+    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
     *,
     prior: float | None = None,
     distance: Distance = "cosine",
@@ -254,7 +256,11 @@ def _verification_file(path: Path) -> Path:
 
 
 def pair_calibration_error(
-    calibration: PairCalibration, x: Tensor, y: Tensor, pairs: Tensor | None = None, bins: int = 15
+    calibration: PairCalibration,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
+    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
+    bins: int = 15,
 ) -> float:
     """Mean |share of genuine pairs - probability| over bins of probability, on pairs it was not fitted on.
 

@@ -18,7 +18,7 @@ and number give?
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -95,12 +95,12 @@ class OneShotResult:
 
 
 def identification(
-    x: Tensor,
-    y: Tensor,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
     ks: Sequence[int] = (1, 5, 10),
     *,
-    gallery_x: Tensor | None = None,
-    gallery_y: Tensor | None = None,
+    gallery_x: Annotated[Tensor, "float M D"] | None = None,
+    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
     enrol: int = 1,
     template: Template = "nearest",
     distance: Distance = "cosine",
@@ -158,7 +158,13 @@ def identification(
 
 
 def one_shot(
-    x: Tensor, y: Tensor, ways: int = 20, *, trials: int = 10_000, distance: Distance = "cosine", seed: int = 0
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
+    ways: int = 20,
+    *,
+    trials: int = 10_000,
+    distance: Distance = "cosine",
+    seed: int = 0,
 ) -> OneShotResult:
     """N-way one-shot accuracy (Koch et al. 2015; Lake et al. 2011).
 

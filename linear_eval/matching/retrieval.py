@@ -21,7 +21,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from sklearn.cluster import KMeans
@@ -78,12 +78,12 @@ class RetrievalResult:
 
 
 def recall_at_k(
-    x: Tensor,
-    y: Tensor,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
     ks: Sequence[int] = KS,
     *,
-    gallery_x: Tensor | None = None,
-    gallery_y: Tensor | None = None,
+    gallery_x: Annotated[Tensor, "float M D"] | None = None,
+    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
     distance: Distance = "cosine",
 ) -> dict[int, float]:
     """Share of queries with at least one of their class among the ``k`` nearest (Jegou et al. 2011), by ``k``.
@@ -103,11 +103,11 @@ def recall_at_k(
 
 
 def map_at_r(
-    x: Tensor,
-    y: Tensor,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
     *,
-    gallery_x: Tensor | None = None,
-    gallery_y: Tensor | None = None,
+    gallery_x: Annotated[Tensor, "float M D"] | None = None,
+    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
     distance: Distance = "cosine",
 ) -> float:
     """MAP@R (Musgrave et al. 2020, "A metric learning reality check"); arguments as :func:`recall_at_k`.
@@ -119,11 +119,11 @@ def map_at_r(
 
 
 def r_precision(
-    x: Tensor,
-    y: Tensor,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
     *,
-    gallery_x: Tensor | None = None,
-    gallery_y: Tensor | None = None,
+    gallery_x: Annotated[Tensor, "float M D"] | None = None,
+    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
     distance: Distance = "cosine",
 ) -> float:
     """Share of relevant rows among the R nearest, R being how many there are; arguments as :func:`recall_at_k`."""
@@ -131,19 +131,26 @@ def r_precision(
 
 
 def retrieval(
-    x: Tensor,
-    y: Tensor,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
     ks: Sequence[int] = KS,
     *,
-    gallery_x: Tensor | None = None,
-    gallery_y: Tensor | None = None,
+    gallery_x: Annotated[Tensor, "float M D"] | None = None,
+    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
     distance: Distance = "cosine",
 ) -> RetrievalResult:
     """Every figure of retrieval in one pass, with the counts; arguments and errors as :func:`recall_at_k`."""
     return _scores(*query_and_gallery(x, y, gallery_x, gallery_y, distance), ks)
 
 
-def nmi(x: Tensor, y: Tensor, seed: int = 0, *, distance: Distance = "cosine", restarts: int = 4) -> float:
+def nmi(
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
+    seed: int = 0,
+    *,
+    distance: Distance = "cosine",
+    restarts: int = 4,
+) -> float:
     """Normalised mutual information between classes and k-means clusters, one cluster a class.
 
     The rows are brought to unit length first for the cosine. The best of ``restarts`` k-means++ runs under ``seed`` is

@@ -12,6 +12,7 @@ of impostor pairs that are accepted, TAR the share of genuine pairs that are acc
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -149,7 +150,7 @@ def pair_curve(embeddings: Embeddings, pairs: Tensor | None = None, exact_pairs:
     return _binned_curve(chunks, embeddings.distance)
 
 
-def checked_pairs(pairs: Tensor, rows: int) -> Tensor:
+def checked_pairs(pairs: Annotated[Tensor, "P 2"], rows: int) -> Annotated[Tensor, "int64 P 2"]:
     """``pairs`` if they are (P, 2) integers that name two different ones of ``rows`` rows, else a DataError."""
     pairs = torch.as_tensor(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point() or pairs.dtype == torch.bool:

@@ -11,7 +11,7 @@ equal in the machine. A tie is then a tie on every machine, whatever the matrix 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -64,7 +64,9 @@ class Embeddings:
             yield start, min(start + step, len(self))
 
 
-def prepare(x: Tensor, y: Tensor, distance: Distance = "cosine", name: str = "x") -> Embeddings:
+def prepare(
+    x: Annotated[Tensor, "float N D"], y: Annotated[Tensor, "int64 N"], distance: Distance = "cosine", name: str = "x"
+) -> Embeddings:
     """Check embeddings ``x`` (N, F) floating and labels ``y`` (N,) integer, and bring them into comparable form.
 
     Raises:
@@ -130,13 +132,17 @@ def query_and_gallery(
     return queries, gallery
 
 
-def class_sizes(labels: Tensor, gallery_labels: Tensor) -> Tensor:
+def class_sizes(
+    labels: Annotated[Tensor, "int64 Q"], gallery_labels: Annotated[Tensor, "int64 N"]
+) -> Annotated[Tensor, "int64 Q"]:
     """How many gallery rows bear each of ``labels`` (N,): (N,) int64."""
     ordered = gallery_labels.sort().values
     return torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
 
 
-def block_scores(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
+def block_scores(
+    a: Annotated[Tensor, "float Q D"], b: Annotated[Tensor, "float N D"], distance: Distance
+) -> Annotated[Tensor, "float Q N"]:
     """Scores of every row of ``a`` (A, F) with every row of ``b`` (B, F), both prepared: (A, B) float64."""
     scores = a @ b.T  # (A, B)
     if distance == "cosine":
@@ -145,7 +151,7 @@ def block_scores(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
     return _minus_distance(scores.mul_(-2).add_(lengths), lengths)
 
 
-def pair_scores(embeddings: Embeddings, pairs: Tensor) -> Tensor:
+def pair_scores(embeddings: Embeddings, pairs: Annotated[Tensor, "int64 P 2"]) -> Annotated[Tensor, "float P"]:
     """Scores of ``pairs`` (P, 2) int64 of row numbers: (P,) float64, equal to the entries of :func:`block_scores`."""
     a, b = embeddings.rows[pairs[:, 0]], embeddings.rows[pairs[:, 1]]  # (P, F) each
     if embeddings.distance == "cosine":

@@ -23,7 +23,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -128,9 +128,9 @@ class VerificationResult:
 
 
 def verification(
-    x: Tensor,
-    y: Tensor,
-    pairs: Tensor | None = None,
+    x: Annotated[Tensor, "float N D"],
+    y: Annotated[Tensor, "int64 N"],
+    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
     *,
     distance: Distance = "cosine",
     threshold: float | None = None,

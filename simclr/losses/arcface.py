@@ -7,7 +7,7 @@ Sub-centres: Deng et al. 2020, "Sub-center ArcFace", K directions a class, of wh
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ class ArcFaceLoss(LabelLoss):
         self.easy_margin, self.subcenters = easy_margin, subcenters
         self.weight = nn.Parameter(torch.randn(num_classes * subcenters, dim) / math.sqrt(dim))
 
-    def cosines(self, z: Tensor) -> Tensor:
+    def cosines(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
         """Cosine of ``z`` (N, D) to the nearest direction of every class: (N, C), float32 or float64."""
         with torch.autocast(z.device.type, enabled=False):
             z = full_precision(z)

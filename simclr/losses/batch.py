@@ -1,6 +1,7 @@
 """What a loss is given at a step: one object, whatever the loss reads of it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -17,13 +18,13 @@ class EmbeddedBatch:
     True
     """
 
-    z: Tensor
+    z: Annotated[Tensor, "float V B D"]
     """(V, B, D) floating point, the embeddings, with a graph."""
-    labels: Tensor
+    labels: Annotated[Tensor, "B ..."]
     """int64 (B,); numbers (B,) or soft labels (B, C) for the losses that read them. All views of an image share its."""
-    indices: Tensor
+    indices: Annotated[Tensor, "int64 B"]
     """int64 (B,), the images' numbers in the training set."""
     seed: int
     """Of the step: what a loss draws is drawn from it."""
-    keys: Tensor | None = None
+    keys: Annotated[Tensor, "float V B D"] | None = None
     """(V, B, D) without a graph, the average's embeddings of the same views, for the losses that need them."""

@@ -9,7 +9,7 @@ Li et al. 2020, "Generalized Focal Loss: Learning Qualified and Distributed Boun
 Both take logits and work in float32 (float64 stays) whatever the autocast type.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,12 @@ FocalReduction = Literal["mean", "sum", "none"]
 
 
 def quality_focal_loss(
-    logits: Tensor, labels: Tensor, quality: Tensor, beta: float = 2.0, reduction: FocalReduction = "mean"
-) -> Tensor:
+    logits: Annotated[Tensor, "float N C"],
+    labels: Annotated[Tensor, "int64 N"],
+    quality: Annotated[Tensor, "N"],
+    beta: float = 2.0,
+    reduction: FocalReduction = "mean",
+) -> Annotated[Tensor, "float ..."]:
     """Quality focal loss of ``logits`` (N, C) against ``quality`` (N,) in [0, 1] at the class ``labels`` (N,) int64.
 
     Each class is a sigmoid of its own; a sample's loss is the sum over classes. A label outside 0..C-1 (-1 or C, as
@@ -77,7 +81,9 @@ def soft_quality_focal_loss(
         return _reduce(loss, reduction) + zero_with_graph(logits)
 
 
-def distribution_focal_loss(logits: Tensor, target: Tensor, reduction: FocalReduction = "mean") -> Tensor:
+def distribution_focal_loss(
+    logits: Annotated[Tensor, "float N bins"], target: Annotated[Tensor, "N"], reduction: FocalReduction = "mean"
+) -> Annotated[Tensor, "float ..."]:
     """Cross-entropy of the two bins beside ``target`` (N,) in [0, n], for ``logits`` (N, n + 1) of bins 0..n.
 
     The weight of a bin is the nearness of the target to it. Targets outside [0, n] count as its ends; y = n lies
@@ -104,7 +110,7 @@ def distribution_focal_loss(logits: Tensor, target: Tensor, reduction: FocalRedu
         return _reduce(loss, reduction) + zero_with_graph(logits)
 
 
-def integral(logits: Tensor) -> Tensor:
+def integral(logits: Annotated[Tensor, "float ... bins"]) -> Annotated[Tensor, "float ..."]:
     """Expectation over the bins, sum_i i softmax(logits)_i: (..., n + 1) -> (...) in [0, n], float32 or float64.
 
     >>> integral(torch.tensor([[0.0, 0.0, 0.0]]))
@@ -127,11 +133,11 @@ class DistributionHead(nn.Module):
         require(bins >= 2, "bins", bins, "at least 2")
         self.linear = nn.Linear(in_features, bins)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "float N bins"]:
         """Logits (N, bins) of ``x`` (N, F)."""
         return self.linear(x)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "float N"]:
         """Expectation (N,) in [0, bins - 1] of ``x`` (N, F)."""
         return integral(self.logits(x))
 

@@ -1,7 +1,7 @@
 """The focal losses as objectives with a head: a classifier of independent sigmoids, and a regressor over bins."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -126,11 +126,11 @@ class DistributionFocalLoss(LabelLoss):
         self.bins = bins
         self.head = DistributionHead(dim, bins.count)
 
-    def logits(self, z: Tensor) -> Tensor:
+    def logits(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N bins"]:
         """Logits of the bins (N, count) of embeddings ``z`` (N, D)."""
         return linear(self.head.linear, z)
 
-    def predict(self, z: Tensor) -> Tensor:
+    def predict(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N"]:
         """Predicted numbers (N,) of embeddings ``z`` (N, D), in the target's units."""
         return self.bins.to_values(integral(self.logits(z)))
 

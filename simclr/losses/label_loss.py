@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,12 +69,12 @@ class LabelLoss(Loss, ABC):
 
     def forward(
         self,
-        z: Tensor,
-        labels: Tensor,
-        indices: Tensor | None = None,
+        z: Annotated[Tensor, "float N D"],
+        labels: Annotated[Tensor, "N ..."],
+        indices: Annotated[Tensor, "int64 N"] | None = None,
         *,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Annotated[Tensor, "float"]:
         """The loss of ``z`` (N, D) with ``labels`` (N,) int64.
 
         ``indices`` (N,) int64 are the images' numbers in the data set, for losses with a parameter a sample.
@@ -134,7 +134,7 @@ class LinearHeadLoss(LabelLoss):
         self.num_classes = num_classes
         self.head = nn.Linear(dim, num_classes)
 
-    def scores(self, z: Tensor) -> Tensor:
+    def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
         """Class logits (N, C) of embeddings ``z`` (N, D), in z's full precision."""
         return linear(self.head, z)
 

@@ -24,7 +24,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -105,11 +105,11 @@ class Loss(nn.Module):
         """The scalar loss of ``batch``: the module's call with what it reads of it, here the views (V, B, D) alone."""
         return self(batch.z)
 
-    def scores(self, z: Tensor) -> Tensor | None:
+    def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"] | None:
         """Class logits (N, C) of embeddings ``z`` (N, D), or None for a loss that has no classifier of its own."""
         return None
 
-    def predict(self, z: Tensor) -> Tensor | None:
+    def predict(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N"] | None:
         """Predicted numbers (N,) of embeddings ``z`` (N, D), or None for a loss that predicts none."""
         return None
 

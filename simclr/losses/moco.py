@@ -13,7 +13,7 @@ NT-Xent. Its factor 2 * temperature is left out. The keys' BatchNorm uses the av
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,9 @@ class MoCoConfig(LossConfig):
         return MoCoLoss(self.temperature)
 
 
-def momentum_contrast(views: Tensor, keys: Tensor, temperature: float = 0.2) -> Tensor:
+def momentum_contrast(
+    views: Annotated[Tensor, "float V B D"], keys: Annotated[Tensor, "float V B D"], temperature: float = 0.2
+) -> Annotated[Tensor, "float"]:
     """The loss of `views` (V, B, D) against `keys` (V, B, D), V >= 2: a scalar in float32, or float64 for float64.
 
     Rows are normalised here; the keys get no gradient. One image alone has no negatives: the loss is exactly 0. A row
@@ -104,7 +106,9 @@ class MoCoLoss(Loss):
         check_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, views: Tensor, keys: Tensor) -> Tensor:
+    def forward(
+        self, views: Annotated[Tensor, "float V B D"], keys: Annotated[Tensor, "float V B D"]
+    ) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) with a gradient and `keys` (V, B, D) without to the scalar loss."""
         return momentum_contrast(views, keys, self.temperature)
 

@@ -7,7 +7,7 @@ alone serves search, and the two numbers turn a distance into a probability.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +77,7 @@ class SiameseLoss(LabelLoss):
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         self.log_steepness = nn.Parameter(torch.tensor(float(steepness)).log())
 
-    def logits(self, distances: Tensor) -> Tensor:
+    def logits(self, distances: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "float ..."]:
         """Log-odds w (t - d) that two images at these ``distances`` (any shape) are of one class."""
         return self.log_steepness.exp() * (self.threshold - distances)
 

@@ -7,7 +7,7 @@ view v of image b and carries its label, s_ik = cos(z_i, z_k) / temperature, P(i
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +38,9 @@ class SupConConfig(LossConfig):
         return SupConLoss(self.temperature)
 
 
-def sup_con(views: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+def sup_con(
+    views: Annotated[Tensor, "float V B D"], labels: Annotated[Tensor, "int64 B"], temperature: float = 0.1
+) -> Annotated[Tensor, "float"]:
     """SupCon of `views` (V, B, D) with `labels` (B,) int64: a scalar, float32 (float64 for float64 views).
 
     The rows are normalised here. An anchor without a positive (possible only when V = 1) is left out of the mean; where
@@ -92,7 +94,9 @@ class SupConLoss(Loss):
         check_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, views: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, views: Annotated[Tensor, "float V B D"], labels: Annotated[Tensor, "int64 B"]
+    ) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) and `labels` (B,) int64 to the scalar loss."""
         return sup_con(views, labels, self.temperature)
 

@@ -1,6 +1,7 @@
 """Bins for a numeric target, and how many of them: the units between a target and `distribution_focal_loss`."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -39,16 +40,18 @@ class TargetBins:
         """Width of a bin in the target's units."""
         return (self.high - self.low) / (self.count - 1)
 
-    def to_bins(self, values: Tensor) -> Tensor:
+    def to_bins(self, values: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "float ..."]:
         """Targets (any shape) in units of bins, in [0, count - 1]; beyond the ends they count as the ends."""
         return ((values - self.low) / self.step).clamp(0, self.count - 1)
 
-    def to_values(self, bins: Tensor) -> Tensor:
+    def to_values(self, bins: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "float ..."]:
         """Predictions in units of bins, in the target's units."""
         return self.low + self.step * bins
 
 
-def choose_bins(targets: Tensor, *, coverage: float = 1.0, at_least: int = 8, at_most: int = 64) -> TargetBins:
+def choose_bins(
+    targets: Annotated[Tensor, "N"], *, coverage: float = 1.0, at_least: int = 8, at_most: int = 64
+) -> TargetBins:
     """Bins for ``targets`` (N,) by the Freedman-Diaconis rule on their histogram: width 2 IQR / N^(1/3).
 
     ``coverage``: share of the targets, in the middle, between the first and last bin; below 1, outliers count as the

@@ -16,7 +16,7 @@ L_DC, arXiv 2110.06848): the gradient of a pair that already agrees no longer fa
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,7 @@ class TextbookMatrices(NamedTuple):
     """(N,) int64 zeros: the first column of `logits` is a positive."""
 
 
-def textbook_matrices(views: Tensor, temperature: float = 0.5) -> TextbookMatrices:
+def textbook_matrices(views: Annotated[Tensor, "float V B D"], temperature: float = 0.5) -> TextbookMatrices:
     """The masks and logits of the textbook form for `views` (V, B, D).
 
     >>> m = textbook_matrices(torch.randn(2, 4, 16))
@@ -117,7 +117,7 @@ def textbook_matrices(views: Tensor, temperature: float = 0.5) -> TextbookMatric
     return TextbookMatrices(labels, labels_off_diagonal, positives, negatives, logits, targets)
 
 
-def nt_xent_reference(views: Tensor, temperature: float = 0.5) -> Tensor:
+def nt_xent_reference(views: Annotated[Tensor, "float V B D"], temperature: float = 0.5) -> Annotated[Tensor, "float"]:
     """NT-Xent of `views` (V, B, D) as a classification of the positive among all other rows: for reading and testing.
 
     Cross-entropy over [positives | negatives] with target 0; with more than two views, the mean over the V - 1 columns
@@ -131,7 +131,9 @@ def nt_xent_reference(views: Tensor, temperature: float = 0.5) -> Tensor:
     return torch.stack([F.cross_entropy(m.logits, m.targets + column) for column in columns]).mean()
 
 
-def nt_xent(views: Tensor, temperature: float = 0.5, decoupled: bool = False) -> Tensor:
+def nt_xent(
+    views: Annotated[Tensor, "float V B D"], temperature: float = 0.5, decoupled: bool = False
+) -> Annotated[Tensor, "float"]:
     """NT-Xent of `views` (V, B, D), V >= 2: a scalar, float32 (float64 for float64 views) whatever the autocast type.
 
     The rows are normalised here. A zero row has similarity 0 to all others and a zero gradient; a row that is not
@@ -180,7 +182,7 @@ class NTXentLoss(Loss):
         self.temperature = temperature
         self.decoupled = decoupled
 
-    def forward(self, views: Tensor) -> Tensor:
+    def forward(self, views: Annotated[Tensor, "float V B D"]) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) with V >= 2 to the scalar loss."""
         return nt_xent(views, self.temperature, self.decoupled)
 
