@@ -1,11 +1,16 @@
 """Pixels to views: SimCLR's augmentation, sampling apart from applying, and the deterministic evaluation transform."""
 
-from augment.config import AugmentConfig
-from augment.evaluation import preprocess
-from augment.fused.module import FusedAugmentation
-from augment.mix import Mix, MixConfig, soft_targets
-from augment.parameters import ViewParameters
-from augment.views import ViewGenerator
+from typing import TYPE_CHECKING
+
+from augment.lazy import lazy_face
+
+if TYPE_CHECKING:
+    from augment.config import AugmentConfig
+    from augment.evaluation import preprocess
+    from augment.fused.module import FusedAugmentation
+    from augment.mix import Mix, MixConfig, soft_targets
+    from augment.parameters import ViewParameters
+    from augment.views import ViewGenerator
 
 __all__ = [
     "AugmentConfig",
@@ -17,3 +22,20 @@ __all__ = [
     "preprocess",
     "soft_targets",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_face(
+        __name__,
+        {
+            "augment.config": ("AugmentConfig",),
+            "augment.evaluation": ("preprocess",),
+            "augment.fused.module": ("FusedAugmentation",),
+            "augment.mix": (
+                "Mix",
+                "MixConfig",
+                "soft_targets",
+            ),
+            "augment.parameters": ("ViewParameters",),
+            "augment.views": ("ViewGenerator",),
+        },
+    )

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from augment.extra import parse_operation
+from augment.marks import Rare
 
 __all__ = ["AugmentConfig"]
 
@@ -27,78 +28,78 @@ class AugmentConfig:
     size: int = 32
     """Height and width of a view, in pixels."""
 
-    views: int = 2
+    views: Rare[int] = 2
     """Views drawn from every image."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Range of the crop's area, as a share of the image's."""
 
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: Rare[tuple[float, float]] = (3 / 4, 4 / 3)
     """Range of the crop's width / height; drawn uniformly in the logarithm."""
 
-    antialias: bool = True
+    antialias: Rare[bool] = True
     """Widen the bilinear filter where a crop shrinks, as PIL and torchvision do. Enlarged crops do not change."""
 
     horizontal_flip: float = 0.5
     """Probability of mirroring left and right. Set it to 0 where a mirror image means something else (digits, text)."""
 
-    affine: float = 0.0
+    affine: Rare[float] = 0.0
     """Probability of the affine transform: bilinear, about the centre of the view, black outside the image."""
 
-    degrees: float = 10.0
+    degrees: Rare[float] = 10.0
     """Affine: the rotation is drawn from [-degrees, degrees]."""
 
-    translate: tuple[float, float] = (0.1, 0.1)
+    translate: Rare[tuple[float, float]] = (0.1, 0.1)
     """Affine: largest shift in x and in y, as a share of the view's size; not rounded to whole pixels."""
 
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: Rare[tuple[float, float]] = (0.9, 1.1)
     """Affine: range of the factor by which the content is enlarged."""
 
-    shear: float = 0.0
+    shear: Rare[float] = 0.0
     """Affine: the shear angle along x is drawn from [-shear, shear], in degrees."""
 
     jitter: float = 0.8
     """Probability of the colour jitter: brightness, contrast, saturation and hue, in an order drawn for every view."""
 
-    brightness: float = 0.4
+    brightness: Rare[float] = 0.4
     """Jitter: the factor on the image is drawn from [max(0, 1 - brightness), 1 + brightness]."""
 
-    contrast: float = 0.4
+    contrast: Rare[float] = 0.4
     """Jitter: the factor on the distance to the mean gray value, drawn as for brightness."""
 
-    saturation: float = 0.4
+    saturation: Rare[float] = 0.4
     """Jitter: the factor on the distance to the gray image, drawn as for brightness."""
 
-    hue: float = 0.1
+    hue: Rare[float] = 0.1
     """Jitter: the shift of the hue is drawn from [-hue, hue], in turns of the colour circle; at most 0.5."""
 
-    gray: float = 0.2
+    gray: Rare[float] = 0.2
     """Probability of replacing the colours by their luma (ITU-R BT.601)."""
 
     blur: float = 0.0
     """Probability of the Gaussian blur."""
 
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Rare[tuple[float, float]] = (0.1, 2.0)
     """Blur: range of the standard deviation, in pixels."""
 
-    blur_kernel: float = 0.1
+    blur_kernel: Rare[float] = 0.1
     """Blur: width of the kernel as a share of the view's size; see ``blur_kernel_size``."""
 
-    solarize: float = 0.0
+    solarize: Rare[float] = 0.0
     """Probability of inverting the values at or above the threshold."""
 
-    solarize_threshold: float = 0.5
+    solarize_threshold: Rare[float] = 0.5
     """Solarize: the threshold, in [0, 1]."""
 
-    extra: tuple[str, ...] = ()
+    extra: Rare[tuple[str, ...]] = ()
     """Kornia augmentations to append, before the normalisation: class names of ``kornia.augmentation``, with arguments
     where needed, such as ``("RandomErasing(p=0.5)", "RandomGaussianNoise")``."""
 
-    mean: tuple[float, ...] | None = None
+    mean: Rare[tuple[float, ...] | None] = None
     """Subtracted from every channel at the end, in [0, 1] units; one value a channel, or one for all. None: SimCLR on
     CIFAR-10 does not normalise."""
 
-    std: tuple[float, ...] | None = None
+    std: Rare[tuple[float, ...] | None] = None
     """Divides every channel at the end; given together with ``mean``."""
 
     def __post_init__(self) -> None:

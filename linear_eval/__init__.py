@@ -6,34 +6,39 @@ any classes. ``evaluate_run`` and ``evaluate_open_set`` do all of it for a run, 
 pixels. ``load_verification`` gives the stored threshold that decides whether two images are of one class.
 """
 
-from linear_eval.classify.few_labels import few_labels
-from linear_eval.classify.knn import knn_accuracy, knn_predictions
-from linear_eval.classify.probe import LinearClassifier, ProbeResult, linear_probe
-from linear_eval.classify.reliability import Reliability, expected_calibration_error, reliability
-from linear_eval.classify.sgd_probe import sgd_probe
-from linear_eval.config import EvalConfig
-from linear_eval.evaluate import evaluate_run
-from linear_eval.evaluate_open import evaluate_open_set
-from linear_eval.features.extract import Features, extract_features, pixel_features
-from linear_eval.features.frozen import encoder_digest
-from linear_eval.matching.calibration import (
-    PairCalibration,
-    Threshold,
-    fit_pair_calibration,
-    fit_threshold,
-    load_verification,
-    pair_calibration_error,
-    save_verification,
-)
-from linear_eval.matching.identification import IdentificationResult, OneShotResult, identification, one_shot
-from linear_eval.matching.protocol import open_set
-from linear_eval.matching.retrieval import RetrievalResult, map_at_r, nmi, r_precision, recall_at_k, retrieval
-from linear_eval.matching.verification import VerificationResult, verification
-from linear_eval.metrics import bootstrap_interval, paired_difference
-from linear_eval.reports.closed import print_report, result_table, write_report, write_result
-from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
-from linear_eval.reports.projector import write_projector
-from simclr.data.splits import ClassSplit, class_disjoint_split
+from typing import TYPE_CHECKING
+
+from augment.lazy import lazy_face
+
+if TYPE_CHECKING:
+    from linear_eval.classify.few_labels import few_labels
+    from linear_eval.classify.knn import knn_accuracy, knn_predictions
+    from linear_eval.classify.probe import LinearClassifier, ProbeResult, linear_probe
+    from linear_eval.classify.reliability import Reliability, expected_calibration_error, reliability
+    from linear_eval.classify.sgd_probe import sgd_probe
+    from linear_eval.config import EvalConfig
+    from linear_eval.evaluate import evaluate_run
+    from linear_eval.evaluate_open import evaluate_open_set
+    from linear_eval.features.extract import Features, extract_features, pixel_features
+    from linear_eval.features.frozen import encoder_digest
+    from linear_eval.matching.calibration import (
+        PairCalibration,
+        Threshold,
+        fit_pair_calibration,
+        fit_threshold,
+        load_verification,
+        pair_calibration_error,
+        save_verification,
+    )
+    from linear_eval.matching.identification import IdentificationResult, OneShotResult, identification, one_shot
+    from linear_eval.matching.protocol import open_set
+    from linear_eval.matching.retrieval import RetrievalResult, map_at_r, nmi, r_precision, recall_at_k, retrieval
+    from linear_eval.matching.verification import VerificationResult, verification
+    from linear_eval.metrics import bootstrap_interval, paired_difference
+    from linear_eval.reports.closed import print_report, result_table, write_report, write_result
+    from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
+    from linear_eval.reports.projector import write_projector
+    from simclr.data.splits import ClassSplit, class_disjoint_split
 
 __all__ = [
     "ClassSplit",
@@ -86,3 +91,83 @@ __all__ = [
     "write_report",
     "write_result",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_face(
+        __name__,
+        {
+            "linear_eval.classify.few_labels": ("few_labels",),
+            "linear_eval.classify.knn": (
+                "knn_accuracy",
+                "knn_predictions",
+            ),
+            "linear_eval.classify.probe": (
+                "LinearClassifier",
+                "ProbeResult",
+                "linear_probe",
+            ),
+            "linear_eval.classify.reliability": (
+                "Reliability",
+                "expected_calibration_error",
+                "reliability",
+            ),
+            "linear_eval.classify.sgd_probe": ("sgd_probe",),
+            "linear_eval.config": ("EvalConfig",),
+            "linear_eval.evaluate": ("evaluate_run",),
+            "linear_eval.evaluate_open": ("evaluate_open_set",),
+            "linear_eval.features.extract": (
+                "Features",
+                "extract_features",
+                "pixel_features",
+            ),
+            "linear_eval.features.frozen": ("encoder_digest",),
+            "linear_eval.matching.calibration": (
+                "PairCalibration",
+                "Threshold",
+                "fit_pair_calibration",
+                "fit_threshold",
+                "load_verification",
+                "pair_calibration_error",
+                "save_verification",
+            ),
+            "linear_eval.matching.identification": (
+                "IdentificationResult",
+                "OneShotResult",
+                "identification",
+                "one_shot",
+            ),
+            "linear_eval.matching.protocol": ("open_set",),
+            "linear_eval.matching.retrieval": (
+                "RetrievalResult",
+                "map_at_r",
+                "nmi",
+                "r_precision",
+                "recall_at_k",
+                "retrieval",
+            ),
+            "linear_eval.matching.verification": (
+                "VerificationResult",
+                "verification",
+            ),
+            "linear_eval.metrics": (
+                "bootstrap_interval",
+                "paired_difference",
+            ),
+            "linear_eval.reports.closed": (
+                "print_report",
+                "result_table",
+                "write_report",
+                "write_result",
+            ),
+            "linear_eval.reports.embeddings": (
+                "plot_map",
+                "plot_pairs",
+                "plot_roc",
+            ),
+            "linear_eval.reports.projector": ("write_projector",),
+            "simclr.data.splits": (
+                "ClassSplit",
+                "class_disjoint_split",
+            ),
+        },
+    )

@@ -7,6 +7,7 @@ import torch
 
 from linear_eval.classify.few_labels import FEW_LABEL_C
 from linear_eval.classify.probe import STRENGTHS
+from simclr.config.marks import Rare
 from simclr.errors import ConfigError
 
 __all__ = ["AUTOCAST", "EvalConfig"]
@@ -22,64 +23,64 @@ class EvalConfig:
     probe: Literal["lbfgs", "sgd"] = "lbfgs"
     """Linear protocol: "lbfgs" fits on features taken once, "sgd" is the paper's, with crops and flips every epoch."""
 
-    strengths: tuple[float, ...] = STRENGTHS
+    strengths: Rare[tuple[float, ...]] = STRENGTHS
     """L2 strengths that the lbfgs probe tries."""
 
-    validation: float = 0.1
+    validation: Rare[float] = 0.1
     """Share of every training class held out to choose the strength; of small sets in turn, until 500 images were."""
 
     knn_k: int = 20
     """Neighbours that vote."""
 
-    knn_temperature: float = 0.1
+    knn_temperature: Rare[float] = 0.1
     """Of their votes, exp(cosine / temperature)."""
 
     labels_per_class: tuple[int, ...] = (1, 5, 10)
     """Few-label settings: labelled images a class."""
 
-    label_fractions: tuple[float, ...] = (0.01, 0.1)
+    label_fractions: Rare[tuple[float, ...]] = (0.01, 0.1)
     """Few-label settings: labelled share of every class."""
 
     trials: int = 10
     """Draws of every few-label setting; 0 leaves these scores out."""
 
-    few_label_c: float = FEW_LABEL_C
+    few_label_c: Rare[float] = FEW_LABEL_C
     """scikit-learn's C of the few-label fits: a constant, there is nothing to choose it on."""
 
-    seed: int = 0
+    seed: Rare[int] = 0
     """Of the held-out part, the draws, the crops and the bootstrap."""
 
     batch_size: int = 256
     """Images an encoder call."""
 
-    workers: int = 0
+    workers: Rare[int] = 0
     """Processes that read images of a set that does not fit into memory."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type the encoder runs in. Features and classifiers are float32 in any case."""
 
-    resamples: int = 10_000
+    resamples: Rare[int] = 10_000
     """Bootstrap resamples of every interval."""
 
-    pixel_size: int = 32
+    pixel_size: Rare[int] = 32
     """Raw pixels: images larger than this are averaged down to it."""
 
-    sgd_epochs: int = 100
+    sgd_epochs: Rare[int] = 100
     """sgd probe: epochs."""
 
-    sgd_batch_size: int = 512
+    sgd_batch_size: Rare[int] = 512
     """sgd probe: images a step."""
 
-    sgd_learning_rate: float = 0.1
+    sgd_learning_rate: Rare[float] = 0.1
     """sgd probe: learning rate at batch 256, scaled linearly with the batch."""
 
-    sgd_flip: float = 0.5
+    sgd_flip: Rare[float] = 0.5
     """sgd probe: probability of mirroring; 0 where a mirror image means something else."""
 
     distance: Literal["cosine", "euclidean"] = "cosine"
     """Open set: how two images are compared."""
 
-    one_shot_trials: int = 10_000
+    one_shot_trials: Rare[int] = 10_000
     """Open set: one-shot trials of each difficulty."""
 
     def __post_init__(self) -> None:

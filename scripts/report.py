@@ -11,12 +11,13 @@ from pathlib import Path
 from linear_eval.comparison.tables import ReportOptions, compare_runs
 from simclr.command_line import parse_flags, run_command
 from simclr.errors import ConfigError
+from simclr.flags import HELP
 
 
 def main(arguments: list[str]) -> int:
     about, words = __doc__ or "", arguments or ["--help"]
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    if count == 0 and words[0] not in ("-h", "--help"):
+    if count == 0 and words[0] not in HELP:
         raise ConfigError(f"the first word is {words[0]}; expected the runs to compare, e.g. report.py runs/a runs/b")
     usage = "report.py RUN [RUN ...]" if count == 0 else "report.py RUN"
     options = parse_flags(ReportOptions, words[count:], usage, about, default=ReportOptions())

@@ -1,14 +1,19 @@
 """Views to encoder: config, data, objectives, training, checkpoints, export."""
 
-from simclr import losses
-from simclr.config import TrainConfig
-from simclr.config.presets import preset
-from simclr.errors import CheckpointError, ConfigError, DataError, MissingExtraError, PipelineError
-from simclr.exchange.classifier import load_classifier
-from simclr.exchange.encoder import load_encoder
-from simclr.run.folder import RunResult
-from simclr.run.process import keep_freed_memory
-from simclr.train import pretrain
+from typing import TYPE_CHECKING
+
+from augment.lazy import lazy_face
+
+if TYPE_CHECKING:
+    from simclr import losses
+    from simclr.config import TrainConfig
+    from simclr.config.presets import preset
+    from simclr.errors import CheckpointError, ConfigError, DataError, MissingExtraError, PipelineError
+    from simclr.exchange.classifier import load_classifier
+    from simclr.exchange.encoder import load_encoder
+    from simclr.run.folder import RunResult
+    from simclr.run.process import keep_freed_memory
+    from simclr.train import pretrain
 
 __all__ = [
     "CheckpointError",
@@ -25,3 +30,24 @@ __all__ = [
     "preset",
     "pretrain",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_face(
+        __name__,
+        {
+            "simclr.config": ("TrainConfig",),
+            "simclr.config.presets": ("preset",),
+            "simclr.errors": (
+                "CheckpointError",
+                "ConfigError",
+                "DataError",
+                "MissingExtraError",
+                "PipelineError",
+            ),
+            "simclr.exchange.classifier": ("load_classifier",),
+            "simclr.exchange.encoder": ("load_encoder",),
+            "simclr.run.folder": ("RunResult",),
+            "simclr.run.process": ("keep_freed_memory",),
+            "simclr.train": ("pretrain",),
+        },
+    )

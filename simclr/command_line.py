@@ -4,7 +4,6 @@ A command on a finished run takes the run as its first word; what follows are fl
 """
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
@@ -12,15 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import tyro
 
 from simclr.config import DataConfig, TrainConfig
-from simclr.config.yaml import T, config_fields, load_config, suggestion
+from simclr.config.presets import preset
+from simclr.config.yaml import T, load_config, suggestion
 from simclr.cores import use_cores
 from simclr.errors import ConfigError, PipelineError
 from simclr.exchange.encoder import find_encoder
+from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
 from simclr.run.process import keep_freed_memory
 
 __all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
@@ -66,8 +66,8 @@ def run_and_flags(
         CheckpointError: RUN holds no encoder.
     """
     words = list(arguments)
-    if not words or words[0] in ("-h", "--help"):
-        parse_flags(type(default), ["--help"], f"{command} RUN", about, default=default)
+    if not words or words[0] in HELP:
+        parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN", about, default=default)
     if words[0].startswith("-"):
         raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
     return find_encoder(Path(words[0])), words[1:]
@@ -78,8 +78,7 @@ def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool 
 
     With ``needs_labels``, labels that the run did not look at are looked at.
     """
-    flags = {word.split("=")[0].replace("_", "-") for word in words}
-    other = bool(flags & {"--data.path", "--data.source"})
+    other = not read_words(words).flags.keys().isdisjoint({"--data.path", "--data.source"})
     return replace(own, labels="auto") if other or (needs_labels and own.labels == "none") else own
 
 
@@ -95,8 +94,6 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
     Raises:
         ConfigError: an unknown preset or flag (with a suggestion), or a wrong value. ``--help`` prints and exits with 0.
     """
-    from simclr.config.presets import preset
-
     words = list(arguments)
     first = words.pop(0) if words and not words[0].startswith("-") and ":" not in words[0] else default
     is_file = first.endswith((".yaml", ".yml"))
@@ -105,63 +102,42 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
 
 
 def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T) -> T:
-    """Flags over ``default`` as a config of type ``cls``, by tyro; an error of the user's is one ConfigError."""
-    subcommands = [word for word in words if re.fullmatch(r"[\w.]+:[\w-]+", word)]
-    flags = [word for word in words if word not in subcommands]
-    for name, options in _unions(cls).items():
-        if not any(word.startswith(f"{name}:") for word in subcommands) and any(
-            f.startswith(f"--{name}.") for f in flags
-        ):
-            # Flags of the default objective need no objective:NAME in front of them.
-            subcommands.append(f"{name}:{type(getattr(default, name)).name}")
-        for word in subcommands:
-            known = [f"{name}:{option.name}" for option in options]
+    """Flags over ``default`` as a config of type ``cls``, by tyro; an error of the user's is one ConfigError.
+
+    ``--help`` prints the flags that many runs need and how many more there are, ``--help-all`` all of them; both exit with 0.
+    """
+    given = read_words(words)
+    chosen = list(given.choices)
+    for name, options in choices(cls).items():
+        known = [f"{name}:{option.name}" for option in options]
+        for word in chosen:
             if word.startswith(f"{name}:") and word not in known:
                 raise ConfigError(f"unknown {word!r}{suggestion(word, known)}")
-    _check_flags(cls, flags, subcommands)
-    said = io.StringIO()
+        if not any(word in known for word in chosen) and any(flag.startswith(f"--{name}.") for flag in given.flags):
+            # Flags of the default objective need no objective:NAME in front of them.
+            chosen.append(f"{name}:{type(getattr(default, name)).name}")
+    given = Words(chosen, given.flags)
+    check_flags(cls, given)
+    all_flags = "--help-all" in given.flags or not any(word in given.flags for word in HELP)
+    tyro_type, tyro_default = for_tyro(cls, default, rare=all_flags)
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                cls,
+        with contextlib.redirect_stderr(errors):
+            parsed = tyro.cli(
+                tyro_type,
                 prog=command,
                 description=about,
-                default=default,
-                args=[*subcommands, *flags],
+                default=tyro_default,
+                args=["--help" if word == "--help-all" else word for word in given.typed()],
                 config=(tyro.conf.CascadeSubcommandArgs,),
             )
     except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ConfigError(_one_line(said.getvalue())) from None
-
-
-def _check_flags(cls: type, flags: Sequence[str], subcommands: Sequence[str]) -> None:
-    known = _flag_names(cls, subcommands)
-    for word in flags:
-        if not word.startswith("--") or word in ("--help", "--help-verbose"):
-            continue
-        flag = word.split("=")[0].replace("_", "-")
-        if flag not in known:
-            raise ConfigError(f"unknown flag {word.split('=')[0]}{suggestion(flag, known)}")
-
-
-def _flag_names(cls: type, subcommands: Sequence[str], prefix: str = "") -> list[str]:
-    names: list[str] = []
-    for field_name, hint in config_fields(cls).items():
-        path = f"{prefix}{field_name}".replace("_", "-")
-        members = [hint, *get_args(hint)]
-        configs: list[Any] = [m for m in members if dataclasses.is_dataclass(m) and isinstance(m, type)]
-        if len(configs) > 1:
-            chosen = [word.split(":")[1] for word in subcommands if word.startswith(f"{field_name}:")]
-            configs = [config for config in configs if config.name in chosen] or configs
-        for config in configs:
-            names += _flag_names(config, subcommands, f"{path}.")
-        if not configs:
-            is_bool = bool in members
-            *parents, last = path.split(".")
-            names += [f"--{path}"] + ([f"--{'.'.join([*parents, 'no-' + last])}"] if is_bool else [])
-    return names
+        if stop.code:
+            raise ConfigError(_one_line(errors.getvalue())) from None
+        if not all_flags and more_flags(cls):
+            print(more_flags(cls))
+        raise
+    return from_tyro(cls, parsed)
 
 
 def _one_line(message: str) -> str:
@@ -172,12 +148,3 @@ def _one_line(message: str) -> str:
     text = re.sub(r"^(Value error|Invalid choice|Unrecognized options|Parsing error|Missing argument)\s+", "", text)
     text = re.sub(r"^Error parsing (\w+: )?", "", text)
     return text.strip() or "the command line could not be read; --help shows how it is written"
-
-
-def _unions(cls: type) -> dict[str, list[Any]]:
-    unions = {}
-    for name, hint in config_fields(cls).items():
-        configs = [member for member in get_args(hint) if dataclasses.is_dataclass(member)]
-        if len(configs) > 1:
-            unions[name] = configs
-    return unions

@@ -12,8 +12,10 @@ from simclr.command_line import own_or_other_data, parse_flags
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet, load_source, with_targets
+from simclr.data.splits import keep_validation
 from simclr.errors import ConfigError, DataError
 from simclr.exchange.encoder import find_encoder, read_description
+from simclr.flags import HELP, Words, read_words
 from simclr.losses import CrossEntropyConfig
 from simclr.model.encoder import without_weights
 from simclr.objectives import build_objective, fit_objective
@@ -54,38 +56,50 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
         CheckpointError: a folder without an encoder.
     """
     words = list(arguments)
-    if "--help" in words or "-h" in words:
-        parse_flags(TrainConfig, ["--help"], command, about, default=TrainConfig())
+    if asked := [word for word in words if word in HELP]:
+        parse_flags(TrainConfig, asked[-1:], command, about, default=TrainConfig())
     if words and words[0].endswith((".yaml", ".yml")):
         return _checked(
             parse_flags(TrainConfig, words[1:], command, about, default=load_config(Path(words[0]))), command
         )
-    init = _value_of("--encoder.init", words)
+    given = read_words(words)
+    init = given.value("--encoder.init")
     if init is None:
         raise _no_start(command)
     default = finetune_config(init)
     default = replace(default, data=own_or_other_data(default.data, words))
     if default.encoder.init is None:  # published weights: timm fetches them by the model's name
-        words = _without("--encoder.init", words)
-    config = _checked(parse_flags(TrainConfig, words, command, about, default=default), command)
+        given = given.without("--encoder.init")
+    config = _checked(parse_flags(TrainConfig, given.typed(), command, about, default=default), command)
+    return _for_its_images(config, given)
+
+
+def _for_its_images(config: TrainConfig, given: Words) -> TrainConfig:
+    """``config`` with what depends on the training images, where the flags that are ``given`` do not say it."""
+    everything = load_source(replace(config.data, validation=0.0), "train")
     try:
-        images = with_targets(load_source(config.data, "train"), config.objective)
+        images = keep_validation(everything, config.data, "train")
     except DataError:
-        if _value_of("--data.validation", words) is not None:
+        if "--data.validation" in given.flags:
             raise
-        # One image a class, perhaps, and none of them to spare for validation. Any other fault comes again.
-        default = replace(default, data=replace(default.data, validation=0.0))
-        config = parse_flags(TrainConfig, words, command, about, default=default)
-        images = with_targets(load_source(config.data, "train"), config.objective)
+        # One image a class, perhaps, and none of them to spare for validation.
+        config, images = replace(config, data=replace(config.data, validation=0.0)), everything
+    images = with_targets(images, config.objective)
     if images.labels is not None and len(images.classes) < 2:
         raise DataError(
             f"{images.name} has the class {images.classes[0]} alone; to tell classes apart takes at least two"
         )
-    if not _head_learns(config, images):
-        default = replace(default, schedule=replace(default.schedule, head_epochs=0))
-    own_batch = any(_value_of(flag, words) for flag in ("--train.batch-size", "--train.batch_size"))
-    default = _long_enough(default, len(images), config.train.batch_size if own_batch else None)
-    return parse_flags(TrainConfig, words, command, about, default=default)
+    schedule, train = config.schedule, config.train
+    if "--schedule.head-epochs" not in given.flags and not _head_learns(config, images):
+        schedule = replace(schedule, head_epochs=0)
+    if "--train.batch-size" not in given.flags:
+        train = replace(train, batch_size=_small_enough(len(images)))
+    epochs = min(max(30, math.ceil(1000 / max(1, len(images) // train.batch_size))), 300)  # a thousand steps
+    if "--train.epochs" not in given.flags:
+        train = replace(train, epochs=epochs)
+    if "--train.knn-every" not in given.flags:
+        train = replace(train, knn_every=epochs // 6)
+    return replace(config, schedule=schedule, train=train)
 
 
 def _checked(config: TrainConfig, command: str) -> TrainConfig:
@@ -113,16 +127,10 @@ def _head_learns(config: TrainConfig, images: ImageSet) -> bool:
     return any(p.requires_grad for p in objective.parameters())
 
 
-def _long_enough(default: TrainConfig, images: int, batch: int | None) -> TrainConfig:
-    """``default`` with epochs for a thousand steps, in batches of an eighth of the labelled images unless ``batch`` says.
-
-    Not below 16 images, though: with fewer than that in all, of as many of them as make a power of two.
-    """
-    if batch is None:
-        eighth = next((size for size in (128, 64, 32) if size <= images / 8), None)
-        batch = eighth or next((size for size in (16, 8, 4) if size <= images), 2)
-    epochs = min(max(30, math.ceil(1000 / max(1, images // batch))), 300)
-    return replace(default, train=replace(default.train, batch_size=batch, epochs=epochs, knn_every=epochs // 6))
+def _small_enough(images: int) -> int:
+    """A batch of an eighth of the labelled ``images``; not below 16, but for as many of them as make a power of two."""
+    eighth = next((size for size in (128, 64, 32) if size <= images / 8), None)
+    return eighth or next((size for size in (16, 8, 4) if size <= images), 2)
 
 
 def from_scratch(config: TrainConfig) -> TrainConfig:
@@ -182,20 +190,3 @@ def _published(name: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:
     data = DataConfig(source="folder", size=round(size / (weights.crop_pct or 1.0)))
     augment = AugmentConfig(size=size, mean=tuple(weights.mean), std=tuple(weights.std))
     return data, EncoderConfig(name=name, pretrained=True), augment
-
-
-def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    for i, word in enumerate(words):
-        if word.startswith(f"{flag}="):
-            return word.split("=", 1)[1]
-        if word == flag and i + 1 < len(words):
-            return words[i + 1]
-    return None
-
-
-def _without(flag: str, words: Sequence[str]) -> list[str]:
-    kept = [word for word in words if not word.startswith(f"{flag}=")]
-    if flag in kept:
-        at = kept.index(flag)
-        del kept[at : at + 2]
-    return kept

@@ -4,10 +4,9 @@ A new loss, on views or on labels, is one file in ``simclr/losses/`` and one lin
 ``docs/add_an_objective.md`` shows both. Nothing here or further up knows one loss from another.
 """
 
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Union
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from simclr.losses import (
@@ -62,8 +61,8 @@ OBJECTIVES: tuple[type[LossConfig], ...] = (
 if TYPE_CHECKING:
     ObjectiveConfig = LossConfig
 else:
-    # A union made from the list: tyro offers each member as a subcommand, YAML picks one by its key `name`.
-    ObjectiveConfig = Union[tuple(Annotated[config, tyro.conf.subcommand(name=config.name)] for config in OBJECTIVES)]  # noqa: UP007
+    # A union made from the list: the command line and YAML pick a member by its `name`.
+    ObjectiveConfig = Union[OBJECTIVES]  # noqa: UP007
 
 
 class Objective(nn.Module):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 
 import simclr
 from simclr.command_line import parse_command, run_command
+from simclr.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -58,6 +60,51 @@ def test_pretrain_ends_with_the_table(run, tmp_path: Path) -> None:
     assert low <= result["rows"]["encoder"]["linear"]["accuracy"] <= high
 
 
+def flags_in(help_text: str) -> set[str]:
+    return {flag for line in re.findall(r"^. (-.*)", help_text, re.M) for flag in re.findall(r"--[\w.-]+", line)}
+
+
+@pytest.mark.parametrize(
+    "script", ["pretrain", "finetune", "preview", "check_data", "evaluate", "embed", "export", "report"]
+)
+def test_help_counts_what_it_leaves_to_help_all(script: str, run, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for word in ("--help", "-h", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            run(script, word)
+        assert not stop.value.code
+        shown[word] = capsys.readouterr().out
+    some, every = flags_in(shown["--help"]), flags_in(shown["--help-all"])
+    assert some <= every and shown["-h"] == shown["--help"]
+    left_out = len({flag.replace(".no-", ".").replace("--no-", "--") for flag in every - some})
+    *_, last = shown["--help"].splitlines()
+    if script in ("export", "report"):  # few flags, all shown
+        assert left_out == 0 and "--help-all" not in last
+    else:
+        assert last.split()[0] == str(left_out) and last.endswith("--help-all") and left_out >= 10
+    assert "--help-all" not in shown["--help-all"].splitlines()[-1]
+
+
+def test_flags_that_help_leaves_out_are_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = parse_command(
+        ["cifar10", "--optim.momentum", "0.8", "--mix.mixup", "0.2", "objective:cross-entropy"], "", ""
+    )
+    assert (config.optim.momentum, config.mix.mixup, type(config)) == (0.8, 0.2, TrainConfig)
+    with pytest.raises(SystemExit):
+        parse_command(["cifar10", "objective:triplet", "--help"], "pretrain.py", "")
+    said = capsys.readouterr().out
+    assert {"--train.epochs", "--objective.margin", "--objective.mining"} <= flags_in(said)
+    assert not {"--optim.momentum", "--mix.mixup", "--sampler.name"} & flags_in(said)
+
+
+def test_the_last_of_a_flag_given_twice_counts() -> None:
+    words = ["--train.no-evaluate", "--seed", "1", "--train.evaluate", "--train.no_evaluate", "--seed=2"]
+    config = parse_command(words, "", "")
+    assert (config.train.evaluate, config.seed) == (False, 2)
+
+
 def test_evaluate_on_another_set(run, finished: Path, image_folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     words = [
@@ -97,6 +144,7 @@ def test_preview_writes_a_picture(run, tmp_path: Path) -> None:
           "--encoder.name", "resnet18"], "fewer than one batch of 64"),
         (["--encoder.name", "resnet19"], "did you mean"),
         (["--train.trackers", "tensorbord"], "tensorbord"),
+        (["--optim.momentun", "0.8"], "did you mean --optim.momentum?"),  # left out of --help, and suggested all the same
         (["config.yaml"], "unknown key 'epoch'"),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Configs from words and files: strict types, unknown keys refused, everything written reads back."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import simclr
 from augment import AugmentConfig
 from simclr.command_line import parse_command
 from simclr.config import DataConfig, EncoderConfig, TrainConfig
+from simclr.config.marks import Rare, Runtime
 from simclr.config.presets import PRESETS
 from simclr.config.yaml import differences, from_dict, load_config, save_config
 from simclr.errors import ConfigError
@@ -137,6 +138,30 @@ def test_differences_name_what_matters() -> None:
     assert "seed: 0 -> 3" in found
     assert "augment.size: 16 -> 32" in found
     assert not any("log_every" in line for line in found)  # the log does not change the weights
+
+
+@dataclass(frozen=True)
+class Oven:
+    degrees: int = 180
+    lamp: Runtime[bool] = True
+
+
+@dataclass(frozen=True)
+class Cake:
+    eggs: int = 3
+    nutmeg: Rare[float] = 0.1
+    shelf: Runtime[Rare[int]] = 2
+    oven: Oven = field(default_factory=Oven)
+    kitchen: Runtime[Oven] = field(default_factory=Oven)
+
+
+def test_differences_look_past_the_fields_that_are_marked_and_past_no_others() -> None:
+    assert differences(Cake(), Cake(shelf=3, oven=Oven(lamp=False), kitchen=Oven(degrees=0))) == []
+    assert differences(Cake(), Cake(eggs=4, nutmeg=0.2, shelf=3, oven=Oven(degrees=200, lamp=False))) == [
+        "eggs: 3 -> 4",
+        "nutmeg: 0.1 -> 0.2",
+        "oven.degrees: 180 -> 200",
+    ]
 
 
 def test_from_dict_keeps_defaults_and_refuses_unknown_keys() -> None:

@@ -20,8 +20,8 @@ from sklearn.metrics import mean_absolute_error
 
 import simclr
 from simclr.command_line import run_command
-from simclr.config import EncoderConfig, TrainConfig
-from simclr.data import load_source
+from simclr.config import DataConfig, EncoderConfig, TrainConfig
+from simclr.data import ImageSet, load_source
 from simclr.errors import CheckpointError, ConfigError, DataError
 from simclr.exchange.classifier import load_classifier
 from simclr.finetune import finetune_config, from_scratch, parse_finetuning
@@ -170,6 +170,28 @@ def test_one_label_a_class_is_all_for_training(pretrained: Path) -> None:
     assert sorted(load_source(config.data, "train").labels.tolist()) == list(range(10))
     with pytest.raises(DataError, match="one training image a class"):
         parse_finetuning([*words, "--data.validation", "0.1"], "finetune.py", "")
+
+
+def test_the_images_are_looked_for_once(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[DataConfig] = []
+
+    def load(config: DataConfig, split: Any) -> ImageSet:
+        looked.append(config)
+        return load_source(config, split)
+
+    monkeypatch.setattr("simclr.finetune.load_source", load)
+    parse_finetuning([f"--encoder.init={pretrained}", "--data.label-fraction", "0.001"], "finetune.py", "")
+    assert len(looked) == 1
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        parse_finetuning(
+            [f"--encoder.init={pretrained}", "--data.source", "folder", "--data.path", "nowhere"], "finetune.py", ""
+        )
+    assert len(looked) == 2
+
+
+def test_a_start_that_is_left_out_is_asked_for(pretrained: Path) -> None:
+    with pytest.raises(ConfigError, match="needs weights to start from"):
+        parse_finetuning(["--encoder.init", "--train.epochs", "3"], "finetune.py", "")
 
 
 def test_from_scratch_is_the_same_network_without_the_start(pretrained: Path) -> None:

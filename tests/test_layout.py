@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("augment", "simclr", "linear_eval", "scripts")
 FLOORS = {
     "augment": (
-        ("extra", "parameters", "evaluation", "mix"),
+        ("lazy", "extra", "parameters", "evaluation", "mix", "marks"),
         ("config",),
         ("sampling", "reference"),
         ("fused",),
@@ -28,7 +29,7 @@ FLOORS = {
         ("losses",),
         ("objectives",),
         ("config",),
-        ("data", "model", "optim"),
+        ("data", "model", "optim", "flags"),
         ("exchange",),
         ("run",),
         ("command_line", "train"),
@@ -125,6 +126,37 @@ def test_no_module_is_hidden_by_a_name_in_its_folders_face(path: Path) -> None:
         face, leaf = module.rsplit(".", 1)
         found = importlib.import_module(module)
         assert getattr(importlib.import_module(face), leaf) is found
+
+
+LAZY = [path for path in PACKAGED if path.name == "__init__.py" and "lazy_face(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", LAZY, ids=name)
+def test_a_lazy_face_gives_what_it_tells_type_checkers(path: Path) -> None:
+    face = importlib.import_module(".".join(path.relative_to(ROOT).parent.parts))
+    told = {member: module for module, member in imports(path) if module not in ("typing", "augment.lazy")}
+    assert set(told) == set(face.__all__) <= set(dir(face))
+    for member, module in told.items():
+        defined = f"{module}.{member}" if module == face.__name__ else module  # `from simclr import losses` is a module
+        found = importlib.import_module(defined)
+        assert getattr(face, member) is (found if module == face.__name__ else getattr(found, member))
+    with pytest.raises(AttributeError, match="has no attribute 'pretrane'"):
+        face.pretrane  # noqa: B018 (asking for it is what is tested)
+
+
+def test_loading_an_encoder_brings_no_trainer() -> None:
+    code = """if True:
+        import sys
+        import augment, linear_eval, simclr, simclr.config, simclr.data
+        heavy = {"accelerate", "tyro", "matplotlib", "sklearn", "pyarrow", "rich"}
+        assert not {"torch", "timm", *heavy} & set(sys.modules)
+        import torch
+        encoder = simclr.load_encoder("tests/written_before/classes")
+        assert encoder(torch.zeros(2, 3, encoder.size, encoder.size, dtype=torch.uint8)).shape[0] == 2
+        print(*sorted(heavy & set(sys.modules)), "loaded")
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("loaded\n", 0), done.stderr
 
 
 def test_what_can_be_run_shadows_nothing_that_can_be_imported() -> None:

@@ -4,10 +4,15 @@ A field's docstring is its help text on the command line. What no two fields may
 ``TrainConfig.__post_init__``.
 """
 
-from simclr.config.data import DataConfig, SamplerConfig
-from simclr.config.model import EncoderConfig, HeadConfig
-from simclr.config.optim import OptimConfig, ScheduleConfig
-from simclr.config.run import RUNTIME_FIELDS, LoopConfig, TrainConfig
+from typing import TYPE_CHECKING
+
+from augment.lazy import lazy_face
+
+if TYPE_CHECKING:
+    from simclr.config.data import DataConfig, SamplerConfig
+    from simclr.config.model import EncoderConfig, HeadConfig
+    from simclr.config.optim import OptimConfig, ScheduleConfig
+    from simclr.config.run import RUNTIME_FIELDS, LoopConfig, TrainConfig
 
 __all__ = [
     "RUNTIME_FIELDS",
@@ -20,3 +25,27 @@ __all__ = [
     "ScheduleConfig",
     "TrainConfig",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_face(
+        __name__,
+        {
+            "simclr.config.data": (
+                "DataConfig",
+                "SamplerConfig",
+            ),
+            "simclr.config.model": (
+                "EncoderConfig",
+                "HeadConfig",
+            ),
+            "simclr.config.optim": (
+                "OptimConfig",
+                "ScheduleConfig",
+            ),
+            "simclr.config.run": (
+                "RUNTIME_FIELDS",
+                "LoopConfig",
+                "TrainConfig",
+            ),
+        },
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
+from simclr.config.marks import Rare, Runtime
 from simclr.errors import ConfigError, require
 
 __all__ = ["DataConfig", "SamplerConfig"]
@@ -31,35 +32,35 @@ class DataConfig:
     """`folder`: `auto` takes the first sub-folder's name as the label where every image has one; `none` ignores them; a CSV
     file with the columns path,label or path,label,quality or path,value says it image by image."""
 
-    test_fraction: float = 0.2
+    test_fraction: Rare[float] = 0.2
     """Share of the images held out as the test set, by class, where the set has no `test` (or `val`) part of its own."""
 
-    split_seed: int = 0
+    split_seed: Rare[int] = 0
     """Seed of that split. It is apart from the run's seed, so that runs of several seeds share one test set."""
 
-    held_out_classes: float = 0.0
+    held_out_classes: Rare[float] = 0.0
     """Share of the classes, drawn with `split_seed`, that training never sees: what the open-set protocol tests on."""
 
-    label_fraction: float = 1.0
+    label_fraction: Rare[float] = 1.0
     """Train on this share of every class (at least one image of each), drawn with `split_seed`; 0.01 is 1 % of the labels."""
 
-    validation: float = 0.0
+    validation: Rare[float] = 0.0
     """Share of the training images, by class, kept from training to watch it and to calibrate on."""
 
-    limit: int | None = None
+    limit: Rare[int | None] = None
     """Train on this many images only, drawn with `split_seed`; None takes all."""
 
-    broken: Literal["refuse", "skip"] = "refuse"
+    broken: Rare[Literal["refuse", "skip"]] = "refuse"
     """Files that do not decode. `refuse`: they are named; a resident set does not start, another ends at the step that meets
     one, with a checkpoint. `skip`: all files are tried first, and those left out are named; one that breaks later is replaced."""
 
-    device_resident: Literal["auto", "yes", "no"] = "auto"
+    device_resident: Runtime[Rare[Literal["auto", "yes", "no"]]] = "auto"
     """Keep the whole set as one uint8 tensor on the device. `auto`: when it takes under a quarter of the free memory."""
 
-    workers: int = 2
+    workers: Runtime[int] = 2
     """Decoding processes for each training process, where the set is not resident."""
 
-    download: bool = True
+    download: Runtime[Rare[bool]] = True
     """Let torchvision download a named set that is not under `path` yet."""
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from simclr.config.marks import Rare
 from simclr.errors import require
 
 __all__ = ["EncoderConfig", "HeadConfig"]
@@ -19,29 +20,29 @@ class EncoderConfig:
     """Start from these weights: a run, an encoder folder, or a checkpoint file of timm, torchvision, lightly or solo-learn.
     Every tensor of the backbone must be in it."""
 
-    init_partial: bool = False
+    init_partial: Rare[bool] = False
     """Take the tensors of `init` that match, and start the others afresh."""
 
-    frozen_layers: int = 0
+    frozen_layers: Rare[int] = 0
     """Layers, counted from the image, that keep the weights they start from: 1 is the stem, 2 the first block with it, and
     so on; -1 freezes the whole backbone. Their BatchNorm keeps its statistics."""
 
-    stem: Literal["auto", "small", "imagenet"] = "auto"
+    stem: Rare[Literal["auto", "small", "imagenet"]] = "auto"
     """ResNets only. `small`: 3x3 stride-1 convolution, no max-pool, as SimCLR does for CIFAR-10. `auto`: small up to 64 px."""
 
-    pretrained: bool = False
+    pretrained: Rare[bool] = False
     """Start from timm's published weights (downloaded)."""
 
-    layers: tuple[int, ...] | None = None
+    layers: Rare[tuple[int, ...] | None] = None
     """ResNets only: blocks in each stage, instead of the model's own."""
 
-    channels: tuple[int, ...] | None = None
+    channels: Rare[tuple[int, ...] | None] = None
     """ResNets only: channels of each stage, instead of the model's own."""
 
-    patch_size: int | None = None
+    patch_size: Rare[int | None] = None
     """Transformers with patches only: their size in pixels, instead of the model's own."""
 
-    drop_path: float = 0.0
+    drop_path: Rare[float] = 0.0
     """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
 
     def __post_init__(self) -> None:
@@ -56,19 +57,19 @@ class EncoderConfig:
 class HeadConfig:
     """The projection head g of SimCLR; it is thrown away after pretraining."""
 
-    layers: int = 2
+    layers: Rare[int] = 2
     """Linear layers: 1 to 3. The paper has 2 on CIFAR-10 and 3 in its second version (SimCLR v2); 0 is no head at all."""
 
-    hidden_dim: int | None = None
+    hidden_dim: Rare[int | None] = None
     """Width of the hidden layers; None takes the encoder's feature width, as the paper does."""
 
     out_dim: int = 128
     """Width D of the embedding that the loss sees."""
 
-    batch_norm: bool = True
+    batch_norm: Rare[bool] = True
     """BatchNorm after every linear layer (after the last one without a learnable shift), as in the paper's code."""
 
-    predictor_dim: int = 0
+    predictor_dim: Rare[int] = 0
     """Hidden width of MoCo v3's predictor, an MLP of two layers behind the head; 0 is none. For `objective:moco`."""
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from simclr.config.marks import Rare
 from simclr.errors import ConfigError, require
 
 __all__ = ["OptimConfig", "ScheduleConfig"]
@@ -23,26 +24,26 @@ class OptimConfig:
     learning_rate: float = 1.0
     """Peak learning rate for a batch of 256 images; `scaling` carries it to the batch in use."""
 
-    scaling: Literal["linear", "sqrt", "none"] = "linear"
+    scaling: Rare[Literal["linear", "sqrt", "none"]] = "linear"
     """Multiply `learning_rate` by batch/256, by its square root, or not at all."""
 
     weight_decay: float = 1e-4
     """Weight decay; never applied to biases and normalisation parameters."""
 
-    layer_decay: float = 1.0
+    layer_decay: Rare[float] = 1.0
     """Learning rate of each layer of the backbone over that of the layer above it; the head has the full one. Fine-tuning
     takes 0.65 to 0.9 (Clark et al. 2020; Bao et al. 2022)."""
 
-    momentum: float = 0.9
+    momentum: Rare[float] = 0.9
     """Momentum of LARS, SGD and Muon."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Rare[tuple[float, float]] = (0.9, 0.999)
     """AdamW's two decay rates, and Muon's for vectors."""
 
-    trust: float = 0.001
+    trust: Rare[float] = 0.001
     """LARS's trust coefficient."""
 
-    clip_norm: float | None = None
+    clip_norm: Rare[float | None] = None
     """Clip the global norm of the gradient to this, before the step."""
 
     def __post_init__(self) -> None:
@@ -67,19 +68,19 @@ class OptimConfig:
 class ScheduleConfig:
     """The learning rate over the run: linear warm-up, then a decay by step."""
 
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    decay: Rare[Literal["cosine", "linear", "constant"]] = "cosine"
     """Shape of the decay after the warm-up."""
 
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly from 0."""
 
-    head_epochs: int = 0
+    head_epochs: Rare[int] = 0
     """Epochs, before the others, in which only the head learns: linear probing, then fine-tuning (Kumar et al. 2022)."""
 
-    final: float = 0.0
+    final: Rare[float] = 0.0
     """The last step's learning rate as a share of the peak."""
 
-    view_sizes: tuple[tuple[float, int], ...] = ()
+    view_sizes: Rare[tuple[tuple[float, int], ...]] = ()
     """Views of other sizes at the start: pairs of the share of the run until which, and the pixels; then `augment.size`.
     `--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half."""
 

@@ -6,30 +6,13 @@ from typing import Literal
 
 from augment import AugmentConfig, MixConfig
 from simclr.config.data import DataConfig, SamplerConfig
+from simclr.config.marks import RUNTIME, Rare, Runtime, marked
 from simclr.config.model import EncoderConfig, HeadConfig
 from simclr.config.optim import OptimConfig, ScheduleConfig
 from simclr.errors import ConfigError, require
 from simclr.objectives import OBJECTIVES, NTXentConfig, ObjectiveConfig
 
 __all__ = ["RUNTIME_FIELDS", "LoopConfig", "TrainConfig"]
-
-RUNTIME_FIELDS = frozenset(
-    {
-        "out",
-        "data.workers",
-        "data.device_resident",
-        "data.download",
-        "train.log_every",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "train.knn_every",
-        "train.trackers",
-        "train.evaluate",
-        "train.scratch",
-        "profile",
-    }
-)
-"""Fields that may differ when a run is resumed, since no weight depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,45 +28,45 @@ class LoopConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the encoder. `auto`: bf16 where the device computes it natively, else fp32. Losses are always fp32."""
 
-    channels_last: bool = True
+    channels_last: Rare[bool] = True
     """Store images and convolution weights channels-last, which most devices convolve faster."""
 
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
     """torch.compile the encoder and its head in this mode: faster steps, for a minute or more of compilation at the start."""
 
-    compile_augment: bool = False
+    compile_augment: Rare[bool] = False
     """torch.compile the augmentation on a GPU; that of a CPU is faster as it is."""
 
     cached_chunk: int | None = None
     """Images of a process that the memory has room for; None is all of them. Fewer means gradient caching (Gao et al. 2021):
     the loss still compares the whole batch, for a second forward pass. BatchNorm then sees a chunk at a time."""
 
-    sync_batchnorm: bool = True
+    sync_batchnorm: Rare[bool] = True
     """With several GPU processes, take BatchNorm statistics over all of them, so that the result is that of one process."""
 
-    log_every: int = 20
+    log_every: Runtime[Rare[int]] = 20
     """Steps between two lines of metrics; nothing else waits for the device."""
 
-    checkpoint_every: int = 500
+    checkpoint_every: Runtime[Rare[int]] = 500
     """Steps between two checkpoints; one is also written when a run is asked to stop."""
 
-    keep_checkpoints: int = 2
+    keep_checkpoints: Runtime[Rare[int]] = 2
     """How many of the newest checkpoints stay on disk."""
 
-    knn_every: int = 10
+    knn_every: Runtime[Rare[int]] = 10
     """Epochs between two online kNN scores on held-out images, where there are labels; 0 is never."""
 
-    trackers: tuple[str, ...] = ()
+    trackers: Runtime[Rare[tuple[str, ...]]] = ()
     """Experiment trackers, by their accelerate name: tensorboard, wandb, trackio, ..."""
 
-    ema: float | None = None
+    ema: Rare[float | None] = None
     """Decay of an exponential moving average of the weights, e.g. 0.999; it rises to that from 0, and the average is what is
     exported. None is no average."""
 
-    scratch: bool = True
+    scratch: Runtime[Rare[bool]] = True
     """Fine-tuning: also train the same network from random weights, to compare with."""
 
-    evaluate: bool = True
+    evaluate: Runtime[bool] = True
     """Let the command score the encoder at the end, beside raw pixels and an untrained encoder, where there are labels."""
 
     def __post_init__(self) -> None:
@@ -104,25 +87,25 @@ class TrainConfig:
     name: str = "digits"
     """The run's name: everything it writes goes to `out`/`name`, and the same command run again continues there."""
 
-    out: Path = Path("runs")
+    out: Runtime[Path] = Path("runs")
     """The folder that holds the runs."""
 
     seed: int = 0
     """Seed of the initial weights, the order of the images and the augmentation."""
 
-    profile: bool = False
+    profile: Runtime[Rare[bool]] = False
     """Time the parts of 20 steps, print where they went, write a trace, and stop."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Which images."""
 
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sampler: Rare[SamplerConfig] = field(default_factory=SamplerConfig)
     """Which images come together in a batch."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How the views are made."""
 
-    mix: MixConfig = field(default_factory=MixConfig)
+    mix: Rare[MixConfig] = field(default_factory=MixConfig)
     """Mixed images, for objectives on soft labels."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -198,3 +181,7 @@ class TrainConfig:
     def run_dir(self) -> Path:
         """The run's folder, `out`/`name`."""
         return self.out / self.name
+
+
+RUNTIME_FIELDS = marked(TrainConfig, RUNTIME)
+"""Fields that may differ when a run is resumed, since no weight depends on them: those with the mark ``Runtime``."""

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from simclr.config import RUNTIME_FIELDS, TrainConfig
+from simclr.config import TrainConfig
+from simclr.config.marks import RUNTIME, marked
 from simclr.errors import ConfigError
 from simclr.files import atomically
 
@@ -100,7 +101,8 @@ def flat_fields(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(old: Any, new: Any) -> list[str]:
     """``path: old -> new`` for every field that differs and that a run's weights depend on."""
     flat_old, flat_new = flat_fields(to_dict(old)), flat_fields(to_dict(new))
-    names = [name for name in dict.fromkeys([*flat_old, *flat_new]) if name not in RUNTIME_FIELDS]
+    free = marked(type(old), RUNTIME) | marked(type(new), RUNTIME)
+    names = [name for name in dict.fromkeys([*flat_old, *flat_new]) if name not in free]
     return [
         f"{name}: {flat_old.get(name)} -> {flat_new.get(name)}"
         for name in names

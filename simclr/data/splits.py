@@ -27,7 +27,15 @@ from simclr.distributed import derive_seed
 from simclr.errors import ConfigError, DataError
 from simclr.objectives import ObjectiveConfig
 
-__all__ = ["ClassSplit", "class_disjoint_split", "divide_classes", "divide_training", "split_by_class", "with_targets"]
+__all__ = [
+    "ClassSplit",
+    "class_disjoint_split",
+    "divide_classes",
+    "divide_training",
+    "keep_validation",
+    "split_by_class",
+    "with_targets",
+]
 
 
 def split_by_class(images: ImageSet, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -88,6 +96,17 @@ def divide_training(
         images = images.subset(torch.randperm(len(images), generator=generator)[: config.limit].sort().values)
     if config.label_fraction < 1:
         images = images.subset(_share_of_each_class(images, config))
+    return keep_validation(images, config, split)
+
+
+def keep_validation(
+    images: ImageSet, config: DataConfig, split: Literal["train", "validation", "held-out"]
+) -> ImageSet:
+    """Of the images that there are for training, those to train on, or with ``split="validation"`` those kept from it.
+
+    Raises:
+        DataError: too few to spare any.
+    """
     if not config.validation:
         if split == "validation":
             raise DataError("no validation images were asked for; set --data.validation, e.g. 0.1")
