@@ -13,26 +13,27 @@ from augment.lazy import lazy_face
 if TYPE_CHECKING:
     from linear_eval.classify.few_labels import few_labels
     from linear_eval.classify.knn import knn_accuracy, knn_predictions
-    from linear_eval.classify.probe import LinearClassifier, ProbeResult, linear_probe
+    from linear_eval.classify.probe import linear_probe
     from linear_eval.classify.reliability import Reliability, expected_calibration_error, reliability
+    from linear_eval.classify.result import LinearClassifier, ProbeResult
     from linear_eval.classify.sgd_probe import sgd_probe
     from linear_eval.config import EvalConfig
     from linear_eval.evaluate import evaluate_run
     from linear_eval.evaluate_open import evaluate_open_set
-    from linear_eval.features.extract import Features, extract_features, pixel_features
+    from linear_eval.features.extract import Features, extract_features
     from linear_eval.features.frozen import encoder_digest
+    from linear_eval.features.pixels import pixel_features
     from linear_eval.matching.calibration import (
         PairCalibration,
         Threshold,
         fit_pair_calibration,
         fit_threshold,
-        load_verification,
         pair_calibration_error,
-        save_verification,
     )
     from linear_eval.matching.identification import IdentificationResult, OneShotResult, identification, one_shot
     from linear_eval.matching.protocol import open_set
     from linear_eval.matching.retrieval import RetrievalResult, map_at_r, nmi, r_precision, recall_at_k, retrieval
+    from linear_eval.matching.stored import load_verification, save_verification
     from linear_eval.matching.verification import VerificationResult, verification
     from linear_eval.metrics import bootstrap_interval, paired_difference
     from linear_eval.reports.closed import print_report, result_table, write_report, write_result
@@ -101,11 +102,8 @@ if not TYPE_CHECKING:
                 "knn_accuracy",
                 "knn_predictions",
             ),
-            "linear_eval.classify.probe": (
-                "LinearClassifier",
-                "ProbeResult",
-                "linear_probe",
-            ),
+            "linear_eval.classify.probe": ("linear_probe",),
+            "linear_eval.classify.result": ("LinearClassifier", "ProbeResult"),
             "linear_eval.classify.reliability": (
                 "Reliability",
                 "expected_calibration_error",
@@ -118,17 +116,16 @@ if not TYPE_CHECKING:
             "linear_eval.features.extract": (
                 "Features",
                 "extract_features",
-                "pixel_features",
             ),
             "linear_eval.features.frozen": ("encoder_digest",),
+            "linear_eval.features.pixels": ("pixel_features",),
+            "linear_eval.matching.stored": ("load_verification", "save_verification"),
             "linear_eval.matching.calibration": (
                 "PairCalibration",
                 "Threshold",
                 "fit_pair_calibration",
                 "fit_threshold",
-                "load_verification",
                 "pair_calibration_error",
-                "save_verification",
             ),
             "linear_eval.matching.identification": (
                 "IdentificationResult",

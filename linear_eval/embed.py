@@ -16,8 +16,7 @@ from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
 from linear_eval.matching.search import nearest
 from linear_eval.progress import default_device
-from linear_eval.scored_run import all_of_training
-from simclr import load_encoder
+from linear_eval.scored_run import ScoredRun, all_of_training
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.decode import EXTENSIONS, decode
@@ -91,23 +90,25 @@ class Embedded:
     def lines(self, most: int = 20) -> list[str]:
         """What was done, in words, naming at most ``most`` files that were left out."""
         count, width = self.features.x.shape
-        said = [f"{count} images, {width} features, {int((self.features.y >= 0).sum())} labels"]
+        lines = [f"{count} images, {width} features, {int((self.features.y >= 0).sum())} labels"]
         if self.left_out:
-            said.append(f"left out, since they do not decode: {len(self.left_out)}")
-            said += [f"  {path}" for path in self.left_out[:most]]
+            lines.append(f"left out, since they do not decode: {len(self.left_out)}")
+            lines += [f"  {path}" for path in self.left_out[:most]]
         if len(self.left_out) > most:
-            said.append(f"  and {len(self.left_out) - most} more")
+            lines.append(f"  and {len(self.left_out) - most} more")
         if self.elsewhere:
-            said.append(
+            lines.append(
                 f"in neither part and not embedded: {self.elsewhere} images; name their folder with --data.path"
             )
         for query, found in self.neighbours.items():
-            said.append(f"nearest to {query}, cosine and image:")
-            said += [f"  {cosine:7.4f}  {self.names[row]}" for cosine, row in found]
-        return said + [f"wrote {file}" for file in self.files]
+            lines.append(f"nearest to {query}, cosine and image:")
+            lines += [f"  {cosine:7.4f}  {self.names[row]}" for cosine, row in found]
+        return lines + [f"wrote {file}" for file in self.files]
 
 
-def embed_run(path: Path | str, options: EmbedOptions, progress: Callable[[int, int], None] | None = None) -> Embedded:
+def embed_run(
+    path: ScoredRun | Path | str, options: EmbedOptions, progress: Callable[[int, int], None] | None = None
+) -> Embedded:
     """Embed every image that ``options`` name with the encoder at ``path``, write them, and look for the queries.
 
     Files that do not decode end it before anything is written, or with ``data.broken="skip"`` are left out and named.
@@ -124,8 +125,10 @@ def embed_run(path: Path | str, options: EmbedOptions, progress: Callable[[int, 
     """
     if options.out is None and not options.query:
         raise ConfigError("nothing to do with the embeddings: name a file with --out, or images with --query")
-    encoder = load_encoder(path)
-    queries = {query: decode(query, options.data.size) for query in options.query}  # a bad one is said before the work
+    encoder = ScoredRun.at(path).encoder()
+    queries = {
+        query: decode(query, options.data.size) for query in options.query
+    }  # a bad one is refused before the work
     found, numbers = _images(options)
     images = place(found, torch.device("cpu"), options.data.device_resident)
     names = numbers if images.paths is None else _below(options.data.path, images.paths)
@@ -237,13 +240,13 @@ class _Finite(nn.Module):
     def __init__(self, encoder: Encoder, names: Sequence[str], normalise: bool) -> None:
         super().__init__()
         self.encoder, self.names, self.normalise = encoder, names, normalise
-        self.seen = 0
+        self.done = 0
 
     def forward(self, images: Tensor) -> Tensor:
         z = self.encoder(images).float()  # (B, F)
         bad = (~z.isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
-            named = self.names[self.seen + bad[0]]
+            named = self.names[self.done + bad[0]]
             raise DataError(f"the features of {named} are NaN or infinite; the encoder has diverged")
-        self.seen += len(z)
+        self.done += len(z)
         return F.normalize(z, dim=1) if self.normalise else z

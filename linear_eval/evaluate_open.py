@@ -10,30 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, RawPixels, extract_features
+from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.frozen import frozen
-from linear_eval.matching.calibration import PairCalibration, Threshold, save_verification
+from linear_eval.features.pixels import RawPixels
+from linear_eval.matching.calibration import PairCalibration, Threshold
 from linear_eval.matching.protocol import open_set
+from linear_eval.matching.stored import save_verification
 from linear_eval.open_set_images import OpenSetImages, open_set_images
-from linear_eval.progress import Progress, default_device, environment, name_files, told
+from linear_eval.progress import Progress, default_device, environment, showing_progress
 from linear_eval.reports.open_set import print_open_set, write_open_set
-from linear_eval.reports.projector import check_tensorboard, write_run_projector
-from linear_eval.scored_run import (
-    config_of_run,
-    default_protocol,
-    images_to_score,
-    report_folder,
-    same_images,
-    seen_in_training,
-)
-from simclr import load_encoder
+from linear_eval.scored_run import ScoredRun
+from linear_eval.scoring import Scoring
 from simclr.config import DataConfig
 from simclr.data import ImageSet, place
-from simclr.exchange.encoder import find_encoder
 
 __all__ = ["evaluate_open_set"]
 
@@ -42,18 +34,22 @@ SHARED = ("protocol", "seed", "distance", "images", "classes", "disjoint_from_tr
 
 
 def evaluate_open_set(
-    path: Path, data: DataConfig | None = None, config: EvalConfig | None = None, *, tensorboard: bool = False
+    path: ScoredRun | Path | str,
+    data: DataConfig | None = None,
+    config: EvalConfig | None = None,
+    *,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Score the encoder at ``path`` on classes that are new to it, beside the same encoder untrained and raw pixels.
 
     Prints a table and writes ``open-set.json``, ``roc.png``, ``pairs.png``, ``map-pca.png`` and ``map-tsne.png`` to
-    ``report_folder``. Threshold and calibration go to the encoder's folder, as ``verification.json``; those of
+    ``ScoredRun.report_folder``. Threshold and calibration go to the encoder's folder, as ``verification.json``; those of
     another set's images stay with that report.
 
     Args:
         path: a run directory, an encoder folder, or a file in it.
         data: labelled images to score on; the run's own if None. See :func:`open_set_images` for what is taken of them.
-        config: the protocol; ``default_protocol`` if None.
+        config: the protocol; ``ScoredRun.default_protocol`` if None.
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
 
     Returns:
@@ -67,31 +63,20 @@ def evaluate_open_set(
         MissingExtraError: ``tensorboard``, and it is not installed.
     """
     began = time.perf_counter()
-    folder = find_encoder(path)
-    if tensorboard:
-        check_tensorboard()
-    encoder, untrained = load_encoder(folder), load_encoder(folder, untrained=True)
-    data = images_to_score(folder, data)
-    config = default_protocol(folder) if config is None else config
-    run = config_of_run(folder)
-    images = _placed(open_set_images(data, run, config.seed), data)
+    scoring = Scoring.begin(path, data, config, tensorboard)
+    run, data, config = scoring.run, scoring.data, scoring.config
+    images = _placed(open_set_images(data, run.config, config.seed), data)
     device = default_device()
-    encoders: dict[str, nn.Module] = {
-        "encoder": encoder,
-        "untrained": untrained,
-        "raw pixels": RawPixels(config.pixel_size),
-    }
     rows: dict[str, dict[str, Any]] = {}
     features: dict[str, Features] = {}
     digests: dict[str, str] = {}
-    console = Console(stderr=True)
-    with told(console) as say:
-        for name, module in encoders.items():
+    with showing_progress(scoring.console) as progress:
+        for name, module in scoring.encoders.items():
             with frozen(module) as digests[name]:
-                rows[name], features[name] = _row(name, module, images, config, device, say)
+                rows[name], features[name] = _row(name, module, images, config, device, progress)
     scored = rows["encoder"]
-    target = report_folder(folder, data)
-    keeper = folder if run is None or same_images(data, run.data) else target
+    target = scoring.report_folder
+    keeper = target if run.has_other_images_than(data) else run.folder
     result = {
         "rows": {name: {key: value for key, value in row.items() if key not in SHARED} for name, row in rows.items()},
         "disjoint_from_training": images.disjoint,
@@ -102,7 +87,7 @@ def evaluate_open_set(
             "name": images.test.name,
             "test": {
                 **_describe(images.test),
-                "trained_on": None if run is None else seen_in_training(run.data, images.test),
+                "trained_on": run.count_trained_on(images.test),
             },
             "validation": None if images.validation is None else _describe(images.validation),
         },
@@ -119,28 +104,26 @@ def evaluate_open_set(
         result["verification_file"] = str(files[0])
     result["seconds"] = round(time.perf_counter() - began, 2)
     print_open_set(result)
-    with told(console) as say:
-        say("pictures")
+    with showing_progress(scoring.console) as progress:
+        progress("pictures")
         files = write_open_set(result, features["encoder"], images.test.classes, target) + files
-        if tensorboard:
-            files.append(write_run_projector(folder, images.test, target, config, say))
-    name_files(console, files)
+    scoring.end(files, images.test)
     return result
 
 
 def _row(
-    name: str, encoder: nn.Module, images: OpenSetImages, config: EvalConfig, device: torch.device, say: Progress
+    name: str, encoder: nn.Module, images: OpenSetImages, config: EvalConfig, device: torch.device, progress: Progress
 ) -> tuple[dict[str, Any], Features]:
     """The figures of one row of the table, and the features of the test images that they were taken from."""
 
     def features(part: ImageSet) -> Features:
-        say(f"{name}: features of {len(part)} images")
+        progress(f"{name}: features of {len(part)} images")
         autocast = None if isinstance(encoder, RawPixels) else AUTOCAST[config.precision]
         return extract_features(encoder, part, config.batch_size, device, workers=config.workers, autocast=autocast)
 
     validation = None if images.validation is None else features(images.validation)
     test = features(images.test)
-    say(f"{name}: pairs, neighbours and clusters of {len(test)} images")
+    progress(f"{name}: pairs, neighbours and clusters of {len(test)} images")
     figures = open_set(
         test,
         validation,

@@ -14,29 +14,41 @@ import torch
 from rich.console import Console
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from linear_eval.classify.probe import ProbeResult, linear_probe, score_predictions
-from linear_eval.classify.reliability import reliability
+from linear_eval.classify.certainty import certainty, fit_temperature
+from linear_eval.classify.probe import linear_probe
+from linear_eval.classify.result import ProbeResult, score_predictions
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.frozen import frozen
 from linear_eval.metrics import mean_interval, paired_difference
-from linear_eval.progress import Progress, default_device, environment, name_files, told
+from linear_eval.progress import Progress, default_device, environment, name_files, showing_progress
 from linear_eval.reports.finetuned import print_finetuned, write_finetuned
-from linear_eval.scored_run import data_of_run, seen_in_training
+from linear_eval.results import (
+    ClassRow,
+    FinetunedClasses,
+    FinetunedData,
+    FinetunedNumbers,
+    FinetunedResult,
+    Gain,
+    Hardware,
+    NumberRow,
+)
+from linear_eval.scored_run import ScoredRun
 from simclr import load_encoder
 from simclr.config import TrainConfig
 from simclr.data import ImageSet, load_source, place, with_targets
 from simclr.errors import CheckpointError
 from simclr.exchange.classifier import Classifier, load_classifier, save_temperature
-from simclr.exchange.encoder import Encoder, find_encoder
+from simclr.exchange.encoder import Encoder
 from simclr.exchange.imported import start_from
 from simclr.finetune import from_scratch
 from simclr.model.contrastive import build_model
 
-__all__ = ["evaluate_finetuned", "fit_temperature"]
+__all__ = ["evaluate_finetuned"]
 
 _BATCH = 256
+
+Row = ClassRow | NumberRow
 
 
 def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
@@ -51,71 +63,53 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
     device = default_device()
     console = Console(stderr=True)
     numbers = config.objective.reads_numbers
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     answers: dict[str, np.ndarray] = {}
     runs = {"fine-tuned": config.run_dir}
     if config.train.scratch and (from_scratch(config).run_dir / "encoder" / "head.json").exists():
         runs["from scratch"] = from_scratch(config).run_dir
-    with told(console) as say:
+    with showing_progress(console) as progress:
         for name, folder in runs.items():
-            say(f"{name}: {len(parts['test'])} test images")
+            progress(f"{name}: {len(parts['test'])} test images")
             classifier = load_classifier(folder).to(device)
+            sigmoids = classifier.objective.sigmoids
             score = _score_numbers if numbers else _score_classes
             rows[name], answers[name] = score(classifier, folder, parts, device)
         if config.encoder.init is not None or config.encoder.pretrained:
-            rows["linear probe"], answers["linear probe"] = _probe(config, parts, device, say)
-    result = {
-        "kind": "regression" if numbers else "classification",
-        "rows": rows,
-        "comparison": {
+            rows["linear probe"], answers["linear probe"] = _probe(config, parts, device, progress)
+    run_on = environment(device)
+    schema: type[FinetunedResult] = FinetunedNumbers if numbers else FinetunedClasses
+    result = schema(
+        kind="regression" if numbers else "classification",
+        rows=rows,
+        comparison={
             f"fine-tuned - {other}": _compare(answers["fine-tuned"], answers[other], numbers)
             for other in rows
             if other != "fine-tuned"
         },
-        "protocol": _in_words(config, parts, rows),
-        "data": {split: len(images) for split, images in parts.items()}
-        | {
-            "name": parts["test"].name,
-            "classes": list(parts["train"].classes),
-            "trained_on": _seen_before(config, parts["test"]),
-        },
-        "started_from": config.encoder.init or f"timm's weights of {config.encoder.name}",
-        **environment(device),
-    }
+        protocol=_in_words(config, parts, rows, sigmoids),
+        data=FinetunedData(
+            **{split: len(images) for split, images in parts.items()},
+            name=parts["test"].name,
+            classes=tuple(parts["train"].classes),
+            trained_on=_pretrained_on(config, parts["test"]),
+        ),
+        started_from=config.encoder.init or f"timm's weights of {config.encoder.name}",
+        versions=run_on["versions"],
+        hardware=Hardware(**run_on["hardware"]),
+    )
     print_finetuned(result)
     name_files(console, write_finetuned(result, config.run_dir))
-    return result
+    return result.to_dict()
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T > 0 of the least cross-entropy of ``logits`` (N, C) / T against ``labels`` (N,): Guo et al. 2017, eq. 9.
-
-    Cross-entropy is convex in 1 / T; the minimum is found by bisection of its slope, in [1/100, 100]. Where every label
-    has the highest logit there is none, any more certainty is better: T is 1 then, since nothing was learned of it.
-
-    >>> sure_and_right_half_the_time = torch.tensor([[10.0, 0.0]] * 4)
-    >>> fit_temperature(sure_and_right_half_the_time, torch.tensor([0, 1, 0, 1])) > 50
-    True
-    """
-    logits = logits.double()
-    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    if bool((own == logits.max(1).values).all()):
-        return 1.0
-    low, high = 0.01, 100.0  # of 1 / T
-    for _ in range(60):
-        middle = (low * high) ** 0.5
-        slope = ((logits * (middle * logits).softmax(1)).sum(1) - own).mean()
-        low, high = (low, middle) if slope > 0 else (middle, high)
-    return 1 / (low * high) ** 0.5
-
-
-def _seen_before(config: TrainConfig, test: ImageSet) -> int | None:
+def _pretrained_on(config: TrainConfig, test: ImageSet) -> int | None:
     """How many of the test images the encoder was pretrained on; None where its run is not known."""
     init = config.encoder.init
     if init is None or not Path(init).exists():
         return None
     try:
-        return seen_in_training(data_of_run(find_encoder(Path(init))), test)
+        return ScoredRun.at(init).count_trained_on(test)
     except CheckpointError:  # a file of another library
         return None
 
@@ -140,7 +134,7 @@ class _Embedding(nn.Module):
 
 def _score_classes(
     classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[ClassRow, np.ndarray]:
     embedding = _Embedding(classifier)
     with frozen(embedding):
         z = {split: extract_features(embedding, images, _BATCH, device) for split, images in parts.items()}
@@ -149,33 +143,40 @@ def _score_classes(
     if logits["test"] is None:  # triplet, margin, ...: a linear classifier reads the embeddings
         probe = linear_probe(z["train"], z["test"], device=device)
         return _row(probe, _probabilities(probe, z["test"]), None), probe.correct.numpy()
-    temperature = None
-    if "validation" in logits and logits["validation"] is not None:
+    sigmoids, temperature = classifier.objective.sigmoids, None
+    # A temperature divides the logits of a softmax; sigmoids of their own are given as they are.
+    if not sigmoids and "validation" in logits and logits["validation"] is not None:
         temperature = fit_temperature(logits["validation"].cpu(), z["validation"].y)
         save_temperature(folder, temperature)
     scores = logits["test"].cpu()
     found = score_predictions(scores.argmax(1), z["test"].y, z["train"].y, chosen=None)
     known = z["test"].y < scores.shape[1]
-    return _row(found, (scores[known], z["test"].y[known]), temperature), found.correct.numpy()
+    scored = scores[known], z["test"].y[known]
+    return _row(found, scored, temperature, sigmoids=sigmoids), found.correct.numpy()
 
 
-def _row(found: ProbeResult, scored: tuple[Tensor, Tensor], temperature: float | None) -> dict[str, Any]:
+def _row(
+    found: ProbeResult, scored: tuple[Tensor, Tensor], temperature: float | None, *, sigmoids: bool = False
+) -> ClassRow:
     """What is said of a classifier: ``scored`` are its logits (N, C) and the labels (N,), as columns of them."""
     logits, labels = scored
-    row = {
-        key: value
-        for key, value in found.to_dict().items()
-        if key in ("accuracy", "interval", "classes", "per_class", "confusion", "unseen_classes")
-    }
-    row["balanced_accuracy"] = float(np.nanmean(found.per_class))
-    row["cross_entropy"] = F.cross_entropy(logits, labels).item()
-    row["calibration_error"] = reliability(logits.softmax(1), labels).error
-    if temperature is not None:
-        calibrated = logits / temperature
-        row["temperature"] = temperature
-        row["cross_entropy_calibrated"] = F.cross_entropy(calibrated, labels).item()
-        row["calibration_error_calibrated"] = reliability(calibrated.softmax(1), labels).error
-    return row
+    score = found.score()
+    entropy, error = certainty(logits, labels, sigmoids=sigmoids)
+    row = ClassRow(
+        accuracy=score.accuracy,
+        interval=score.interval,
+        classes=score.classes,
+        per_class=score.per_class,
+        confusion=score.confusion,
+        unseen_classes=score.unseen_classes,
+        balanced_accuracy=float(np.nanmean(found.per_class)),
+        cross_entropy=entropy,
+        calibration_error=error,
+    )
+    if temperature is None:
+        return row
+    entropy, error = certainty(logits / temperature, labels)
+    return replace(row, temperature=temperature, cross_entropy_calibrated=entropy, calibration_error_calibrated=error)
 
 
 def _probabilities(probe: ProbeResult, test: Features) -> tuple[Tensor, Tensor]:
@@ -186,7 +187,7 @@ def _probabilities(probe: ProbeResult, test: Features) -> tuple[Tensor, Tensor]:
 
 def _score_numbers(
     classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[NumberRow, np.ndarray]:
     z = extract_features(_Embedding(classifier), parts["test"], _BATCH, device)
     with torch.no_grad():
         predicted = classifier.objective.numbers(z.x.to(device))
@@ -194,15 +195,15 @@ def _score_numbers(
     return _number_row(predicted.cpu().double().numpy(), _targets(parts["test"]))
 
 
-def _number_row(predicted: np.ndarray, target: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+def _number_row(predicted: np.ndarray, target: np.ndarray) -> tuple[NumberRow, np.ndarray]:
     error = np.abs(predicted - target)
     spread = float(((target - target.mean()) ** 2).sum())
-    row = {
-        "mean_absolute_error": float(error.mean()),
-        "interval": list(mean_interval(error)),
-        "r_squared": float(1 - ((predicted - target) ** 2).sum() / spread) if spread else None,
-        "error_of_the_mean": float(np.abs(target - target.mean()).mean()),
-    }
+    row = NumberRow(
+        mean_absolute_error=float(error.mean()),
+        interval=mean_interval(error),
+        r_squared=float(1 - ((predicted - target) ** 2).sum() / spread) if spread else None,
+        error_of_the_mean=float(np.abs(target - target.mean()).mean()),
+    )
     return row, error
 
 
@@ -213,10 +214,10 @@ def _targets(images: ImageSet) -> np.ndarray:
 
 
 def _probe(
-    config: TrainConfig, parts: dict[str, ImageSet], device: torch.device, say: Progress
-) -> tuple[dict[str, Any], np.ndarray]:
+    config: TrainConfig, parts: dict[str, ImageSet], device: torch.device, progress: Progress
+) -> tuple[Row, np.ndarray]:
     """A linear classifier (or ridge regression) on the features of the encoder before fine-tuning."""
-    say("linear probe of the encoder as it was")
+    progress("linear probe of the encoder as it was")
     encoder = _start(config).to(device)
     with frozen(encoder):
         test = extract_features(encoder, parts["test"], _BATCH, device)
@@ -245,15 +246,14 @@ def _start(config: TrainConfig) -> Encoder:
     return Encoder(backbone, size=augment.size, mean=augment.mean, std=augment.std).eval()
 
 
-def _compare(mine: np.ndarray, other: np.ndarray, numbers: bool) -> dict[str, Any]:
+def _compare(mine: np.ndarray, other: np.ndarray, numbers: bool) -> Gain:
     if not numbers:
-        pair = paired_difference(mine, other)
-        return {**pair, "interval": list(pair["interval"])}
+        return Gain(**paired_difference(mine, other))
     gain = other - mine
-    return {"difference": float(gain.mean()), "interval": list(mean_interval(gain))}
+    return Gain(difference=float(gain.mean()), interval=mean_interval(gain))
 
 
-def _in_words(config: TrainConfig, parts: dict[str, ImageSet], rows: Container[str]) -> dict[str, str]:
+def _in_words(config: TrainConfig, parts: dict[str, ImageSet], rows: Container[str], sigmoids: bool) -> dict[str, str]:
     labels = f"{len(parts['train'])} images trained on" + (
         f", {len(parts['validation'])} kept from them for validation" if "validation" in parts else ""
     )
@@ -268,10 +268,18 @@ def _in_words(config: TrainConfig, parts: dict[str, ImageSet], rows: Container[s
         "from scratch": "the same network, images and recipe from random weights, without layer decay or a head's phase",
         "linear probe": "on the features of the encoder before fine-tuning, fitted on training and validation images",
     }
-    words |= {name: said for name, said in others.items() if name in rows}
+    words |= {name: text for name, text in others.items() if name in rows}
     if not config.objective.reads_numbers:
-        words["calibration"] = (
-            "expected calibration error over 15 bins of confidence (Guo et al. 2017), before and after dividing the logits by "
-            "the temperature that minimises cross-entropy on the validation images"
-        )
+        words["calibration"] = _SIGMOIDS if sigmoids else _SOFTMAX
     return words
+
+
+_SOFTMAX = (
+    "expected calibration error over 15 bins of confidence (Guo et al. 2017), before and after dividing the logits by "
+    "the temperature that minimises cross-entropy on the validation images"
+)
+_SIGMOIDS = (
+    "expected calibration error over 15 bins of confidence (Guo et al. 2017); every class is a sigmoid of its own, but for "
+    "a linear probe: the confidence is the highest one, cross-entropy the sum of the binary ones over the classes, and no "
+    "temperature is fitted"
+)

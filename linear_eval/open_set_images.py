@@ -62,11 +62,11 @@ def open_set_images(data: DataConfig, run: TrainConfig | None, seed: int = 0) ->
         )
     # Images are divided class by class: where training read no labels it divided them otherwise.
     images = "none of the images scored here" if same_labels(data, run.data) else "perhaps some of these images"
-    seen = (
+    disjoint = (
         f"not disjoint: the run was trained on images of these very classes. It saw no label, and {images}, but others "
         "like them; for classes it has never seen, train with --data.held-out-classes 0.4"
     )
-    return _halves(_labelled(load_source(data, "test")), seed, disjoint=seen + _started_from(run))
+    return _halves(_labelled(load_source(data, "test")), seed, disjoint=disjoint + _started_from(run))
 
 
 def _held_out(data: DataConfig, run: TrainConfig, seed: int) -> OpenSetImages:

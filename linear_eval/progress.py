@@ -14,14 +14,14 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "told"]
+__all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "showing_progress"]
 
 Progress = Callable[[str], None]
 """Called with one line before each part of the work."""
 
 
 @contextmanager
-def told(console: Console) -> Iterator[Progress]:
+def showing_progress(console: Console) -> Iterator[Progress]:
     """Gives the function to call with a line; ``console`` writes to stderr."""
     if console.is_terminal:
         with console.status("") as status:

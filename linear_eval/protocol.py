@@ -5,7 +5,6 @@ beside those two, with an interval, and the result says in words how it was take
 """
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,27 @@ from torch import nn
 
 from linear_eval.classify.few_labels import few_labels
 from linear_eval.classify.knn import knn_predictions
-from linear_eval.classify.probe import ProbeResult, linear_probe
+from linear_eval.classify.probe import linear_probe
+from linear_eval.classify.result import ProbeResult
 from linear_eval.classify.sgd_probe import sgd_probe
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, RawPixels, check_features, extract_features
+from linear_eval.features.extract import Features, check_features, extract_features
 from linear_eval.features.frozen import frozen
 from linear_eval.features.images import SizedImages, all_labels
+from linear_eval.features.pixels import RawPixels
 from linear_eval.metrics import bootstrap_interval, paired_difference
 from linear_eval.progress import Progress, default_device, environment
+from linear_eval.results import (
+    Accuracy,
+    ClosedData,
+    ClosedResult,
+    ClosedRow,
+    EncoderFacts,
+    FewLabels,
+    Gain,
+    Hardware,
+    Part,
+)
 from simclr.errors import DataError
 
 __all__ = ["EvalConfig", "evaluate"]
@@ -57,7 +69,7 @@ def evaluate(
         RuntimeError: the encoder changed its own state.
     """
     config = EvalConfig() if config is None else config
-    place = default_device(device)
+    device = default_device(device)
     for name, images in (("training", train_set), ("test", test_set)):
         labels = all_labels(images)
         if len(images) == 0 or (labels is not None and (labels < 0).all()):
@@ -68,28 +80,28 @@ def evaluate(
         encoders["untrained"] = untrained
     encoders["raw pixels"] = RawPixels(config.pixel_size)
     digests: dict[str, str] = {}
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, ClosedRow] = {}
     answers: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, int] = {}
     for name, module in encoders.items():
         with frozen(module) as digests[name]:  # one proof for all that is scored in this row
-            rows[name], answers[name], counts = _score(name, module, train_set, test_set, config, place, progress)
-    return {
-        "rows": rows,
-        "comparison": {
-            f"encoder - {name}": _compare(rows, answers, name, config) for name in rows if name != "encoder"
-        },
-        "protocol": _in_words(config, counts),
-        "config": asdict(config),
-        "data": _describe(train_set, test_set, counts),
-        "encoder": {
-            "sha256": digests["encoder"],
-            "features": rows["encoder"]["features"],
-            "parameters": sum(p.numel() for p in encoder.parameters()),
-        },
-        **environment(place),
-        "seconds": round(time.perf_counter() - began, 2),
-    }
+            rows[name], answers[name], counts = _score(name, module, train_set, test_set, config, device, progress)
+    run_on = environment(device)
+    return ClosedResult(
+        rows=rows,
+        comparison={f"encoder - {name}": _compare(rows, answers, name, config) for name in rows if name != "encoder"},
+        protocol=_in_words(config, counts),
+        config=config,
+        data=_describe(train_set, test_set, counts),
+        encoder=EncoderFacts(
+            sha256=digests["encoder"],
+            features=rows["encoder"].features,
+            parameters=sum(p.numel() for p in encoder.parameters()),
+        ),
+        versions=run_on["versions"],
+        hardware=Hardware(**run_on["hardware"]),
+        seconds=round(time.perf_counter() - began, 2),
+    ).to_dict()
 
 
 def _score(
@@ -98,16 +110,16 @@ def _score(
     train_set: SizedImages,
     test_set: SizedImages,
     config: EvalConfig,
-    place: torch.device,
+    device: torch.device,
     progress: Progress | None,
-) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, int]]:
+) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int]]:
     """One row of the table, the right and wrong answers on the test images, and how many images there were."""
-    say = progress if progress is not None else lambda _: None
+    show: Progress = progress if progress is not None else lambda _: None
     began = time.perf_counter()
-    say(f"{name}: features of {len(train_set)} training and {len(test_set)} test images")
+    show(f"{name}: features of {len(train_set)} training and {len(test_set)} test images")
     autocast = AUTOCAST[config.precision] if not isinstance(encoder, RawPixels) else None
     train, test = (
-        extract_features(encoder, images, config.batch_size, place, workers=config.workers, autocast=autocast)
+        extract_features(encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast)
         for images in (train_set, test_set)
     )
     counts = {"train": len(train), "test": len(test)}
@@ -126,35 +138,35 @@ def _score(
             learning_rate=config.sgd_learning_rate,
             horizontal_flip=config.sgd_flip,
             seed=config.seed,
-            device=place,
+            device=device,
             workers=config.workers,
             autocast=autocast,
             resamples=config.resamples,
-            progress=lambda done, total, loss: say(f"{name}: linear probe, epoch {done} of {total}, loss {loss:.4f}"),
+            progress=lambda done, total, loss: show(f"{name}: linear probe, epoch {done} of {total}, loss {loss:.4f}"),
         )
     else:
-        say(f"{name}: linear probe, {len(config.strengths)} strengths")
+        show(f"{name}: linear probe, {len(config.strengths)} strengths")
         linear = linear_probe(
-            train, test, config.strengths, config.seed, config.validation, place, resamples=config.resamples
+            train, test, config.strengths, config.seed, config.validation, device, resamples=config.resamples
         )
-    say(f"{name}: nearest neighbours")
-    knn = (knn_predictions(train, test, config.knn_k, config.knn_temperature, place) == test.y).numpy()
-    row: dict[str, Any] = {
-        "features": train.x.shape[1],
-        "linear": linear.to_dict(),
-        "knn": {
-            "accuracy": float(knn.mean()),
-            "interval": list(bootstrap_interval(knn, resamples=config.resamples, seed=config.seed)),
-        },
-    }
+    show(f"{name}: nearest neighbours")
+    knn = (knn_predictions(train, test, config.knn_k, config.knn_temperature, device) == test.y).numpy()
+    interval = bootstrap_interval(knn, resamples=config.resamples, seed=config.seed)
+    few = None
     if config.trials:
-        say(f"{name}: few labels, {config.trials} draws each")
-        row["few_labels"] = _few(train, test, config, place)
-    row["seconds"] = round(time.perf_counter() - began, 2)
+        show(f"{name}: few labels, {config.trials} draws each")
+        few = _few(train, test, config, device)
+    row = ClosedRow(
+        features=train.x.shape[1],
+        linear=linear.score(),
+        knn=Accuracy(accuracy=float(knn.mean()), interval=interval),
+        few_labels=few,
+        seconds=round(time.perf_counter() - began, 2),
+    )
     return row, {"linear": linear.correct.numpy(), "knn": knn}, counts
 
 
-def _few(train: Features, test: Features, config: EvalConfig, place: torch.device) -> dict[str, Any]:
+def _few(train: Features, test: Features, config: EvalConfig, device: torch.device) -> dict[str, FewLabels]:
     scores = few_labels(
         train,
         test,
@@ -163,26 +175,27 @@ def _few(train: Features, test: Features, config: EvalConfig, place: torch.devic
         config.seed,
         fractions=config.label_fractions,
         c=config.few_label_c,
-        device=place,
+        device=device,
     )
-    return {f"{key} a class" if isinstance(key, int) else key: score for key, score in scores.items()}
+    return {f"{key} a class" if isinstance(key, int) else key: FewLabels(**score) for key, score in scores.items()}
 
 
 def _compare(
-    rows: dict[str, dict[str, Any]], answers: dict[str, dict[str, np.ndarray]], other: str, config: EvalConfig
-) -> dict[str, Any]:
+    rows: dict[str, ClosedRow], answers: dict[str, dict[str, np.ndarray]], other: str, config: EvalConfig
+) -> dict[str, Gain]:
     """The encoder minus another row: on the same test images, and on the same draws of few labels."""
-    found: dict[str, Any] = {}
+    found: dict[str, Gain] = {}
     for measure, mine in answers["encoder"].items():
         pair = paired_difference(mine, answers[other][measure], resamples=config.resamples, seed=config.seed)
-        found[measure] = {**pair, "interval": list(pair["interval"])}
-    for setting, score in rows["encoder"].get("few_labels", {}).items():
-        gains = np.subtract(score["accuracies"], rows[other]["few_labels"][setting]["accuracies"])
-        found[setting] = {
-            "difference": float(gains.mean()),
-            "std": float(gains.std(ddof=1)) if len(gains) > 1 else 0.0,
-            "draws_won": int((gains > 0).sum()),
-        }
+        found[measure] = Gain(**pair)
+    theirs = rows[other].few_labels or {}
+    for setting, score in (rows["encoder"].few_labels or {}).items():
+        gains = np.subtract(score.accuracies, theirs[setting].accuracies)
+        found[setting] = Gain(
+            difference=float(gains.mean()),
+            std=float(gains.std(ddof=1)) if len(gains) > 1 else 0.0,
+            draws_won=int((gains > 0).sum()),
+        )
     return found
 
 
@@ -220,16 +233,16 @@ def _in_words(config: EvalConfig, counts: dict[str, int]) -> dict[str, str]:
     return words
 
 
-def _describe(train_set: SizedImages, test_set: SizedImages, counts: dict[str, int]) -> dict[str, Any]:
-    def part(images: SizedImages, name: str) -> dict[str, Any]:
-        return {
-            "name": str(getattr(images, "name", type(images).__name__)),
-            "images": counts[name],
-            "without_label_left_out": counts[name] - counts[f"{name} labelled"],
-        }
+def _describe(train_set: SizedImages, test_set: SizedImages, counts: dict[str, int]) -> ClosedData:
+    def part(images: SizedImages, name: str) -> Part:
+        return Part(
+            name=str(getattr(images, "name", type(images).__name__)),
+            images=counts[name],
+            without_label_left_out=counts[name] - counts[f"{name} labelled"],
+        )
 
-    return {
-        "train": part(train_set, "train"),
-        "test": part(test_set, "test"),
-        "classes": [str(name) for name in getattr(train_set, "classes", ())],
-    }
+    return ClosedData(
+        train=part(train_set, "train"),
+        test=part(test_set, "test"),
+        classes=tuple(str(name) for name in getattr(train_set, "classes", ())),
+    )

@@ -1,7 +1,8 @@
-"""Which run an encoder comes from, which images it is scored on, and which of them it was trained on."""
+"""A run as those who score it know it: its encoder, what it was trained on, and where the report of a score goes."""
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from linear_eval.config import EvalConfig
@@ -10,41 +11,101 @@ from simclr.config.yaml import load_config
 from simclr.data import ImageSet, load_source
 from simclr.distributed import derive_seed
 from simclr.errors import DataError, PipelineError
+from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, find_encoder, read_description
 
 __all__ = [
+    "ScoredRun",
     "all_of_training",
-    "config_of_run",
-    "data_of_run",
-    "default_protocol",
-    "images_to_score",
-    "report_folder",
+    "count_trained_on",
+    "note_on_trained_images",
     "same_images",
     "same_labels",
-    "seen_in_training",
-    "seen_in_words",
 ]
 
 
-def config_of_run(encoder_folder: Path) -> TrainConfig | None:
-    """The config of the run that wrote ``encoder_folder``, or None for an encoder folder of its own."""
-    written = encoder_folder.parent / "config.yaml"
-    return load_config(written) if written.exists() else None
+@dataclass(frozen=True)
+class ScoredRun:
+    """A finished run, or an encoder folder of its own. Each of its files is read when it is first needed, and once.
 
+    Raises:
+        CheckpointError: in ``at``, no encoder there; in ``encoder`` and ``untrained``, not all of it.
+        ConfigError: in ``config`` and what follows from it, a ``config.yaml`` that this version cannot read.
+    """
 
-def data_of_run(encoder_folder: Path) -> DataConfig | None:
-    """The data config of the run that wrote ``encoder_folder``, or None for an encoder folder of its own."""
-    run = config_of_run(encoder_folder)
-    return None if run is None else run.data
+    folder: Path
+    """The folder of the encoder, which holds ``encoder.json``."""
 
+    @classmethod
+    def at(cls, path: "ScoredRun | Path | str") -> "ScoredRun":
+        """The run at ``path``: a run directory, an encoder folder, a file in it, or a run that was found before."""
+        return path if isinstance(path, ScoredRun) else cls(find_encoder(Path(path)))
 
-def images_to_score(encoder_folder: Path, data: DataConfig | None) -> DataConfig:
-    """``data``, or where that is None the run's own images."""
-    data = data_of_run(encoder_folder) if data is None else data
-    if data is None:
-        raise DataError(
-            f"{encoder_folder} does not say what it was trained on; give the images: --data.source, --data.path"
-        )
-    return data
+    @cached_property
+    def description(self) -> EncoderDescription:
+        """What ``encoder.json`` says."""
+        return read_description(self.folder)
+
+    @cached_property
+    def config(self) -> TrainConfig | None:
+        """What the encoder was trained with, or None for an encoder folder of its own."""
+        written = self.folder.parent / "config.yaml"
+        return load_config(written) if written.exists() else None
+
+    @property
+    def data(self) -> DataConfig | None:
+        """The images it was trained on, or None where nobody knows."""
+        return None if self.config is None else self.config.data
+
+    def encoder(self) -> Encoder:
+        """The encoder, in eval mode on the CPU; a new one every time."""
+        return build_encoder(self.folder, self.description)
+
+    def untrained(self) -> Encoder:
+        """The same encoder with the random weights it started from."""
+        return build_encoder(self.folder, self.description, untrained=True)
+
+    def default_protocol(self) -> EvalConfig:
+        """The default protocol, without mirror images where the run's augmentation leaves them out (digits, text)."""
+        return EvalConfig() if self.config is None else EvalConfig(sgd_flip=self.config.augment.horizontal_flip)
+
+    def images(self, data: DataConfig | None) -> DataConfig:
+        """The images to score on: ``data``, or where that is None the run's own.
+
+        Raises:
+            DataError: None, and the run is not known.
+        """
+        data = self.data if data is None else data
+        if data is None:
+            raise DataError(
+                f"{self.folder} does not say what it was trained on; give the images: --data.source, --data.path"
+            )
+        # Classes that the run held out are of its own images.
+        return replace(data, held_out_classes=0.0) if self.has_other_images_than(data) else data
+
+    def has_other_images_than(self, data: DataConfig) -> bool:
+        """Whether ``data`` names another set than the one that was trained on; False where that is not known."""
+        return self.data is not None and not same_images(data, self.data)
+
+    def report_folder(self, data: DataConfig) -> Path:
+        """Where the report goes: the run directory, and for other images or labels than the run's, or its images in
+        another size, a folder of its own in it.
+        """
+        own = self.data
+        if own is None:
+            return self.folder
+        # Labels from a file divide the images in another way; those of sub-folders are there whether a run read them or not.
+        files = [labels if isinstance(labels, Path) else None for labels in (own.labels, data.labels)]
+        if same_images(own, data) and own.size == data.size and _real_path(files[0]) == _real_path(files[1]):
+            return self.folder.parent
+        read = [path for path in (data.path, files[1]) if path is not None]
+        name = "-".join([data.source, *(path.stem for path in read)])
+        if read:  # other folders may have the same name
+            name += f"-{derive_seed(*map(os.path.realpath, read)) % 16**4:04x}"
+        return self.folder.parent / f"on-{name}"
+
+    def count_trained_on(self, test: ImageSet) -> int | None:
+        """How many files of ``test`` were trained on; None where that cannot be told, see ``count_trained_on``."""
+        return None if self.data is None else count_trained_on(self.data, test)
 
 
 def all_of_training(data: DataConfig) -> DataConfig:
@@ -54,51 +115,26 @@ def all_of_training(data: DataConfig) -> DataConfig:
 
 def same_images(a: DataConfig, b: DataConfig) -> bool:
     """Whether both name the same set, of whatever stored size: a folder by whatever path, a named set wherever it lies."""
-    return a.source == b.source and (a.source != "folder" or _place(a.path) == _place(b.path))
+    return a.source == b.source and (a.source != "folder" or _real_path(a.path) == _real_path(b.path))
 
 
 def same_labels(a: DataConfig, b: DataConfig) -> bool:
     """Whether both take their labels from the same place: folders, nowhere, or one file by whatever path."""
-    places = [_place(data.labels) if isinstance(data.labels, Path) else data.labels for data in (a, b)]
+    places = [_real_path(data.labels) if isinstance(data.labels, Path) else data.labels for data in (a, b)]
     return places[0] == places[1]
 
 
-def _place(path: Path | None) -> str | None:
+def _real_path(path: Path | None) -> str | None:
     """What is the same for every path that leads there, relative or through links; a loop of links leads nowhere."""
     return None if path is None else os.path.realpath(path)
 
 
-def report_folder(encoder_folder: Path, data: DataConfig) -> Path:
-    """Where the report goes: the run directory, and for other images or labels than the run's, or its images in another
-    size, a folder of its own in it.
-    """
-    own = data_of_run(encoder_folder)
-    if own is None:
-        return encoder_folder
-    # Labels from a file divide the images in another way; those of sub-folders are there whether a run read them or not.
-    files = [labels if isinstance(labels, Path) else None for labels in (own.labels, data.labels)]
-    if same_images(own, data) and own.size == data.size and _place(files[0]) == _place(files[1]):
-        return encoder_folder.parent
-    read = [path for path in (data.path, files[1]) if path is not None]
-    name = "-".join([data.source, *(path.stem for path in read)])
-    if read:  # other folders may have the same name
-        name += f"-{derive_seed(*map(os.path.realpath, read)) % 16**4:04x}"
-    return encoder_folder.parent / f"on-{name}"
-
-
-def default_protocol(encoder_folder: Path) -> EvalConfig:
-    """The default protocol, without mirror images where the run's augmentation leaves them out (digits, text)."""
-    run = config_of_run(encoder_folder)
-    return EvalConfig() if run is None else EvalConfig(sgd_flip=run.augment.horizontal_flip)
-
-
-def seen_in_training(trained_on: DataConfig | None, test: ImageSet) -> int | None:
+def count_trained_on(trained_on: DataConfig, test: ImageSet) -> int | None:
     """How many files of ``test`` are among the training images of ``trained_on``, a run's data.
 
-    None where that cannot be told: an encoder without its run, images that are no files, or training images that are
-    not where they were.
+    None where that cannot be told: images that are no files, or training images that are not where they were.
     """
-    if trained_on is None or test.paths is None:
+    if test.paths is None:
         return None
     try:
         training = load_source(trained_on, "train").paths
@@ -111,10 +147,10 @@ def seen_in_training(trained_on: DataConfig | None, test: ImageSet) -> int | Non
     return sum(os.path.realpath(path) in there for path in test.paths)
 
 
-def seen_in_words(count: int | None, images: int) -> list[str]:
+def note_on_trained_images(count: int | None, images: int) -> list[str]:
     """A line for whoever reads the score, where one is needed.
 
-    >>> seen_in_words(0, 61), seen_in_words(43, 61)
+    >>> note_on_trained_images(0, 61), note_on_trained_images(43, 61)
     ([], ['the encoder was trained on 43 of the 61 test images, without or with labels: the score is too good for new images'])
     """
     if not count:

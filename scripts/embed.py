@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from linear_eval.embed import EmbedOptions, embed_run
-from linear_eval.scored_run import data_of_run
-from simclr import load_encoder
+from linear_eval.scored_run import ScoredRun
 from simclr.command_line import own_or_other_data, parse_flags, run_and_flags, run_command
 from simclr.config import DataConfig
 
@@ -20,13 +19,14 @@ from simclr.config import DataConfig
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
     folder, words = run_and_flags(arguments, "embed.py", about, "embed with", EmbedOptions())
-    own = data_of_run(folder) or DataConfig(size=load_encoder(folder).size)
+    run = ScoredRun.at(folder)
+    own = run.data or DataConfig(size=run.description.size)
     default = EmbedOptions(data=own_or_other_data(own, words, needs_labels=False))
     options = parse_flags(EmbedOptions, words, "embed.py RUN", about, default=default)
     console = Console(stderr=True)
     with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("embedding", total=None)
-        found = embed_run(folder, options, lambda done, total: bar.update(task, completed=done, total=total))
+        found = embed_run(run, options, lambda done, total: bar.update(task, completed=done, total=total))
     print("\n".join(found.lines()))
     return 0
 

@@ -13,7 +13,7 @@ from typing import Literal
 from linear_eval.config import EvalConfig
 from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_open import evaluate_open_set
-from linear_eval.scored_run import data_of_run, default_protocol
+from linear_eval.scored_run import ScoredRun
 from simclr.command_line import own_or_other_data, parse_flags, run_and_flags, run_command
 from simclr.config import DataConfig
 
@@ -38,11 +38,12 @@ class EvaluationOptions:
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
     folder, words = run_and_flags(arguments, "evaluate.py", about, "score", EvaluationOptions())
-    own = own_or_other_data(data_of_run(folder) or DataConfig(), words)
-    default = EvaluationOptions(data=own, eval=default_protocol(folder))
+    run = ScoredRun.at(folder)
+    own = own_or_other_data(run.data or DataConfig(), words)
+    default = EvaluationOptions(data=own, eval=run.default_protocol())
     options = parse_flags(EvaluationOptions, words, "evaluate.py RUN", about, default=default)
     score = evaluate_open_set if options.protocol == "open-set" else evaluate_run
-    score(folder, options.data, options.eval, tensorboard=options.tensorboard)
+    score(run, options.data, options.eval, tensorboard=options.tensorboard)
     return 0
 
 

@@ -9,14 +9,8 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 
 from linear_eval.classify.reliability import expected_calibration_error, reliability
-from linear_eval.matching.calibration import (
-    Threshold,
-    fit_pair_calibration,
-    fit_threshold,
-    load_verification,
-    pair_calibration_error,
-    save_verification,
-)
+from linear_eval.matching.calibration import Threshold, fit_pair_calibration, fit_threshold, pair_calibration_error
+from linear_eval.matching.stored import load_verification, save_verification
 from linear_eval.matching.verification import verification
 from simclr.errors import CheckpointError, ConfigError, DataError
 

@@ -17,8 +17,9 @@ from sklearn.metrics import log_loss, mean_absolute_error, r2_score
 
 import simclr
 from augment import AugmentConfig
-from linear_eval.classify.probe import score_predictions
-from linear_eval.finetuned import _number_row, _row, fit_temperature
+from linear_eval.classify.certainty import fit_temperature
+from linear_eval.classify.result import score_predictions
+from linear_eval.finetuned import _number_row, _row
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, TrainConfig
 from simclr.data import ImageSet, load_source
 from simclr.errors import CheckpointError
@@ -189,7 +190,7 @@ def test_the_row_of_a_classifier() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(300, 4) * 2, torch.randint(4, (300,))
     found = score_predictions(logits.argmax(1), labels, labels, chosen=None)
-    row = _row(found, (logits, labels), 3.0)
+    row = _row(found, (logits, labels), 3.0).to_dict()
     for suffix, scale in (("", 1.0), ("_calibrated", 3.0)):
         shares = (logits.double() / scale).softmax(1).numpy()
         confidence, right = shares.max(1), shares.argmax(1) == labels.numpy()
@@ -204,11 +205,27 @@ def test_the_row_of_a_classifier() -> None:
     assert row["accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
 
 
+def test_the_row_of_a_classifier_of_sigmoids() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(300, 4) * 2, torch.randint(4, (300,))
+    found = score_predictions(logits.argmax(1), labels, labels, chosen=None)
+    row = _row(found, (logits, labels), None, sigmoids=True).to_dict()
+    shares, truth = 1 / (1 + np.exp(-logits.double().numpy())), labels.numpy()
+    confidence, right = shares.max(1), shares.argmax(1) == truth
+    inside = [(confidence > i / 15) & (confidence <= (i + 1) / 15) for i in range(15)]
+    error = sum(abs(right[one].mean() - confidence[one].mean()) * one.mean() for one in inside if one.any())
+    binary = sum(log_loss(truth == c, shares[:, c], labels=[False, True]) for c in range(4))
+    assert row["calibration_error"] == pytest.approx(error, abs=1e-4)
+    assert row["cross_entropy"] == pytest.approx(binary, rel=1e-5)
+    assert not {"temperature", "cross_entropy_calibrated", "calibration_error_calibrated"} & set(row)
+
+
 def test_the_row_of_numbers_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     target = rng.normal(5, 2, 200)
     predicted = target + rng.normal(0, 1, 200)
-    row, error = _number_row(predicted, target)
+    numbers, error = _number_row(predicted, target)
+    row = numbers.to_dict()
     assert row["mean_absolute_error"] == pytest.approx(mean_absolute_error(target, predicted))
     assert row["r_squared"] == pytest.approx(r2_score(target, predicted))
     assert row["error_of_the_mean"] == pytest.approx(mean_absolute_error(target, np.full(200, target.mean())))
@@ -216,7 +233,7 @@ def test_the_row_of_numbers_is_scikit_learns() -> None:
     low, high = row["interval"]
     assert low == pytest.approx(error.mean() - spread, abs=0.2 * spread)
     assert high == pytest.approx(error.mean() + spread, abs=0.2 * spread)
-    assert _number_row(predicted[:3], np.ones(3))[0]["r_squared"] is None
+    assert _number_row(predicted[:3], np.ones(3))[0].to_dict()["r_squared"] is None
 
 
 def test_figures_on_validation_images(classified: TrainConfig) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 import simclr
 from linear_eval.open_set_images import open_set_images
-from linear_eval.scored_run import report_folder, same_images
+from linear_eval.scored_run import ScoredRun, same_images
 from simclr.config import DataConfig
 from simclr.config.yaml import save_config
 from simclr.errors import DataError
@@ -41,7 +41,7 @@ def test_every_path_to_the_runs_own_folder_gives_the_runs_own_report(
     data = replace(own, path=Path(scored.format(root=tmp_path)))
     encoder = encoder_of(own, tmp_path)
     assert same_images(data, own)
-    assert report_folder(encoder, data) == encoder.parent
+    assert ScoredRun(encoder).report_folder(data) == encoder.parent
 
 
 def test_other_images_labels_and_sizes_have_reports_of_their_own(photos: Path, tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ def test_other_images_labels_and_sizes_have_reports_of_their_own(photos: Path, t
         replace(own, labels="auto"),
         replace(own, size=48),
     ]
-    found = [report_folder(encoder, data) for data in others]
+    found = [ScoredRun(encoder).report_folder(data) for data in others]
     assert len({*found, encoder.parent}) == 1 + len(others)
     assert all(folder.parent == encoder.parent and folder.name.startswith("on-folder-photos") for folder in found)
-    assert report_folder(encoder, replace(own, labels=tmp_path / "again.csv")) == encoder.parent
+    assert ScoredRun(encoder).report_folder(replace(own, labels=tmp_path / "again.csv")) == encoder.parent
     # The folder's name depends on the images alone, not on how they were named.
-    assert report_folder(encoder, replace(others[0], path=tmp_path / "other" / "photos")) == found[0]
+    assert ScoredRun(encoder).report_folder(replace(others[0], path=tmp_path / "other" / "photos")) == found[0]
 
 
 def test_an_open_set_takes_the_runs_own_labels_by_whatever_path(photos: Path, tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_an_open_set_takes_the_runs_own_labels_by_whatever_path(photos: Path, tm
 def test_a_named_set_is_the_same_wherever_it_lies(tmp_path: Path) -> None:
     own = DataConfig(source="cifar10")
     encoder = encoder_of(own, tmp_path)
-    assert report_folder(encoder, replace(own, path=tmp_path / "elsewhere")) == encoder.parent
-    assert report_folder(encoder, DataConfig(source="cifar100")).name == "on-cifar100"
+    assert ScoredRun(encoder).report_folder(replace(own, path=tmp_path / "elsewhere")) == encoder.parent
+    assert ScoredRun(encoder).report_folder(DataConfig(source="cifar100")).name == "on-cifar100"
 
 
 def test_a_loop_of_links_and_a_name_that_is_not_utf8_are_paths_like_others(tmp_path: Path) -> None:
@@ -94,4 +94,4 @@ def test_a_loop_of_links_and_a_name_that_is_not_utf8_are_paths_like_others(tmp_p
     encoder = encoder_of(own, tmp_path)
     odd = [replace(own, path=path) for path in (tmp_path / "loop", tmp_path / os.fsdecode(b"caf\xe9"))]
     assert not any(same_images(data, own) for data in odd)
-    assert len({report_folder(encoder, data) for data in odd} - {encoder.parent}) == 2
+    assert len({ScoredRun(encoder).report_folder(data) for data in odd} - {encoder.parent}) == 2

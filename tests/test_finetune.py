@@ -315,6 +315,11 @@ def test_labels_with_a_quality(finetune: Any, bright: tuple[Path, list[tuple[str
     assert code == 0, err
     assert result["data"]["classes"] == ["dark", "light"]
     assert sum(result["data"][part] for part in ("train", "validation", "test")) == 90  # the others have no label
+    # Every class is a sigmoid of its own: a temperature of a softmax would mean nothing.
+    row, head = result["rows"]["fine-tuned"], tmp_path / "runs" / "birds-finetuned" / "encoder" / "head.json"
+    assert result["data"]["validation"] > 0 and "temperature" not in row and "calibration_error_calibrated" not in row
+    assert json.loads(head.read_text())["temperature"] == 1.0
+    assert "no temperature is fitted" in result["protocol"]["calibration"]
 
 
 def test_numbers_to_predict(finetune: Any, bright: tuple[Path, list[tuple[str, int]]], tmp_path: Path) -> None:

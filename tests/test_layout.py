@@ -36,12 +36,14 @@ FLOORS = {
         ("finetune",),
     ),
     "linear_eval": (
-        ("metrics", "progress", "features"),
+        ("metrics", "progress", "features", "written"),
         ("classify",),
         ("matching",),
         ("config",),
+        ("results",),
         ("protocol", "scored_run"),
         ("reports", "open_set_images", "embed"),
+        ("scoring",),
         ("evaluate", "evaluate_open", "finetuned", "comparison"),
     ),
 }
@@ -110,6 +112,11 @@ def test_a_room_imports_only_from_the_floors_below(path: Path) -> None:
             continue
         assert other, f"{name(path)} imports {member} from the package's own face"
         assert level[other] < level[inside], f"{name(path)} imports {other}, which is not on a floor below {inside}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_file_is_above_300_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
 
 
 @pytest.mark.parametrize("path", PACKAGED, ids=name)

@@ -8,15 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linear_eval.features.extract import Features
-from linear_eval.matching.calibration import (
-    PairCalibration,
-    Threshold,
-    fit_threshold,
-    load_verification,
-    save_verification,
-)
+from linear_eval.matching.calibration import PairCalibration, Threshold, fit_threshold
 from linear_eval.matching.protocol import open_set
 from linear_eval.matching.retrieval import nmi, retrieval
+from linear_eval.matching.stored import load_verification, save_verification
 from linear_eval.matching.verification import verification
 from simclr.data.splits import class_disjoint_split
 from simclr.errors import ConfigError, DataError

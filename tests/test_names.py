@@ -24,12 +24,13 @@ from linear_eval.comparison.pictures import draw_runs, draw_scores
 from linear_eval.comparison.runs import RunRecord, seed_groups
 from linear_eval.comparison.scores import Score, ScoredSet
 from linear_eval.features.extract import Features
-from linear_eval.progress import name_files, print_line, told
+from linear_eval.progress import name_files, print_line, showing_progress
 from linear_eval.reports import embeddings as embedding_report
 from linear_eval.reports import finetuned as finetuned_report
 from linear_eval.reports.closed import drawn, write_report
 from linear_eval.reports.finetuned import print_finetuned
 from linear_eval.reports.open_set import print_open_set
+from linear_eval.results import FinetunedClasses
 from simclr.config import TrainConfig
 from simclr.data import load_source
 from simclr.run.log import RunLog
@@ -91,7 +92,7 @@ def score_of(classes: tuple[str, ...], name: str) -> dict[str, Any]:
     }
 
 
-def finetuned(classes: tuple[str, ...], name: str) -> dict[str, Any]:
+def finetuned(classes: tuple[str, ...], name: str) -> FinetunedClasses:
     closed = score_of(classes, name)
     row = {
         **closed["rows"]["encoder"]["linear"],
@@ -99,12 +100,13 @@ def finetuned(classes: tuple[str, ...], name: str) -> dict[str, Any]:
         "calibration_error": 0.0,
         "cross_entropy": 0.1,
     }
-    return {
+    content = {
         "kind": "classification",
         "rows": {"fine-tuned": row},
         "comparison": {},
         "data": {"name": name, "train": 9, "test": 9, "classes": list(classes)},
     }
+    return FinetunedClasses.from_dict(content, "result.json")
 
 
 def features(classes: int) -> Features:
@@ -182,8 +184,8 @@ def test_intervals_stand_in_brackets_on_the_screen() -> None:
 
 def test_progress_on_a_terminal_takes_any_path() -> None:
     def show(console: Console) -> None:
-        with told(console) as say:
-            say(MARKUP)
+        with showing_progress(console) as progress:
+            progress(MARKUP)
 
     assert MARKUP in printed(show, terminal=True)
 

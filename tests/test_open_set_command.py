@@ -24,6 +24,7 @@ from linear_eval.open_set_images import open_set_images
 from linear_eval.reports import embeddings as embedding_report
 from linear_eval.reports.open_set import write_open_set
 from linear_eval.reports.projector import checkpoint_encoders, write_run_projector
+from linear_eval.scored_run import ScoredRun
 from simclr.command_line import run_command
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
 from simclr.config.yaml import load_config
@@ -229,7 +230,7 @@ def test_the_projector_shows_every_checkpoint(held: Path) -> None:
     run = load_config(held / "config.yaml")
     images = open_set_images(run.data, run).test
     for _ in range(2):  # a second time replaces the first
-        write_run_projector(held / "encoder", images, held, EvalConfig(), lambda line: None)
+        write_run_projector(ScoredRun(held / "encoder"), images, held, EvalConfig(), lambda line: None)
     folder = held / "projector"
     config = text_format.Parse((folder / "projector_config.pbtxt").read_text(), ProjectorConfig())
     on_disk = [int(path.name.removeprefix("step-")) for path in sorted((held / "checkpoints").iterdir())]
@@ -258,13 +259,13 @@ def test_averaged_weights_are_shown_and_a_damaged_checkpoint_is_passed_over(held
     tensors = load_file(first / "model.safetensors")
     average = {f"average.module.{name}": tensor + 1 for name, tensor in tensors.items()}
     save_file(tensors | average, first / "model.safetensors")
-    _, (_, averaged), _ = checkpoint_encoders(run / "encoder", said.append)
+    _, (_, averaged), _ = checkpoint_encoders(ScoredRun(run / "encoder"), said.append)
     assert torch.equal(averaged.backbone.conv1.weight, tensors["model.backbone.conv1.weight"] + 1) and not said
     (first / "model.safetensors").write_bytes(b"half")
-    assert [step for step, _ in checkpoint_encoders(run / "encoder", said.append)] == [0, int(last.name[5:])]
+    assert [step for step, _ in checkpoint_encoders(ScoredRun(run / "encoder"), said.append)] == [0, int(last.name[5:])]
     assert len(said) == 1 and first.name in said[0]
     shutil.rmtree(run / "checkpoints")  # the finished encoder still has its step, from the metrics
-    assert [step for step, _ in checkpoint_encoders(run / "encoder", said.append)] == [0, int(last.name[5:])]
+    assert [step for step, _ in checkpoint_encoders(ScoredRun(run / "encoder"), said.append)] == [0, int(last.name[5:])]
 
 
 def test_the_closed_protocol_takes_tensorboard_too(held: Path, evaluate) -> None:

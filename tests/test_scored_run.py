@@ -12,7 +12,7 @@ from linear_eval.config import EvalConfig
 from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_open import evaluate_open_set
 from linear_eval.finetuned import evaluate_finetuned
-from linear_eval.scored_run import seen_in_training
+from linear_eval.scored_run import ScoredRun, count_trained_on
 from simclr.config import DataConfig, HeadConfig, TrainConfig
 from simclr.data import load_source
 from simclr.losses import CrossEntropyConfig
@@ -92,7 +92,7 @@ def test_a_runs_own_test_images_are_new_and_what_is_gone_cannot_be_told(
     unlabelled_run: TrainConfig, photos: Path
 ) -> None:
     test = load_source(unlabelled_run.data, "test")
-    assert seen_in_training(unlabelled_run.data, test) == 0
+    assert count_trained_on(unlabelled_run.data, test) == 0
     photos.rename(photos.with_name("elsewhere"))
-    assert seen_in_training(unlabelled_run.data, test) is None
-    assert seen_in_training(None, test) is None
+    assert count_trained_on(unlabelled_run.data, test) is None
+    assert ScoredRun(unlabelled_run.run_dir.with_name("elsewhere")).count_trained_on(test) is None

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from linear_eval.classify.logistic import fit_logistic
-from linear_eval.classify.probe import LinearClassifier
+from linear_eval.classify.result import LinearClassifier
 from linear_eval.features.extract import Features, classes_to_fit
 from linear_eval.features.rows import Rows, column_statistics, rows_of_each_class
 from linear_eval.progress import default_device
@@ -97,9 +97,9 @@ def few_labels(
             "expected labels a class >= 1, shares in (0, 1], at least one draw and c > 0"
         )
     classes, target = classes_to_fit(train, test)
-    place = default_device(device)
+    device = default_device(device)
     mean, scale = column_statistics(train.x)
-    test_rows = Rows(test.x, mean=mean, scale=scale, device=place, mapped=test.mapped)
+    test_rows = Rows(test.x, mean=mean, scale=scale, device=device, mapped=test.mapped)
     results: dict[int | str, dict[str, Any]] = {}
     settings: list[tuple[int | str, dict[str, Any]]] = [(k, {"per_class": k}) for k in per_class]
     settings += [(share_name(share), {"share": share}) for share in fractions]
@@ -109,14 +109,18 @@ def few_labels(
         for trial in range(trials):
             rows = draw_rows(train.y, trial, seed, **setting)
             fit = fit_logistic(
-                Rows(train.x, mean=mean, scale=scale, device=place, index=rows),
+                Rows(train.x, mean=mean, scale=scale, device=device, index=rows),
                 target[rows],
                 len(classes),
                 torch.tensor([1 / (c * len(rows))], dtype=torch.float64),
                 tolerance=1e-5,
             )
             classifier = LinearClassifier(
-                fit.weight[0], fit.bias[0], torch.zeros(1, device=place), torch.ones(1, device=place), classes.to(place)
+                fit.weight[0],
+                fit.bias[0],
+                torch.zeros(1, device=device),
+                torch.ones(1, device=device),
+                classes.to(device),
             )
             right = sum(
                 int((classifier.predict(x).cpu() == test.y[part]).sum()) for part, x in test_rows.chunks(len(classes))

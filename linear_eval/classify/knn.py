@@ -71,5 +71,5 @@ def knn_predictions(
             f"training features have {train.x.shape[1]} columns and test features {test.x.shape[1]}: "
             "take both from the same encoder"
         )
-    place = default_device(device)
-    return nearest_neighbour_vote(train.x, train.y, test.x, k=k, temperature=temperature, device=place).cpu()
+    device = default_device(device)
+    return nearest_neighbour_vote(train.x, train.y, test.x, k=k, temperature=temperature, device=device).cpu()

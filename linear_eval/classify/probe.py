@@ -12,27 +12,22 @@ This is how Chen et al. 2020 (appendix B.8) evaluate transfer, with the choice m
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from linear_eval.classify.logistic import fit_logistic
+from linear_eval.classify.result import LinearClassifier, ProbeResult, score_predictions
 from linear_eval.features.extract import Features, classes_to_fit
-from linear_eval.features.rows import Rows, column_statistics, parts_of, rows_of_each_class
-from linear_eval.metrics import bootstrap_interval, confusion_matrix, per_class_accuracy
+from linear_eval.features.rows import Rows, column_statistics, rows_of_each_class
 from linear_eval.progress import default_device
 from simclr.errors import ConfigError
 
 __all__ = [
     "STRENGTHS",
-    "LinearClassifier",
-    "ProbeResult",
     "held_out_parts",
     "held_out_rows",
     "linear_probe",
-    "score_predictions",
 ]
 
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 1))
@@ -40,106 +35,6 @@ STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 1))
 
 UNTUNED_STRENGTH = 1e-2
 """Used when nothing can be held out because no class has two images."""
-
-
-@dataclass(frozen=True)
-class LinearClassifier:
-    """A linear classifier on features: standardise, multiply, add."""
-
-    weight: Tensor
-    """(C, F) float32, on standardised features."""
-
-    bias: Tensor
-    """(C,) float32."""
-
-    mean: Tensor
-    """(F,) float32, of the training features."""
-
-    scale: Tensor
-    """(F,) float32: their standard deviation, 1 for a constant feature."""
-
-    classes: Tensor
-    """(C,) int64: label of each row of ``weight``."""
-
-    def logits(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "float N C"]:
-        """Logits (N, C) of features x (N, F)."""
-        return ((x - self.mean) / self.scale) @ self.weight.t() + self.bias
-
-    def predict(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "int64 N"]:
-        """Labels (N,) int64 of features x (N, F)."""
-        labels = [self.classes[self.logits(part).argmax(1)] for _, part in parts_of(x)]
-        return torch.cat(labels) if labels else self.classes[:0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeResult:
-    """The score of a probe on the test set, and how it came about."""
-
-    accuracy: float
-    """Share of the test images that were recognised."""
-
-    interval: tuple[float, float]
-    """95 % bootstrap interval of the accuracy, over test images."""
-
-    classes: tuple[int, ...]
-    """Labels that occur in training or test, sorted; ``per_class`` and ``confusion`` are in this order."""
-
-    per_class: tuple[float, ...]
-    """Accuracy of each class; NaN where the test set has no image of it."""
-
-    confusion: Tensor
-    """(C, C) int64: row the true class, column the predicted one."""
-
-    unseen: tuple[int, ...]
-    """Classes of the test set without a training image. Their images count as wrong."""
-
-    predictions: Tensor
-    """(N,) int64: the predicted label of every test image."""
-
-    correct: Tensor
-    """(N,) bool: whether it was right; pair two of these with ``metrics.paired_difference``."""
-
-    chosen: float | None
-    """The strength chosen on held-out training images; None for a protocol without one."""
-
-    strengths: tuple[float, ...] = ()
-    """The strengths that were tried."""
-
-    validation: tuple[float, ...] = ()
-    """Held-out accuracy of each strength; empty when nothing could be held out."""
-
-    held_out: int = 0
-    """Training images held out for the choice."""
-
-    train_accuracy: float = float("nan")
-    """Share of the training images that the final classifier recognises."""
-
-    objective: float = float("nan")
-    """Value of the objective on the training set, see ``linear_eval.classify.logistic``."""
-
-    converged: bool = True
-    """Whether the final fit reached its tolerance."""
-
-    classifier: LinearClassifier | None = None
-    """The classifier itself."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What goes into ``result.json``: everything but the tensors of a size with the set."""
-        return {
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
-            "classes": list(self.classes),
-            "per_class": [None if value != value else value for value in self.per_class],
-            "confusion": self.confusion.tolist(),
-            "unseen_classes": list(self.unseen),
-            "strength": self.chosen,
-            "strengths": list(self.strengths),
-            "validation_accuracy": list(self.validation),
-            "held_out": self.held_out,
-            "train_accuracy": None if self.train_accuracy != self.train_accuracy else self.train_accuracy,
-            "converged": self.converged,
-        }
-
 
 _ENOUGH_HELD_OUT = 500
 
@@ -195,27 +90,6 @@ def _share_right(rows: Rows, target: Tensor, weight: Tensor, bias: Tensor) -> fl
     return right.item() / rows.count
 
 
-def score_predictions(
-    predictions: Tensor, truth: Tensor, train_labels: Tensor, *, resamples: int = 10_000, seed: int = 0, **rest: Any
-) -> ProbeResult:
-    """A ``ProbeResult`` from predicted and true labels (N,); ``train_labels`` are those the classifier knows."""
-    known = train_labels.unique()
-    classes = torch.cat([known, truth]).unique()
-    correct = predictions == truth
-    confusion = confusion_matrix(truth, predictions, classes)
-    return ProbeResult(
-        accuracy=correct.double().mean().item(),
-        interval=bootstrap_interval(correct.numpy(), resamples=resamples, seed=seed),
-        classes=tuple(classes.tolist()),
-        per_class=per_class_accuracy(confusion),
-        confusion=confusion,
-        unseen=tuple(sorted(set(truth.tolist()) - set(known.tolist()))),
-        predictions=predictions,
-        correct=correct,
-        **rest,
-    )
-
-
 def linear_probe(
     train: Features,
     test: Features,
@@ -253,17 +127,17 @@ def linear_probe(
     if not 0 < validation < 1:
         raise ConfigError(f"validation is {validation}: expected a share of the training set in (0, 1)")
     classes, target = classes_to_fit(train, test)
-    place = default_device(device)
+    device = default_device(device)
     mean, scale = column_statistics(train.x)
-    rows = Rows(train.x, mean=mean, scale=scale, device=place, mapped=train.mapped)
-    target = target.to(place)
+    rows = Rows(train.x, mean=mean, scale=scale, device=device, mapped=train.mapped)
+    target = target.to(device)
     sweep = torch.tensor(strengths, dtype=torch.float64)
     parts = held_out_parts(train.y, validation, seed)
     held_out = sum(int(part.sum()) for part in parts)
     chosen, accuracies, start = len(strengths) // 2, (), None
-    right, entropy = (torch.zeros(len(strengths), dtype=torch.float64, device=place) for _ in range(2))
+    right, entropy = (torch.zeros(len(strengths), dtype=torch.float64, device=device) for _ in range(2))
     for part in parts:
-        mask = part.to(place)
+        mask = part.to(device)
         tried = fit_logistic(
             rows,
             target,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from simclr.errors import ConfigError, DataError
 
-__all__ = ["Reliability", "expected_calibration_error", "reliability"]
+__all__ = ["Reliability", "answer_reliability", "expected_calibration_error", "reliability"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +62,29 @@ def reliability(
             f"{float(probabilities[at].sum()):.4g}; apply softmax to logits first"
         )
     confidence, predicted = probabilities.clamp_max(1.0).max(1)
+    return answer_reliability(confidence, predicted == labels, bins)
+
+
+def answer_reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> Reliability:
+    """``reliability`` of answers whose confidences are no row of probabilities, as those of independent sigmoids.
+
+    Args:
+        confidence: (N,) floating, in [0, 1].
+        right: (N,) bool.
+        bins: bins of equal width.
+    """
+    confidence = confidence.double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     which = (torch.searchsorted(edges, confidence) - 1).clamp_(0, bins - 1)
     count = torch.bincount(which, minlength=bins)
     sure = torch.bincount(which, weights=confidence, minlength=bins)
-    right = torch.bincount(which, weights=(predicted == labels).double(), minlength=bins)
+    hits = torch.bincount(which, weights=right.double(), minlength=bins)
     return Reliability(
         edges=tuple(edges.tolist()),
         count=tuple(count.tolist()),
         confidence=tuple(s / n if n else None for s, n in zip(sure.tolist(), count.tolist(), strict=True)),
-        accuracy=tuple(r / n if n else None for r, n in zip(right.tolist(), count.tolist(), strict=True)),
-        error=float((right - sure).abs().sum() / len(labels)),
+        accuracy=tuple(r / n if n else None for r, n in zip(hits.tolist(), count.tolist(), strict=True)),
+        error=float((hits - sure).abs().sum() / len(right)),
     )
 
 

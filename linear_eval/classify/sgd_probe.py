@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment import AugmentConfig, ViewGenerator
-from linear_eval.classify.probe import LinearClassifier, ProbeResult, score_predictions
+from linear_eval.classify.result import LinearClassifier, ProbeResult, score_predictions
 from linear_eval.features.extract import check_features, extract_features
 from linear_eval.features.frozen import frozen
 from linear_eval.features.images import SizedImages, all_labels, image_batches
@@ -87,8 +87,8 @@ def sgd_probe(
     if len(classes) < 2:
         raise DataError(f"the training set has only the class {classes.item()}: a classifier needs at least two")
     first = next(encoder.parameters(), None)
-    place = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
-    encoder.to(place)
+    device = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
+    encoder.to(device)
     batch_size = min(batch_size, len(labelled))
     steps = math.ceil(len(labelled) / batch_size)
     peak = learning_rate * batch_size / 256
@@ -97,20 +97,20 @@ def sgd_probe(
     with frozen(encoder):
         for epoch in range(epochs):
             order = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed + epoch))]
-            batches = image_batches(train_set, order, batch_size, place, workers)
-            total = torch.zeros((), device=place)
+            batches = image_batches(train_set, order, batch_size, device, workers)
+            total = torch.zeros((), device=device)
             for number, (images, target) in enumerate(batches):
                 step = epoch * steps + number
                 if head is None:
                     generator = _crops(encoder, images, size, crop_scale, horizontal_flip)
                 views = generator(_as_uint8(images), seed=seed * epochs * steps + step)[0]
-                with torch.no_grad(), torch.autocast(place.type, autocast, enabled=autocast is not None):
+                with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
                     z = encoder(views)  # (B, F)
                 if head is None:
                     head, optimizer = _zero_head(z, len(classes), peak)
                 optimizer.param_groups[0]["lr"] = 0.5 * peak * (1 + math.cos(math.pi * step / (epochs * steps)))
-                with torch.enable_grad(), torch.autocast(place.type, enabled=False):
-                    loss = F.cross_entropy(head(z.float()), torch.searchsorted(classes, target).to(place))
+                with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+                    loss = F.cross_entropy(head(z.float()), torch.searchsorted(classes, target).to(device))
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -124,7 +124,7 @@ def sgd_probe(
             if progress is not None:
                 progress(epoch + 1, epochs, mean_loss)
     assert head is not None
-    test = extract_features(encoder, test_set, batch_size, place, workers=workers, autocast=autocast)
+    test = extract_features(encoder, test_set, batch_size, device, workers=workers, autocast=autocast)
     test = test.subset(test.y >= 0)
     check_features(test, "test")
     weight, bias = head.weight.detach().cpu(), head.bias.detach().cpu()

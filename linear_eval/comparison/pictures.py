@@ -41,13 +41,13 @@ def draw_runs(groups: Sequence[SeedGroup]) -> bytes | None:
     figure = Figure(figsize=(5.6 * len(panels), 3.9 + 0.24 * legend_rows), layout="constrained")
     for number, (title, curves, scale) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), number)
-        for place, (group, lines) in enumerate(zip(groups, curves, strict=True)):
+        for group_number, (group, lines) in enumerate(zip(groups, curves, strict=True)):
             for i, points in enumerate(lines):
                 axes.plot(
                     [x for x, _ in points],
                     [scale * y for _, y in points],
-                    color=colormaps["tab10"](place % 10),
-                    linestyle=_LINES[place // 10 % len(_LINES)],
+                    color=colormaps["tab10"](group_number % 10),
+                    linestyle=_LINES[group_number // 10 % len(_LINES)],
                     linewidth=1.4,
                     marker="o" if 0 < len(points) < 20 else None,
                     markersize=3,
@@ -70,7 +70,7 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
     axes = figure.add_subplot()
     named = list(dict.fromkeys(row for _, one in scored for row in one.rows))
     colours = [*COLOURS.values(), "#7a5195", "#5b8c5a"]
-    for place, row in enumerate(named):
+    for number, row in enumerate(named):
         found = [(y, one.rows[row][measure]) for y, (_, one) in enumerate(scored) if measure in one.rows.get(row, {})]
         ends = [score.interval or (score.value, score.value) for _, score in found]
         axes.errorbar(
@@ -81,8 +81,8 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
                 [max(0.0, high - score.value) for (_, score), (_, high) in zip(found, ends, strict=True)],
             ],
             fmt="o",
-            markersize=6 if place == 0 else 4.5,
-            color=COLOURS.get(row, colours[place % len(colours)]),
+            markersize=6 if number == 0 else 4.5,
+            color=COLOURS.get(row, colours[number % len(colours)]),
             capsize=2.5,
             label=drawn(row),
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
 from simclr.config import RUNTIME_FIELDS
 from simclr.config.yaml import flat_fields, load_config, to_dict
 from simclr.errors import CheckpointError, ConfigError
@@ -33,10 +34,10 @@ class RunRecord:
     metrics: list[dict[str, Any]]
     """The lines of ``metrics.jsonl``."""
 
-    results: list[dict[str, Any]]
+    results: list[ClosedResult | FinetunedResult]
     """``result.json`` of the run, and of its evaluations on other images."""
 
-    open_sets: list[dict[str, Any]]
+    open_sets: list[OpenSetResult]
     """``open-set.json``, likewise."""
 
     finished: bool
@@ -86,10 +87,12 @@ def _read(folder: Path, name: str) -> RunRecord:
         config=_config(folder / "config.yaml"),
         metrics=read_metrics(folder / "metrics.jsonl"),
         results=[
-            _json(path) for path in (folder / "result.json", *sorted(folder.glob("on-*/result.json"))) if path.exists()
+            _result(path)
+            for path in (folder / "result.json", *sorted(folder.glob("on-*/result.json")))
+            if path.exists()
         ],
         open_sets=[
-            _json(path)
+            OpenSetResult.from_dict(_json(path), str(path))
             for path in (folder / "open-set.json", *sorted(folder.glob("on-*/open-set.json")))
             if path.exists()
         ],
@@ -97,12 +100,21 @@ def _read(folder: Path, name: str) -> RunRecord:
     )
 
 
+def _result(path: Path) -> ClosedResult | FinetunedResult:
+    content = _json(path)
+    kind = content.get("kind")
+    if kind is None:
+        return ClosedResult.from_dict(content, str(path))
+    schema = FinetunedNumbers if kind == "regression" else FinetunedClasses
+    return schema.from_dict(content, str(path))
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-        if not isinstance(content["rows"], dict):
-            raise TypeError("its rows are no table")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(content, dict):
+            raise TypeError("it holds no keys and values")
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {error}); score the run again with scripts/evaluate.py"
         ) from error

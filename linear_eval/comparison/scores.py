@@ -1,10 +1,11 @@
 """The scores in ``result.json`` and ``open-set.json``, of whatever protocol, in one form that can be laid side by side."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from linear_eval.comparison.runs import RunRecord
-from simclr.errors import CheckpointError
+from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
 
 __all__ = ["Score", "ScoredSet", "scored_sets"]
 
@@ -29,10 +30,10 @@ class Score:
         >>> str(Score(98.61, (97.2, 99.7))), str(Score(94.8, deviation=0.93)), str(Score(0.12345, digits=3))
         ('98.6 [97.2, 99.7]', '94.8 ± 0.9', '0.123')
         """
-        said = f"{self.value:.{self.digits}f}"
+        words = f"{self.value:.{self.digits}f}"
         if self.interval is not None:
-            return f"{said} [{self.interval[0]:.{self.digits}f}, {self.interval[1]:.{self.digits}f}]"
-        return said if self.deviation is None else f"{said} ± {self.deviation:.{self.digits}f}"
+            return f"{words} [{self.interval[0]:.{self.digits}f}, {self.interval[1]:.{self.digits}f}]"
+        return words if self.deviation is None else f"{words} ± {self.deviation:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -47,79 +48,73 @@ class ScoredSet:
 
 
 def scored_sets(run: RunRecord) -> list[ScoredSet]:
-    """Every evaluation that ``run`` has on the disk, closed set first.
-
-    Raises:
-        CheckpointError: a file that has not the figures it should.
-    """
-    try:
-        closed = [_finetuned(result) if "kind" in result else _closed(result) for result in run.results]
-        return closed + [_open_set(result) for result in run.open_sets]
-    except (KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(
-            f"a result in {run.folder} is not as this version writes it ({type(error).__name__}: {error}); "
-            f"score the run again with scripts/evaluate.py"
-        ) from error
+    """Every evaluation that ``run`` has on the disk, closed set first."""
+    return [_SETS[type(result)](result) for result in (*run.results, *run.open_sets)]
 
 
-def _share(value: float, interval: Any = None, deviation: float | None = None) -> Score:
+def _share(value: float, interval: tuple[float, float] | None = None, deviation: float | None = None) -> Score:
     ends = None if interval is None else (100 * interval[0], 100 * interval[1])
     return Score(100 * value, ends, None if deviation is None else 100 * deviation)
 
 
-def _closed(result: dict[str, Any]) -> ScoredSet:
-    test, neighbours = result["data"]["test"], result["config"]["knn_k"]
+def _closed(result: ClosedResult) -> ScoredSet:
     rows = {}
-    for name, row in result["rows"].items():
+    for name, row in result.rows.items():
         rows[name] = {
-            "linear": _share(row["linear"]["accuracy"], row["linear"]["interval"]),
-            f"kNN ({neighbours})": _share(row["knn"]["accuracy"], row["knn"]["interval"]),
-            **{f: _share(few["mean"], deviation=few["std"]) for f, few in row.get("few_labels", {}).items()},
+            "linear": _share(row.linear.accuracy, row.linear.interval),
+            f"kNN ({result.config.knn_k})": _share(row.knn.accuracy, row.knn.interval),
+            **{setting: _share(few.mean, deviation=few.std) for setting, few in (row.few_labels or {}).items()},
         }
-    return ScoredSet(f"{test['name']}, {test['images']} test images: accuracy in %", rows)
+    test = result.data.test
+    return ScoredSet(f"{test.name}, {test.images} test images: accuracy in %", rows)
 
 
-def _finetuned(result: dict[str, Any]) -> ScoredSet:
-    data = result["data"]
-    title = f"{data['name']}, {data['train']} labelled training images and {data['test']} test images, fine-tuned"
-    if result["kind"] == "regression":
-        rows = {
-            name: {"mean absolute error": Score(row["mean_absolute_error"], tuple(row["interval"]), digits=3)}
-            for name, row in result["rows"].items()
-        }
-        return ScoredSet(title, rows)
+def _finetuned(result: FinetunedResult) -> str:
+    data = result.data
+    return f"{data.name}, {data.train} labelled training images and {data.test} test images, fine-tuned"
+
+
+def _numbers(result: FinetunedNumbers) -> ScoredSet:
     rows = {
-        name: {
-            "accuracy": _share(row["accuracy"], row["interval"]),
-            "mean over classes": _share(row["balanced_accuracy"]),
-            "calibration error": _share(row["calibration_error"]),
-            **(
-                {"calibrated": _share(row["calibration_error_calibrated"])}
-                if "calibration_error_calibrated" in row
-                else {}
-            ),
-        }
-        for name, row in result["rows"].items()
+        name: {"mean absolute error": Score(row.mean_absolute_error, row.interval, digits=3)}
+        for name, row in result.rows.items()
     }
-    return ScoredSet(f"{title}: in %", rows)
+    return ScoredSet(_finetuned(result), rows)
 
 
-def _open_set(result: dict[str, Any]) -> ScoredSet:
-    test = result["data"]["test"]
+def _classes(result: FinetunedClasses) -> ScoredSet:
     rows = {}
-    for name, row in result["rows"].items():
-        found: dict[str, tuple[float | None, Any]] = {
-            "Recall@1": (row["retrieval"]["recall_at_k"].get("1"), _retrieval_interval(row, "recall_at_1")),
-            "MAP@R": (row["retrieval"]["map_at_r"], _retrieval_interval(row, "map_at_r")),
-            "pairs: AUC": (row["verification"]["auc"], None),
-            "pairs: EER (lower is better)": (row["verification"]["eer"], None),
-            "rank-1 (1:N)": (row["identification"]["rank_k"].get("1"), row["identification"]["interval"]),
+    for name, row in result.rows.items():
+        calibrated = row.calibration_error_calibrated
+        rows[name] = {
+            "accuracy": _share(row.accuracy, row.interval),
+            "mean over classes": _share(row.balanced_accuracy),
+            "calibration error": _share(row.calibration_error),
+            **({} if calibrated is None else {"calibrated": _share(calibrated)}),
         }
-        rows[name] = {measure: _share(value, ends) for measure, (value, ends) in found.items() if value is not None}
-    title = f"{result['data']['name']}, {test['images']} images of {len(test['classes'])} classes, open set: in %"
+    return ScoredSet(f"{_finetuned(result)}: in %", rows)
+
+
+def _open_set(result: OpenSetResult) -> ScoredSet:
+    rows = {}
+    for name, row in result.rows.items():
+        found, identified = row.retrieval, row.identification
+        shares: dict[str, tuple[float | None, tuple[float, float] | None]] = {
+            "Recall@1": (found.recall_at_k.get("1"), found.intervals.get("recall_at_1")),
+            "MAP@R": (found.map_at_r, found.intervals.get("map_at_r")),
+            "pairs: AUC": (row.verification.auc, None),
+            "pairs: EER (lower is better)": (row.verification.eer, None),
+            "rank-1 (1:N)": (identified.rank_k.get("1"), identified.interval),
+        }
+        rows[name] = {measure: _share(value, ends) for measure, (value, ends) in shares.items() if value is not None}
+    test = result.data.test
+    title = f"{result.data.name}, {test.images} images of {len(test.classes)} classes, open set: in %"
     return ScoredSet(title, rows)
 
 
-def _retrieval_interval(row: dict[str, Any], name: str) -> Any:
-    """Reports written before retrieval had intervals have none."""
-    return row["retrieval"].get("intervals", {}).get(name)
+_SETS: dict[type, Callable[[Any], ScoredSet]] = {
+    ClosedResult: _closed,
+    FinetunedClasses: _classes,
+    FinetunedNumbers: _numbers,
+    OpenSetResult: _open_set,
+}

@@ -13,6 +13,7 @@ from linear_eval.comparison.page import Picture, Section, as_html, as_markdown
 from linear_eval.comparison.pictures import draw_runs, draw_scores
 from linear_eval.comparison.runs import RunRecord, SeedGroup, differing_keys, read_runs, seed_groups, training_cost
 from linear_eval.comparison.scores import ScoredSet, scored_sets
+from linear_eval.results import ClosedResult
 from simclr.errors import ConfigError
 from simclr.files import atomically
 
@@ -145,22 +146,24 @@ def _training(runs: Sequence[RunRecord]) -> Section:
     rows: list[tuple[str, ...]] = []
     for run, figures in zip(runs, last, strict=True):
         cost = training_cost(run)
-        ours = [result for result in run.results if "encoder" in result][:1]
-        hardware = run.results[0].get("hardware", {}) if run.results else {}
+        closed = [result for result in run.results if isinstance(result, ClosedResult)]
+        parameters = [result.encoder.parameters for result in closed if result.encoder is not None][:1]
+        first = run.results[0] if run.results else None
+        hardware = None if first is None else first.hardware
         rows.append(
             (
                 run.name,
                 "yes" if run.finished else "no",
-                _said(figures.get("step"), "d"),
-                _said(figures.get("epoch"), "d"),
-                _said(figures.get("epoch_loss", figures.get("loss")), ".3f"),
-                _said(None if "online_knn" not in figures else 100 * figures["online_knn"], ".1f"),
+                _or_not_measured(figures.get("step"), "d"),
+                _or_not_measured(figures.get("epoch"), "d"),
+                _or_not_measured(figures.get("epoch_loss", figures.get("loss")), ".3f"),
+                _or_not_measured(None if "online_knn" not in figures else 100 * figures["online_knn"], ".1f"),
                 *(_validation(figures.get(key), key) for key in validation),
-                _said(None if cost is None else cost[0], ".0f"),
-                _said(None if cost is None else cost[1], ".0f"),
-                _said(ours[0]["encoder"].get("parameters") if ours else None, ",d"),
-                _said(run.results[0].get("seconds") if run.results else None, ".0f"),
-                f"{hardware['device']}, {hardware['threads']} threads" if hardware else NOT_MEASURED,
+                _or_not_measured(None if cost is None else cost[0], ".0f"),
+                _or_not_measured(None if cost is None else cost[1], ".0f"),
+                _or_not_measured(parameters[0] if parameters else None, ",d"),
+                _or_not_measured(first.seconds if isinstance(first, ClosedResult) else None, ".0f"),
+                NOT_MEASURED if hardware is None else f"{hardware.device}, {hardware.threads} threads",
             )
         )
     note = "last loss and online kNN (images of the training set); seconds inside the loop, from its log"
@@ -178,10 +181,10 @@ def _last_figures(run: RunRecord) -> dict[str, Any]:
 
 def _validation(value: Any, key: str) -> str:
     _, scale, form = _VALIDATION[key]
-    return _said(None if value is None else scale * value, form)
+    return _or_not_measured(None if value is None else scale * value, form)
 
 
-def _said(value: Any, form: str) -> str:
+def _or_not_measured(value: Any, form: str) -> str:
     return NOT_MEASURED if value is None else format(value, form)
 
 

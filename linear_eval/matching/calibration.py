@@ -4,6 +4,7 @@ A threshold that is chosen on the pairs it is scored on flatters. Fit it on vali
 encoder it belongs to, and apply it to pairs nobody had seen:
 
 >>> import torch, tempfile
+>>> from linear_eval import load_verification, save_verification
 >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
 >>> y = torch.tensor([0, 0, 1, 1])
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -25,12 +26,9 @@ From images, with an encoder and what ``evaluate.py --protocol open-set`` stored
 The calibration of a *classifier's* probabilities is in :mod:`linear_eval.classify.reliability`, and offered here as well.
 """
 
-import json
 import math
-import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
@@ -41,11 +39,9 @@ from torch.nn.functional import cosine_similarity
 from linear_eval.classify.reliability import Reliability, expected_calibration_error, reliability
 from linear_eval.matching.roc import RocCurve, pair_curve
 from linear_eval.matching.similarity import Distance, natural, prepare
-from simclr.errors import CheckpointError, ConfigError, DataError
-from simclr.files import write_json
+from simclr.errors import ConfigError, DataError
 
 __all__ = [
-    "VERIFICATION_FILE",
     "Criterion",
     "PairCalibration",
     "Reliability",
@@ -53,14 +49,9 @@ __all__ = [
     "expected_calibration_error",
     "fit_pair_calibration",
     "fit_threshold",
-    "load_verification",
     "pair_calibration_error",
     "reliability",
-    "save_verification",
 ]
-
-VERIFICATION_FILE = "verification.json"
-FORMAT = 1
 
 Criterion = Literal["eer", "far", "balanced-accuracy"]
 
@@ -197,64 +188,6 @@ def fit_pair_calibration(
     )
 
 
-def save_verification(
-    folder: str | os.PathLike[str], threshold: Threshold, calibration: PairCalibration | None = None
-) -> Path:
-    """Write ``verification.json`` into the encoder's ``folder`` (which must exist), in one step; returns its path.
-
-    Raises:
-        CheckpointError: no such folder.
-        ConfigError: threshold and calibration of different distances.
-    """
-    path = Path(folder) / VERIFICATION_FILE
-    if not path.parent.is_dir():
-        raise CheckpointError(f"{path.parent} is not a folder; export the encoder first, its threshold lives beside it")
-    if calibration is not None and calibration.distance != threshold.distance:
-        raise ConfigError(f"the threshold is on {threshold.distance}, the calibration on {calibration.distance}")
-    content = {
-        "format": FORMAT,
-        "threshold": asdict(threshold),
-        "calibration": None if calibration is None else asdict(calibration),
-    }
-    write_json(path, content)
-    return path
-
-
-def load_verification(path: str | os.PathLike[str]) -> tuple[Threshold, PairCalibration | None]:
-    """Read what :func:`save_verification` wrote, from a run directory, the folder that holds the file, or the file.
-
-    Raises:
-        CheckpointError: no file, or one that is damaged or of another format.
-    """
-    path = _verification_file(Path(path))
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise CheckpointError(f"{path} is of format {content['format']}, this version reads {FORMAT}; fit it again")
-        threshold = Threshold(**content["threshold"])
-        calibration = content["calibration"]
-        if calibration is not None:
-            knots = {key: tuple(map(float, calibration[key])) for key in ("similarity", "same")}
-            calibration = PairCalibration(**{**calibration, **knots})
-            _check_knots(calibration)
-        if threshold.distance not in get_args(Distance) or not math.isfinite(threshold.value):
-            raise ValueError(f"threshold {threshold.value} on {threshold.distance!r}")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; fit and save a threshold for this encoder first") from error
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); fit and save it again"
-        ) from error
-    return threshold, calibration
-
-
-def _verification_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    of_run = path / "encoder" / VERIFICATION_FILE
-    return of_run if of_run.exists() and not (path / VERIFICATION_FILE).exists() else path / VERIFICATION_FILE
-
-
 def pair_calibration_error(
     calibration: PairCalibration,
     x: Annotated[Tensor, "float N D"],
@@ -296,9 +229,3 @@ def _mass(curve: RocCurve, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Probability mass (T,) of genuine and of impostor pairs at each score, when ``share`` of all pairs are genuine."""
     genuine = np.diff(curve.genuine, prepend=0) * (share / curve.genuine_pairs)
     return genuine, np.diff(curve.impostor, prepend=0) * ((1 - share) / curve.impostor_pairs)
-
-
-def _check_knots(calibration: PairCalibration) -> None:
-    knots: Any = np.asarray([calibration.similarity, calibration.same])
-    if knots.ndim != 2 or knots.shape[1] == 0 or not np.isfinite(knots).all() or (np.diff(knots[0]) < 0).any():
-        raise ValueError("the knots of the calibration are not finite, rising and of equal number")

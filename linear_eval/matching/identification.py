@@ -221,9 +221,9 @@ def _drawn_of_each_class(labels: Tensor, count: int, seed: int) -> Tensor:
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     grouped = shuffled[labels[shuffled].argsort(stable=True)]  # by class, in random order within each
     _, sizes = labels.unique(return_counts=True)
-    place = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    position = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    mask[grouped[place < count]] = True
+    mask[grouped[position < count]] = True
     return mask
 
 

@@ -54,7 +54,7 @@ def open_set(
 
     Returns:
         Plain JSON types. ``Threshold(**result["fitted_threshold"])`` and ``PairCalibration(**result["calibration"])``
-        are what :func:`linear_eval.matching.calibration.save_verification` stores beside the encoder.
+        are what :func:`linear_eval.save_verification` stores beside the encoder.
 
     Raises:
         DataError: classes of ``test`` that are also in ``trained_on`` or in ``validation``; too few classes or images

@@ -203,10 +203,10 @@ def _binned_curve(chunks: Iterator[tuple[Tensor, Tensor]], distance: Distance) -
     counts = torch.zeros(2 * bins, dtype=torch.int64)
     for scores, same in chunks:
         if distance == "cosine":  # 1 -> bin 0, -1 -> the last bin
-            place = (1 - scores).mul_(bins // 2).to(torch.int32).clamp_max_(bins - 1)
+            bin_of = (1 - scores).mul_(bins // 2).to(torch.int32).clamp_max_(bins - 1)
         else:  # the bits of a non-negative float32 sort like its value
-            place = scores.neg().float().abs_().view(torch.int32).bitwise_right_shift_(EUCLIDEAN_SHIFT)
-        counts += torch.bincount(place.mul_(2).add_(same).flatten(), minlength=2 * bins).cpu()
+            bin_of = scores.neg().float().abs_().view(torch.int32).bitwise_right_shift_(EUCLIDEAN_SHIFT)
+        counts += torch.bincount(bin_of.mul_(2).add_(same).flatten(), minlength=2 * bins).cpu()
     impostor, genuine = counts.view(bins, 2).T.numpy()
     used = np.flatnonzero(genuine + impostor)
     # The least score of a bin, so that "at least the threshold" is "in this bin or a better one".

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from linear_eval.scored_run import seen_in_words
+from linear_eval.scored_run import note_on_trained_images
 from simclr.files import AGAIN, atomically, refused
 
 __all__ = [
@@ -115,7 +115,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
             notes.append(f"{left_out} images of the {part} set have no label and were left out")
     test = result["data"]["test"]
     scored = test["images"] - test["without_label_left_out"]
-    return notes + seen_in_words(test.get("trained_on"), scored)
+    return notes + note_on_trained_images(test.get("trained_on"), scored)
 
 
 def write_result(result: dict[str, Any], path: Path | str) -> Path:
@@ -157,7 +157,7 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
         axes.errorbar(x, scores[:, 0], spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2.5, zorder=3)
         for position, (mean, _, high) in zip(x, scores, strict=True):
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
-            place: dict[str, Any] = {
+            style: dict[str, Any] = {
                 "ha": "center",
                 "va": "bottom",
                 "fontsize": 8,
@@ -165,15 +165,15 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
                 "zorder": 2.5,
                 "bbox": box,
             }
-            axes.text(position, min(high, 100) + 1.4, f"{mean:.0f}", **place)
+            axes.text(position, min(high, 100) + 1.4, f"{mean:.0f}", **style)
     confusion = np.array(rows["encoder"]["linear"]["confusion"])
     guess = 100 * confusion.sum(1).max() / confusion.sum()
     axes.axhline(guess, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
     axes.text(len(measures) - 0.42, guess, "commonest\nclass", ha="left", va="center", fontsize=8, color=INK)
     axes.set_xticks(range(len(measures)), list(measures.values()))
     few = "; few labels ± one deviation over draws of labels" if len(measures) > 2 else ""
-    said = f"whiskers: linear and kNN 95 % interval over test images{few}"
-    axes.set_xlabel(said, fontsize=8, color=INK, loc="left")
+    caption = f"whiskers: linear and kNN 95 % interval over test images{few}"
+    axes.set_xlabel(caption, fontsize=8, color=INK, loc="left")
     axes.set_xlim(-0.55, len(measures) - 0.45)
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))

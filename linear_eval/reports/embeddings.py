@@ -43,8 +43,8 @@ def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[s
     _need_results(results)
     figure, (axes,) = _figure(1, width=7.0, height=5.0 + 0.2 * len(results))
     floor = min(1 / result["impostor_pairs"] for result in results.values())
-    for place, (name, result) in enumerate(results.items()):
-        color = COLOURS.get(name, LINES[place % len(LINES)])
+    for number, (name, result) in enumerate(results.items()):
+        color = COLOURS.get(name, LINES[number % len(LINES)])
         far, tar = np.asarray(result["roc_far"]), np.asarray(result["roc_tar"])
         start = float(tar[far <= 0].max())  # what is accepted before the first impostor
         far, tar = np.concatenate([[floor], far[far > 0]]), np.concatenate([[start], tar[far > 0]])
@@ -60,7 +60,7 @@ def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[s
                 low, high = point["interval"]
                 share = min(max(point["tar"], low), high)
                 spread = [[share - low], [high - share]]
-                shift = 1.12 ** (place - (len(results) - 1) / 2)  # side by side where several lines are drawn
+                shift = 1.12 ** (number - (len(results) - 1) / 2)  # side by side where several lines are drawn
                 axes.errorbar(
                     *(point["wanted_far"] * shift, share), spread, fmt="o", color=color, markersize=4, capsize=3, lw=1
                 )
@@ -152,9 +152,9 @@ def plot_map(
     rows = f"{len(y):,}" if len(y) == len(features.y) else f"{len(y):,} of {len(features.y):,}"
     axes.set_title(f"{MAP_NAMES[method]} of the embeddings: {rows} images, {len(classes):,} classes")
     if few:
-        for place, label in enumerate(classes.tolist()):
+        for number, label in enumerate(classes.tolist()):
             name = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
-            axes.scatter([], [], color=CLASSES[place], s=30, label=drawn(name))
+            axes.scatter([], [], color=CLASSES[number], s=30, label=drawn(name))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="class")
     return _write(figure, path)
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from linear_eval.features.extract import Features
 from linear_eval.reports.closed import plain_table, write_result
 from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
-from linear_eval.scored_run import seen_in_words
+from linear_eval.scored_run import note_on_trained_images
 
 __all__ = ["open_set_table", "print_open_set", "write_open_set"]
 
@@ -48,7 +48,7 @@ def print_open_set(result: dict[str, Any], console: Console | None = None) -> No
     console.print(open_set_table(result))
     console.print(Text(f"classes new to the encoder? {result['disjoint_from_training']}"))
     test = result["data"]["test"]
-    for line in seen_in_words(test.get("trained_on"), test["images"]):
+    for line in note_on_trained_images(test.get("trained_on"), test["images"]):
         console.print(Text(line))
     console.print(Text(f"threshold fitted on {result['threshold_from']}"))
     fitted = result["rows"]["encoder"]["fitted_threshold"]

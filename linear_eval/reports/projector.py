@@ -17,9 +17,10 @@ from torch.nn.functional import interpolate
 from linear_eval.config import AUTOCAST, EvalConfig
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.progress import Progress, default_device
+from linear_eval.scored_run import ScoredRun
 from simclr.data import ImageSet
 from simclr.errors import CheckpointError, DataError, MissingExtraError
-from simclr.exchange.encoder import Encoder, load_encoder, match_tensors
+from simclr.exchange.encoder import Encoder, match_tensors
 from simclr.files import AGAIN, refused
 
 __all__ = ["Snapshot", "check_tensorboard", "checkpoint_encoders", "write_projector", "write_run_projector"]
@@ -128,9 +129,7 @@ BACKBONE = "model.backbone."
 ROWS = 2000
 
 
-def write_run_projector(
-    encoder_folder: Path, images: ImageSet, folder: Path, config: EvalConfig, progress: Progress
-) -> Path:
+def write_run_projector(run: ScoredRun, images: ImageSet, folder: Path, config: EvalConfig, progress: Progress) -> Path:
     """Write ``folder/projector``: up to 2,000 of ``images``, labelled, under the encoder untrained (step 0), under
     every checkpoint that is on the disk, and under the finished encoder. What was there is replaced.
 
@@ -141,7 +140,7 @@ def write_run_projector(
     shown = images.subset(kept).resident(torch.device("cpu"))
     device = default_device()
     snapshots: list[Snapshot] = []
-    for step, encoder in checkpoint_encoders(encoder_folder, progress):
+    for step, encoder in checkpoint_encoders(run, progress):
         progress(f"projector: {len(shown)} images at step {step}")
         features = extract_features(encoder, shown, config.batch_size, device, autocast=AUTOCAST[config.precision])
         snapshots.append((step, Features(features.x, features.y, kept[features.index]), shown.pixels))
@@ -157,15 +156,15 @@ def write_run_projector(
     return final
 
 
-def checkpoint_encoders(encoder_folder: Path, progress: Progress) -> list[tuple[int, Encoder]]:
+def checkpoint_encoders(run: ScoredRun, progress: Progress) -> list[tuple[int, Encoder]]:
     """(step, encoder) of the untrained encoder, of every whole checkpoint of its run, and of the finished one.
 
-    A checkpoint that is damaged, or holds another backbone, is said and passed over.
+    A checkpoint that is damaged, or holds another backbone, is named and passed over.
     """
-    finished = load_encoder(encoder_folder)
-    found = [(0, load_encoder(encoder_folder, untrained=True))]
-    for path in sorted((encoder_folder.parent / "checkpoints").glob("step-*")):
-        encoder = load_encoder(encoder_folder, untrained=True)
+    finished = run.encoder()
+    found = [(0, run.untrained())]
+    for path in sorted((run.folder.parent / "checkpoints").glob("step-*")):
+        encoder = run.untrained()
         try:
             step = int(json.loads((path / "progress.json").read_text())["step"])
             tensors = _backbone(path)
@@ -177,7 +176,7 @@ def checkpoint_encoders(encoder_folder: Path, progress: Progress) -> list[tuple[
         if step:
             found.append((step, encoder))
     if len(found) == 1 or not _same_weights(found[-1][1], finished):
-        found.append((max(found[-1][0] + 1, _last_step(encoder_folder.parent)), finished))
+        found.append((max(found[-1][0] + 1, _last_step(run.folder.parent)), finished))
     return found
 
 

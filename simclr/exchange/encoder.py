@@ -24,6 +24,7 @@ from simclr.model.encoder import build_backbone, feature_width
 __all__ = [
     "Encoder",
     "EncoderDescription",
+    "build_encoder",
     "check_format",
     "export_encoder",
     "find_encoder",
@@ -193,7 +194,11 @@ def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
             ``encoder.json`` names; the message lists the differences. A format that another version writes.
     """
     folder = find_encoder(Path(path))
-    described = read_description(folder)
+    return build_encoder(folder, read_description(folder), untrained=untrained)
+
+
+def build_encoder(folder: Path, described: EncoderDescription, *, untrained: bool = False) -> Encoder:
+    """``load_encoder`` of a folder whose ``encoder.json`` has been read already."""
     config, size = described.config, described.size
     backbone = build_backbone(dataclasses.replace(config, pretrained=False), size, described.init_seed)
     encoder = Encoder(backbone, size=size, mean=described.mean, std=described.std)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simclr.errors import CheckpointError, ConfigError
 from simclr.exchange.classifier import Classifier, load_classifier
-from simclr.exchange.encoder import Encoder, find_encoder, load_encoder
+from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, find_encoder, read_description
 from simclr.exchange.program import check_onnx, load_onnx, load_program, write_onnx, write_program
 from simclr.exchange.timm_folder import load_timm, write_timm
 from simclr.files import refused
@@ -119,13 +119,17 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
         raise ConfigError("format=timm holds the backbone alone; for the classifier take --format torch or onnx")
     if options.format == "onnx":
         check_onnx()
-    classifier = load_classifier(folder) if options.classifier else None
-    portable = Portable(classifier.encoder if classifier else load_encoder(folder), classifier).eval()
+    if options.classifier:
+        classifier = load_classifier(folder)
+        portable, described = Portable(classifier.encoder, classifier).eval(), None
+    else:
+        described = read_description(folder)
+        portable = Portable(build_encoder(folder, described)).eval()
     target = _target(folder, options)
     # In a folder that exists already: where the export fails no empty one is left.
     with refused(target), tempfile.TemporaryDirectory(dir=_existing(target), prefix=".export-") as scratch:
         partial = Path(scratch)
-        lines = _write(portable, folder, partial, target, options)
+        lines = _write(portable, described, partial, target, options)
         difference = _difference(portable, partial, options)
         if not difference <= TOLERANCE:  # a NaN is no agreement either
             raise CheckpointError(
@@ -157,9 +161,12 @@ def _existing(target: Path) -> Path:
     return next(folder for folder in target.absolute().parents if folder.is_dir())
 
 
-def _write(portable: Portable, folder: Path, partial: Path, target: Path, options: ExportOptions) -> tuple[str, ...]:
+def _write(
+    portable: Portable, described: EncoderDescription | None, partial: Path, target: Path, options: ExportOptions
+) -> tuple[str, ...]:
     if options.format == "timm":
-        return write_timm(portable.encoder, folder, partial, target)
+        assert described is not None  # it is None with a classifier, which this format cannot hold
+        return write_timm(portable.encoder, described.config, partial, target)
     classes = portable.classifier.classes if portable.classifier else ()
     write = write_program if options.format == "torch" else write_onnx
     example = _images(portable, 2, options)

@@ -14,26 +14,27 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from simclr.config import EncoderConfig
 from simclr.config.yaml import to_dict
-from simclr.exchange.encoder import Encoder, read_description
+from simclr.exchange.encoder import Encoder
 from simclr.files import write_json, write_tensors
 
 __all__ = ["load_timm", "write_timm"]
 
 
-def write_timm(encoder: Encoder, folder: Path, partial: Path, target: Path) -> tuple[str, ...]:
+def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Path) -> tuple[str, ...]:
     """Write both files to ``partial``.
 
     Args:
         encoder: what is written.
-        folder: where it came from: its ``encoder.json`` says how the network was built.
+        built: how its network was built.
         partial: where to write.
         target: where the files will be, for the lines that load them.
 
     Returns:
         Lines of Python that load the network.
     """
-    config = to_dict(read_description(folder).config)
+    config = to_dict(built)
     name, size = config["name"].split(".")[0], encoder.size
     arguments = {key: config[key] for key in ("layers", "channels", "patch_size") if config.get(key) is not None}
     published = timm.get_pretrained_cfg(config["name"])

@@ -1,0 +1,79 @@
+"""What every score of a run begins and ends with: the run's encoders, images and protocol, and the files that are named."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from torch import nn
+
+from linear_eval.config import EvalConfig
+from linear_eval.features.pixels import RawPixels
+from linear_eval.progress import name_files, showing_progress
+from linear_eval.reports.projector import check_tensorboard, write_run_projector
+from linear_eval.scored_run import ScoredRun
+from simclr.config import DataConfig
+from simclr.data import ImageSet
+
+__all__ = ["Scoring"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """A run that is being scored."""
+
+    run: ScoredRun
+
+    data: DataConfig
+    """The images."""
+
+    config: EvalConfig
+    """The protocol."""
+
+    encoders: dict[str, nn.Module]
+    """The rows of the table: the encoder, the same encoder untrained, raw pixels."""
+
+    tensorboard: bool
+    """Whether the test images are written for TensorBoard's projector as well."""
+
+    console: Console
+    """Where progress is shown and files are named."""
+
+    @classmethod
+    def begin(
+        cls, path: ScoredRun | Path | str, data: DataConfig | None, config: EvalConfig | None, tensorboard: bool
+    ) -> "Scoring":
+        """Read what the run at ``path`` has, with its own images and protocol where none are given.
+
+        Raises:
+            CheckpointError: no encoder there, or not all of it.
+            DataError: no images given, and the run is not known.
+            MissingExtraError: ``tensorboard``, and it is not installed.
+        """
+        run = ScoredRun.at(path)
+        if tensorboard:
+            check_tensorboard()
+        encoder, untrained = run.encoder(), run.untrained()
+        data = run.images(data)
+        config = run.default_protocol() if config is None else config
+        return cls(
+            run=run,
+            data=data,
+            config=config,
+            encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
+            tensorboard=tensorboard,
+            console=Console(stderr=True),
+        )
+
+    @property
+    def report_folder(self) -> Path:
+        """Where the report goes."""
+        return self.run.report_folder(self.data)
+
+    def end(self, files: Sequence[Path], test: ImageSet) -> None:
+        """Write the labelled images ``test`` for the projector if that was asked for, and name all files."""
+        written = list(files)
+        if self.tensorboard:
+            with showing_progress(self.console) as progress:
+                written.append(write_run_projector(self.run, test, self.report_folder, self.config, progress))
+        name_files(self.console, written)
