@@ -24,6 +24,27 @@ def test_the_singular_vectors_stay_and_the_values_become_one(shape: tuple[int, .
     assert diagonal.min() > 0.65 and diagonal.max() < 1.25
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("shape", [(24, 24), (8, 60), (60, 8)])
+def test_bfloat16_is_taken_where_it_is_native_and_stays_near(
+    monkeypatch: pytest.MonkeyPatch, native: bool, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    gradient = torch.randn(shape)
+    u, values, v = torch.linalg.svd(gradient.double(), full_matrices=False)
+    values = values / values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    expected = (u * values) @ v
+    monkeypatch.setattr("simclr.optim.muon.native_bf16", lambda device: native)
+    found = orthogonalised(gradient)
+    assert found.dtype == torch.float32
+    error = float((found.double() - expected).norm() / expected.norm())
+    # bfloat16 keeps 8 bits, float32 24.
+    assert 1e-3 < error < 4e-2 if native else error < 1e-4
+    assert torch.equal(orthogonalised(gradient.double()).float(), orthogonalised(gradient.double()[None])[0].float())
+
+
 def test_matrices_take_torchs_step() -> None:
     torch.manual_seed(0)
     ours = nn.ParameterList([torch.randn(6, 10), torch.randn(12, 4), torch.randn(6, 10)])
