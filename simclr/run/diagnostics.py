@@ -96,7 +96,7 @@ def warnings_in_words(figures: dict[str, float], loss: float, chance: float | No
     said = {}
     if chance is not None and abs(loss - chance) < 0.02 * chance:
         said["guessing"] = (
-            f"the loss {loss:.3f} sits at ln({math.exp(chance):.0f}) = {chance:.3f}, which is guessing: the head tells no image "
+            f"the loss {loss:.3f} sits at {chance:.3f}, which is guessing: the head tells no image "
             f"from another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
         )
     low_rank = chance is not None and figures["effective_rank"] < 2
