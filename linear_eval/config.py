@@ -1,16 +1,17 @@
-"""The knobs of an evaluation."""
+"""What an evaluation can be told: the protocol's settings, and what the command takes beside them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from linear_eval.classify.few_labels import FEW_LABEL_C
 from linear_eval.classify.probe import STRENGTHS
+from simclr.config.data import DataConfig
 from simclr.config.marks import Rare
 from simclr.errors import ConfigError
 
-__all__ = ["AUTOCAST", "EvalConfig"]
+__all__ = ["AUTOCAST", "EvalConfig", "EvaluationOptions"]
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """``EvalConfig.precision`` -> the type that autocast is given."""
@@ -115,3 +116,20 @@ class EvalConfig:
             raise ConfigError(f"distance is {self.distance!r}: expected 'cosine' or 'euclidean'")
         if self.precision not in AUTOCAST:
             raise ConfigError(f"precision is {self.precision!r}: expected one of {', '.join(AUTOCAST)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What an evaluation can be told; the images default to the run's own."""
+
+    protocol: Literal["closed", "open-set"] = "closed"
+    """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw."""
+
+    tensorboard: bool = False
+    """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Labelled images to score on."""
+
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """The protocol's settings."""

@@ -7,32 +7,13 @@ retrieval, verification, identification and one-shot on classes that were not tr
 """
 
 import sys
-from dataclasses import dataclass, field
-from typing import Literal
 
-from linear_eval.config import EvalConfig
+from linear_eval.config import EvaluationOptions
 from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_open import evaluate_open_set
 from linear_eval.scored_run import ScoredRun
 from simclr.command_line import own_or_other_data, parse_flags, run_and_flags, run_command
 from simclr.config import DataConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """What an evaluation can be told; the images default to the run's own."""
-
-    protocol: Literal["closed", "open-set"] = "closed"
-    """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw."""
-
-    tensorboard: bool = False
-    """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    """Labelled images to score on."""
-
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    """The protocol's settings."""
 
 
 def main(arguments: list[str]) -> int:
