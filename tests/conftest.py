@@ -46,6 +46,14 @@ def free_port() -> Callable[[], int]:
     return choose
 
 
+@pytest.fixture(autouse=True)
+def small_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process leave pictures of one pixel, which take no second to draw; not those marked ``pictures``."""
+    if request.node.get_closest_marker("pictures") is None:
+        for name in ("draw_curves", "draw_views"):
+            monkeypatch.setattr(f"simclr.train.{name}", lambda *args: Image.new("RGB", (1, 1)).save(args[-1], "png"))
+
+
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> TrainConfig:
     """Digits at 16 px, a ResNet of 20k parameters, 2 epochs of 5 steps; everything below the test's own folder."""

@@ -14,6 +14,7 @@ from simclr.run.accelerator import CompiledModel, maybe_compiled
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself, in some releases
+@pytest.mark.slow
 def test_without_a_compiler_a_run_goes_on_and_ends_as_without_compile(
     tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

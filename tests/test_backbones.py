@@ -13,7 +13,12 @@ from simclr.config import EncoderConfig, HeadConfig, TrainConfig
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("resnet50", 16), ("vit_tiny_patch16_224", 32), ("convnext_atto", 32), ("mobilenetv4_conv_small", 32)],
+    [
+        ("vit_tiny_patch16_224", 32),
+        pytest.param("resnet50", 16, marks=pytest.mark.slow),
+        pytest.param("convnext_atto", 32, marks=pytest.mark.slow),
+        pytest.param("mobilenetv4_conv_small", 32, marks=pytest.mark.slow),
+    ],
 )
 def test_two_steps_and_a_score(name: str, size: int, tiny_run: TrainConfig) -> None:
     config = replace(

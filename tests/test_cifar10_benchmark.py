@@ -150,6 +150,7 @@ def small(tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_run_stops_with_its_slot_and_goes_on_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path)
     log = tmp_path / "log.txt"

@@ -49,6 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simclr.pretrain(parse_command(["--out", str(out), *TINY], "pretrain.py", "")).run_dir
 
 
+@pytest.mark.pictures
 def test_pretrain_ends_with_the_table(run, tmp_path: Path) -> None:
     code, out, err = run("pretrain", *TINY, "--name", "mine", "--data.limit", "400")
     assert code == 0, err

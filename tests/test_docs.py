@@ -95,6 +95,7 @@ def test_the_steps_of_adding_an_objective_taken_literally_train_it(
         assert line["loss"] == pytest.approx(formula(line), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_simclr_on_one_page_learns(capsys: pytest.CaptureFixture[str]) -> None:
     """The page's own text, for 4 epochs in place of 40: long enough to leave the untrained encoder far behind."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "minimal.md").read_text(), re.DOTALL)[1]

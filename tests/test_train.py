@@ -25,6 +25,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.pictures
 def test_a_run_leaves_all_it_promises(tiny_run: TrainConfig) -> None:
     result = simclr.pretrain(tiny_run)
     assert result.finished

@@ -54,6 +54,7 @@ def test_an_error_of_ours_keeps_the_workers_traceback() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no such signal")
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_said_at_the_next_batch_and_nowhere_else() -> None:
     source = read_by_workers(Doubled(), [[number] for number in range(1000)], workers=2, prefetch=1)
     assert next(source).tolist() == [0]

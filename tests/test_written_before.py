@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import simclr
-from linear_eval import evaluate_run
+from linear_eval import EvalConfig, evaluate_run
 from simclr.config.yaml import load_config
 
 BEFORE = Path(__file__).parent / "written_before"
@@ -52,6 +52,6 @@ def test_an_encoder_and_its_classifier_answer_as_before(images: Tensor) -> None:
 
 def test_a_finished_run_is_scored(tmp_path: Path) -> None:
     shutil.copytree(BEFORE / "classes", tmp_path / "classes")
-    result = evaluate_run(tmp_path / "classes")
+    result = evaluate_run(tmp_path / "classes", config=EvalConfig(trials=0, resamples=200))
     assert set(result["rows"]) == {"encoder", "untrained", "raw pixels"}
     assert (tmp_path / "classes" / "result.json").is_file()

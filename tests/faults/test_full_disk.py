@@ -23,6 +23,9 @@ from simclr.run.pictures import write_preview
 SmallDisk = Callable[[int], AbstractContextManager[None]]
 
 
+pytestmark = pytest.mark.pictures
+
+
 def said_once(error: pytest.ExceptionInfo[CheckpointError], *words: str) -> None:
     said = str(error.value)
     assert said.count("\n") == 0 and all(word in said for word in words), said
@@ -118,7 +121,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 claim(config)
 """
     killed = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "given.yaml")], cwd=Path(__file__).parent.parent
+        [sys.executable, "-c", program, str(tmp_path / "given.yaml")], cwd=Path(__file__).parents[2]
     )
     assert killed.returncode == -signal.SIGXFSZ
     assert tiny_run.run_dir.is_dir() and not (tiny_run.run_dir / "config.yaml").exists()
