@@ -4,11 +4,11 @@ import itertools
 import json
 import math
 
-import linear_eval.similarity
 import numpy as np
 import pytest
 import torch
 
+import linear_eval.matching.similarity
 from linear_eval.matching.identification import identification, one_shot
 from simclr.errors import ConfigError, DataError
 

@@ -3,7 +3,6 @@
 import math
 import sys
 
-import linear_eval.similarity
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
+import linear_eval.matching.similarity
 from linear_eval.matching.retrieval import map_at_r, nmi, r_precision, recall_at_k, retrieval
 from linear_eval.matching.similarity import block_scores, pair_scores, prepare, rank_keys
 from linear_eval.metrics import bootstrap_interval, interval_over_classes

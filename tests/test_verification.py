@@ -4,7 +4,6 @@ import json
 import math
 import sys
 
-import linear_eval.similarity
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_auc_score, roc_curve
 
+import linear_eval.matching.similarity
 from linear_eval.matching.roc import RocCurve, pair_curve
 from linear_eval.matching.similarity import prepare
 from linear_eval.matching.verification import verification
