@@ -93,16 +93,16 @@ def warnings_in_words(figures: dict[str, float], loss: float, chance: float | No
             where that is not known, as of losses on labels, whose features may well have as few dimensions as there are
             classes.
     """
-    said = {}
+    warnings = {}
     if chance is not None and abs(loss - chance) < 0.02 * chance:
-        said["guessing"] = (
+        warnings["guessing"] = (
             f"the loss {loss:.3f} sits at {chance:.3f}, which is guessing: the head tells no image "
             f"from another. If it stays there, lower the learning rate or lengthen the warm-up, and look at views.png"
         )
     low_rank = chance is not None and figures["effective_rank"] < 2
     if low_rank or figures["feature_spread"] < 0.05:
-        said["collapse"] = (
+        warnings["collapse"] = (
             f"training is collapsing (effective rank of the features {figures['effective_rank']:.1f}, spread of the embeddings z "
             f"{figures['feature_spread']:.3f}): all images come out nearly alike. Lower the learning rate"
         )
-    return said
+    return warnings
