@@ -62,4 +62,7 @@ def _labelled(data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
             "images of each class into a folder of its own, or evaluate on another set: --data.source folder --data.path DIR"
         )
     notify = partial(print_line, Console(stderr=True))
+    if split == "train":
+        for note in images.notes:
+            notify(note)
     return place(images, torch.device("cpu"), data.device_resident, say=notify)

@@ -112,6 +112,7 @@ def open_run(config: TrainConfig) -> Run:
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # one process downloads, the others find it there
         images = load_source(config.data, "train")
+    notes += images.notes
     device, world = accelerator.device, accelerator.num_processes
     images = place(with_targets(images, config.objective), device, config.data.device_resident, notes.append)
     sampler = make_sampler(config.sampler, images, config.train.batch_size, config.seed)

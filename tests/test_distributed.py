@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from augment import MixConfig
 from simclr.config import SamplerConfig, TrainConfig
 from simclr.data import ImageSet
+from simclr.data.decode import Reader
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
 from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
@@ -66,7 +67,7 @@ def watch_on(rank: int, world: int, port: int, path: str) -> None:
     views, features = torch.load(f"{path}/views.pt")
     figures = contrastive_diagnostics(views, features)
 
-    images = ImageSet(name="birds", size=8, pixels=torch.zeros(100, 3, 8, 8, dtype=torch.uint8))
+    images = ImageSet(name="birds", reader=Reader(size=8), pixels=torch.zeros(100, 3, 8, 8, dtype=torch.uint8))
     guard, one, good = FiniteGuard(2, torch.device("cpu")), torch.tensor(1.0), torch.ones(2, 2, 3)
     numbers = torch.tensor([10 * rank, 10 * rank + 1])
     guard.watch(0, one, good, one, numbers)

@@ -28,9 +28,32 @@ class DataConfig:
     size: int = 32
     """Stored size in pixels: every image is decoded once to RGB uint8 of size x size (shorter side, centre crop)."""
 
-    labels: Literal["auto", "none"] | Path = "auto"
-    """`folder`: `auto` takes the first sub-folder's name as the label where every image has one; `none` ignores them; a CSV
-    file with the columns path,label or path,label,quality or path,value says it image by image."""
+    fit: Rare[Literal["crop", "pad", "stretch"]] = "crop"
+    """How an image becomes the square that one vector is made of: its middle, all of it on black, or all of it stretched."""
+
+    crops: Rare[Literal["original", "square"]] = "original"
+    """What random crops are cut from: the picture as it is, or the square that `fit` makes of it."""
+
+    channels: int = 3
+    """Bands of an image. 3 takes colours, and gray as colour; any other number takes files of so many bands, or 1 gray."""
+
+    value_range: Rare[Literal["auto", "percentiles"] | tuple[float, float]] = "auto"
+    """Values that become 0 and 255, one pair for the whole set: LOW HIGH; `auto`: of images deeper than 8 bits, what the
+    set uses; `percentiles`: the 0.1 and 99.9 percentile of the set."""
+
+    pages: Rare[Literal["first", "all"]] = "first"
+    """Of files with several pages or frames the first, or each of them as an image of its own."""
+
+    max_pixels: Rare[int] = 178_956_970
+    """Pixels of the largest image that is decoded."""
+
+    labels: Literal["auto", "none", "first", "last", "path"] | Path = "auto"
+    """`folder`: the label of an image is the `first` or the `last` folder of its path, or the `path` of all of them; `auto` takes
+    a metadata file in the folder or the first; `none` ignores them; a CSV, JSON Lines or parquet file says it image by image."""
+
+    group: Rare[str | None] = None
+    """`folder`: images of one group (a patient, a video) stay in one part of every division. A column of the metadata file, or a
+    regular expression on the path whose first group (or whole match) is the name."""
 
     test_fraction: Rare[float] = 0.2
     """Share of the images held out as the test set, by class, where the set has no `test` (or `val`) part of its own."""
@@ -65,6 +88,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.size >= 8, "data.size", self.size, "at least 8 pixels")
+        require(self.channels >= 1, "data.channels", self.channels, "at least 1")
+        require(self.max_pixels >= 1, "data.max_pixels", self.max_pixels, "at least 1")
+        if not isinstance(self.value_range, str):
+            low, high = self.value_range
+            require(low < high, "data.value_range", self.value_range, "two finite numbers, the lower first")
         require(0 < self.test_fraction < 1, "data.test_fraction", self.test_fraction, "strictly between 0 and 1")
         require(0 <= self.held_out_classes < 1, "data.held_out_classes", self.held_out_classes, "in [0, 1)")
         require(0 < self.label_fraction <= 1, "data.label_fraction", self.label_fraction, "in (0, 1]")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from simclr.cores import share_of_cores
-from simclr.data.decode import decode
+from simclr.data.decode import Reader
 from simclr.errors import DataError
 
 __all__ = ["ImageSet"]
@@ -23,14 +23,17 @@ class ImageSet:
     name: str
     """Where they come from, for messages."""
 
-    size: int
-    """Stored height and width in pixels."""
+    reader: Reader
+    """How files become pixels, and the size of what one vector is made of."""
 
     pixels: Tensor | None = None
-    """uint8 (N, 3, size, size), on any device; None while the images are still files."""
+    """uint8 (N, C, size, size), on any device; None while the images are still files."""
 
     paths: tuple[Path, ...] | None = None
     """The N files; kept beside ``pixels`` when they came from files, so that a message can name one."""
+
+    pages: tuple[int, ...] | None = None
+    """Which page or frame of its file each image is; None where all are the first."""
 
     labels: Tensor | None = None
     """int64 (N,) on the CPU, or None."""
@@ -41,30 +44,58 @@ class ImageSet:
     values: Tensor | None = None
     """float32 (N,) on the CPU, or None: the quality of each label in [0, 1], or without ``labels`` a number to predict."""
 
+    groups: Tensor | None = None
+    """int64 (N,) on the CPU, or None: images of one group stay in one part of every division; -1 is a group of its own."""
+
     broken: Literal["refuse", "skip"] = "refuse"
     """What becomes of files that do not decode: in ``resident``, and where they are decoded batch by batch."""
 
+    notes: tuple[str, ...] = ()
+    """What was decided about the set, from what, and what was left out: the first lines of every command that reads it."""
+
     @classmethod
     def from_pixels(cls, pixels: Tensor, *, labels: Tensor | None, classes: tuple[str, ...], name: str) -> "ImageSet":
-        """A set of decoded images, uint8 (N, 3, size, size)."""
-        return cls(name=name, size=pixels.shape[-1], pixels=pixels, labels=labels, classes=classes)
+        """A set of decoded images, uint8 (N, C, size, size)."""
+        reader = Reader(size=pixels.shape[-1], channels=pixels.shape[1])
+        return cls(name=name, reader=reader, pixels=pixels, labels=labels, classes=classes)
 
     @classmethod
     def from_files(
         cls,
         paths: Sequence[Path],
-        size: int,
+        reader: Reader | int,
         *,
         labels: Tensor | None,
         classes: tuple[str, ...],
         name: str,
         values: Tensor | None = None,
+        groups: Tensor | None = None,
+        pages: Sequence[int] | None = None,
         broken: Literal["refuse", "skip"] = "refuse",
+        notes: Sequence[str] = (),
     ) -> "ImageSet":
-        """A set of image files, decoded when asked for."""
+        """A set of image files, decoded when asked for by ``reader``, or in colours to squares of so many pixels."""
         return cls(
-            name=name, size=size, paths=tuple(paths), labels=labels, classes=classes, values=values, broken=broken
+            name=name,
+            reader=Reader(size=reader) if isinstance(reader, int) else reader,
+            paths=tuple(paths),
+            pages=None if pages is None else tuple(pages),
+            labels=labels,
+            classes=classes,
+            values=values,
+            groups=groups,
+            broken=broken,
+            notes=tuple(notes),
         )
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels of what one vector is made of."""
+        return self.reader.size
+
+    def page(self, index: int) -> int:
+        """Which page of its file image ``index`` is."""
+        return 0 if self.pages is None else self.pages[index]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -79,12 +110,12 @@ class ImageSet:
         if self.pixels is not None:
             return self.pixels[index], label
         assert self.paths is not None
-        return decode(self.paths[index], self.size), label
+        return self.reader.square(self.paths[index], self.page(index)), label
 
     @property
     def nbytes(self) -> int:
         """Bytes that the whole set takes decoded."""
-        return len(self) * 3 * self.size * self.size
+        return len(self) * self.reader.channels * self.size * self.size
 
     def describe(self, index: int) -> str:
         """What a message calls image ``index``: its file, or its number."""
@@ -96,8 +127,10 @@ class ImageSet:
             self,
             pixels=None if self.pixels is None else self.pixels[index.to(self.pixels.device)],
             paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
+            pages=None if self.pages is None else tuple(self.pages[i] for i in index.tolist()),
             labels=None if self.labels is None else self.labels[index],
             values=None if self.values is None else self.values[index],
+            groups=None if self.groups is None else self.groups[index],
         )
 
     def labelled(self) -> "ImageSet":
@@ -118,8 +151,10 @@ class ImageSet:
             self,
             pixels=cat(self.pixels, other.pixels),
             paths=None if self.paths is None or other.paths is None else self.paths + other.paths,
+            pages=None if self.pages is None or other.pages is None else self.pages + other.pages,
             labels=cat(self.labels, other.labels),
             values=cat(self.values, other.values),
+            groups=cat(self.groups, other.groups),
         )
 
     def of_classes(self, chosen: tuple[int, ...]) -> "ImageSet":
@@ -146,7 +181,7 @@ class ImageSet:
         """
         if self.pixels is not None:
             return replace(self, pixels=self.pixels.to(device))
-        pixels = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
+        pixels = torch.empty(len(self), self.reader.channels, self.size, self.size, dtype=torch.uint8)
         good = self._decode_all(pixels)
         decoded = replace(self, pixels=pixels)
         return (decoded if len(good) == len(self) else decoded.subset(good)).resident(device)
@@ -162,7 +197,7 @@ class ImageSet:
 
         def visit(index: int) -> None:
             try:
-                image = decode(paths[index], self.size)
+                image = self.reader.square(paths[index], self.page(index))
             except DataError as error:
                 failed.append((index, str(error)))
             else:

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from simclr.config import DataConfig
-from simclr.data.decode import EXTENSIONS, to_stored_size
+from simclr.data.decode import EXTENSIONS, Reader, to_stored_size
 from simclr.data.image_set import ImageSet
 from simclr.data.label_file import read_labels
 from simclr.data.splits import divide_classes, divide_training, split_by_class
@@ -148,8 +148,11 @@ def _files_below(root: Path, config: DataConfig) -> ImageSet:
     else:
         labels, classes = _labels(root, paths) if config.labels == "auto" else (None, ())
         values = None
+    reader = Reader(
+        size=config.size, channels=config.channels, fit=config.fit, max_pixels=config.max_pixels, value_range=None
+    )
     return ImageSet.from_files(
-        paths, config.size, labels=labels, classes=classes, values=values, name=str(root), broken=config.broken
+        paths, reader, labels=labels, classes=classes, values=values, name=str(root), broken=config.broken
     )
 
 

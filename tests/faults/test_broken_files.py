@@ -18,6 +18,7 @@ import simclr
 from simclr.command_line import run_command
 from simclr.config import DataConfig
 from simclr.data import EpochSampler, ImageSet, load_source, place
+from simclr.data.decode import Reader
 from simclr.run.log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,13 +179,13 @@ def test_a_signal_to_the_whole_group_is_a_stop_and_no_error(
 ) -> None:
     """It falls while the loop waits for its first batch, and the worker is gone before that is read."""
 
-    def ended_with_the_group(path: Path, size: int) -> torch.Tensor:
+    def ended_with_the_group(reader: Reader, path: Path, page: int = 0) -> torch.Tensor:
         os.kill(os.getppid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("still there")
 
     with monkeypatch.context() as patch:
-        patch.setattr("simclr.data.image_set.decode", ended_with_the_group)
+        patch.setattr(Reader, "square", ended_with_the_group)
         code, lines = pretrain("--train.knn-every", "0", "--data.workers", "1", "--name", "ended")
     assert code == 130 and lines[-1] == "stopped at step 0; the same command continues there"
     assert pretrain("--train.knn-every", "0", "--data.workers", "1", "--name", "ended")[0] == 0
