@@ -146,8 +146,10 @@ class AugmentConfig:
         if self.mean is None or self.std is None:
             return
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not _is_numbers(values) or len(values) not in (1, 3) or not all(map(math.isfinite, values)):
-                raise ValueError(f"{name} is {values!r}: expected a tuple of 1 or 3 finite numbers, one a channel")
+            if not _is_numbers(values) or not len(values) or not all(map(math.isfinite, values)):
+                raise ValueError(
+                    f"{name} is {values!r}: expected a tuple of finite numbers, one a channel or one for all"
+                )
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}: expected as many of each")
         if min(self.std) <= 0:

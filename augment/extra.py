@@ -53,16 +53,16 @@ class ExtraOperations(nn.Module):
         self.operations = nn.ModuleList(operation(**arguments) for operation, arguments in parsed)
 
     def sample(
-        self, views: int, batch: int, size: int, seed: int, device: torch.device | str
+        self, views: int, batch: int, size: int, seed: int, device: torch.device | str, channels: int = 3
     ) -> tuple[dict[str, Annotated[Tensor, "{views} {batch} ..."]], ...]:
-        """What each operation draws for ``views`` x ``batch`` colour images of ``size``, as (V, B, ...) tensors."""
+        """What each operation draws for ``views`` x ``batch`` images of ``size`` and ``channels``, as (V, B, ...) tensors."""
         count = views * batch
         drawn = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for operation in self.operations:
                 draw: Callable[[torch.Size], dict[str, Tensor]] = operation.forward_parameters  # type: ignore[assignment]  # ModuleList forgets the class
-                parameters = draw(torch.Size((count, 3, size, size)))
+                parameters = draw(torch.Size((count, channels, size, size)))
                 # One value for the whole batch is repeated, so that every image owns its row.
                 rows = {
                     name: value if value.ndim and len(value) == count else value.expand(count, *value.shape)

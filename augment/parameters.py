@@ -32,8 +32,8 @@ class ViewParameters:
         (torch.Size([2, 8, 4]), torch.Size([2, 2, 4]))
     """
 
-    image_size: tuple[int, int]
-    """Height and width of the images the boxes were drawn for."""
+    image_size: tuple[int, int] | Annotated[Tensor, "int64 B 2"]
+    """Height and width of the images the boxes were drawn for; (B, 2) int64 on the CPU where each has its own."""
 
     crop: Annotated[Tensor, "int64 V B 4"]
     """(V, B, 4) int64: top, left, height, width of the crop, in pixels of the image."""
@@ -87,7 +87,7 @@ class ViewParameters:
             index = [index]
         elif not isinstance(index, slice | Tensor):
             index = list(index)
-        return self._map(lambda tensor: tensor[:, index])
+        return self._map(lambda tensor: tensor[:, index], lambda sizes: sizes[index])
 
     def to(self, device: torch.device | str) -> "ViewParameters":
         """The same parameters on another device."""
@@ -95,19 +95,32 @@ class ViewParameters:
 
     def flat(self) -> "ViewParameters":
         """The same parameters as one view of V*B images, in the order of ``views.flatten(0, 1)``."""
-        return self._map(lambda tensor: tensor.flatten(0, 1)[None])
+        return self._map(lambda tensor: tensor.flatten(0, 1)[None], lambda sizes: sizes.repeat(self.views, 1))
+
+    def cropped(self, size: int) -> "ViewParameters":
+        """What is left to do to V*B views that were cut out already, S x S each: one view of each, see ``flat``."""
+        box = torch.tensor([0, 0, size, size]).expand(1, self.views * self.batch, 4)
+        return replace(self.flat(), image_size=(size, size), crop=box.to(self.device, non_blocking=True))
 
     def tensors(self) -> dict[str, Annotated[Tensor, "V B ..."]]:
         """Field name -> tensor, for the fields in ``DRAWN``."""
         return {name: getattr(self, name) for name in DRAWN}
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "ViewParameters":
+    def _map(
+        self, change: Callable[[Tensor], Tensor], sizes: Callable[[Tensor], Tensor] = lambda sizes: sizes
+    ) -> "ViewParameters":
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
         extra = tuple({name: change(tensor) for name, tensor in drawn.items()} for drawn in self.extra)
+        if isinstance(self.image_size, Tensor):
+            changed["image_size"] = sizes(self.image_size)
         return replace(self, extra=extra, **changed)
 
-    def describe(self, view: int, image: int) -> list[str]:
+    def describe(self, view: int, image: int, channels: int = 3) -> list[str]:
         """The operations that acted on one view of one image, in the order they acted, with their values.
+
+        Args:
+            view, image: which of them.
+            channels: C of the images; where it is not 3, saturation, hue and gray did not act.
 
         Example:
             >>> from augment import AugmentConfig, ViewGenerator
@@ -118,18 +131,21 @@ class ViewParameters:
         values: dict[str, Any] = {name: tensor[view, image].tolist() for name, tensor in self.tensors().items()}
         acted = []
         top, left, height, width = values["crop"]
-        if (height, width) != self.image_size:
+        size = self.image_size[image].tolist() if isinstance(self.image_size, Tensor) else self.image_size
+        if (height, width) != tuple(size):
             acted.append(f"crop {width}x{height} +{left}+{top}")
         if values["flip"]:
             acted.append("flip")
         acted += _describe_affine(*values["affine"])
         for op in values["order"]:
+            if op in (SATURATION, HUE) and channels != 3:
+                continue
             factor = values["jitter"][op]
             if op == HUE and factor != 0:
                 acted.append(f"hue {360 * factor:+.0f}°")
             elif op != HUE and factor != 1:
                 acted.append(f"{JITTER_OPS[op]} ×{factor:.2f}")
-        if values["gray"]:
+        if values["gray"] and channels == 3:
             acted.append("gray")
         if values["blur"] > 0:
             acted.append(f"blur σ{values['blur']:.1f}")

@@ -37,7 +37,7 @@ def apply_reference(
     """Apply drawn parameters to images.
 
     Args:
-        images: (B, C, H, W) floating point in [0, 1], C = 1 or 3.
+        images: (B, C, H, W) floating point in [0, 1], any C; saturation, hue and gray act where it is 3.
         parameters: what to do, drawn for this B, H and W.
         config: size of the views, kernel of the blur, threshold of the solarization, mean and std.
 
@@ -120,13 +120,13 @@ def _contrast(views: Tensor, factor: Tensor) -> Tensor:
 
 
 def _saturation(views: Tensor, factor: Tensor) -> Tensor:
-    return adjust_saturation_with_gray_subtraction(views, factor)
+    return adjust_saturation_with_gray_subtraction(views, factor) if views.shape[1] == 3 else views
 
 
 def _hue(views: Tensor, turns: Tensor) -> Tensor:
-    # A one-channel image has no hue: PIL and torchvision return it unchanged, Kornia refuses it. Without a shift, the
-    # way to HSV and back would only add rounding.
-    if views.shape[1] == 1:
+    # What has no three colours has no hue: PIL and torchvision return gray unchanged, Kornia refuses it. Without a
+    # shift, the way to HSV and back would only add rounding.
+    if views.shape[1] != 3:
         return views
     shifted = turns != 0
     return _on_rows(views, shifted, lambda some, rows: adjust_hue(some, 2 * math.pi * turns[rows].to(some.dtype)))

@@ -1,17 +1,13 @@
 """Draw the parameters of a batch of views: every random number of the augmentation comes from here."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from augment.config import AugmentConfig
+from augment.crops import CROP_DRAWS, DRAWS, crop_boxes
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 
 __all__ = ["sample_parameters"]
-
-_CROP_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
-_DRAWS = 2 * _CROP_TRIES + 22
 
 
 class _Uniforms:
@@ -60,9 +56,9 @@ def _sample(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     shape = (config.views, batch)
     # One launch for everything, always the same numbers: with blur switched on or off, a seed gives the same crops.
-    uniforms = _Uniforms(torch.rand((_DRAWS, *shape), generator=generator, device=device))
+    uniforms = _Uniforms(torch.rand((DRAWS, *shape), generator=generator, device=device))
 
-    crop = _sample_crop(config, uniforms, height, width)
+    crop = crop_boxes(config, uniforms.take(CROP_DRAWS), height, width)
     flip = uniforms.one() < config.horizontal_flip
     affine = _sample_affine(config, uniforms)
     jitter, order = _sample_jitter(config, uniforms)
@@ -85,41 +81,6 @@ def _sample(
 
 def _between(uniform: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * uniform
-
-
-def _sample_crop(config: AugmentConfig, uniforms: _Uniforms, height: int, width: int) -> Tensor:
-    """(V, B, 4) int64 boxes: torchvision's ten tries, all drawn at once, the first that fits selected."""
-    area = height * width * _between(uniforms.take(_CROP_TRIES), *config.crop_scale)  # (T, V, B)
-    low, high = config.crop_ratio
-    ratio = torch.exp(_between(uniforms.take(_CROP_TRIES), math.log(low), math.log(high)))
-    crop_width = torch.round(torch.sqrt(area * ratio))
-    crop_height = torch.round(torch.sqrt(area / ratio))
-    fits = (crop_width > 0) & (crop_width <= width) & (crop_height > 0) & (crop_height <= height)
-    tries = torch.arange(_CROP_TRIES, device=fits.device)[:, None, None]
-    first = torch.where(fits, tries, _CROP_TRIES).amin(0, keepdim=True)  # (1, V, B), the number of tries if none fits
-
-    central_height, central_width = _central_crop(height, width, low, high)
-    found = first < _CROP_TRIES
-    pick = first.clamp(max=_CROP_TRIES - 1)
-    crop_height = torch.where(found, crop_height.gather(0, pick), central_height)[0]  # (V, B)
-    crop_width = torch.where(found, crop_width.gather(0, pick), central_width)[0]
-
-    free_height, free_width = height - crop_height, width - crop_width
-    # floor(u * (free + 1)) is uniform on 0 .. free; the minimum guards the product's rounding up to free + 1.
-    top = torch.minimum(torch.floor(uniforms.one() * (free_height + 1)), free_height)
-    left = torch.minimum(torch.floor(uniforms.one() * (free_width + 1)), free_width)
-    top = torch.where(found[0], top, (height - central_height) // 2)
-    left = torch.where(found[0], left, (width - central_width) // 2)
-    return torch.stack((top, left, crop_height, crop_width), dim=-1).long()
-
-
-def _central_crop(height: int, width: int, low: float, high: float) -> tuple[int, int]:
-    """Height and width of the largest box whose ratio is the allowed one closest to the image's."""
-    if width / height < low:
-        return min(round(width / low), height), width
-    if width / height > high:
-        return height, min(round(height * high), width)
-    return height, width
 
 
 def _sample_affine(config: AugmentConfig, uniforms: _Uniforms) -> Tensor:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from augment.config import AugmentConfig
 from augment.extra import ExtraOperations
+from augment.fused.crop import crop_by_taps, crop_on_cpu
 from augment.fused.module import FusedAugmentation
 from augment.parameters import ViewParameters
 from augment.reference import apply_reference, normalise
 from augment.sampling import sample_parameters
 
-__all__ = ["Backend", "ViewGenerator"]
+__all__ = ["Backend", "ViewGenerator", "cut_out"]
 
 Backend = Literal["fused", "reference"]
 
@@ -30,8 +31,9 @@ class ViewGenerator(nn.Module):
         compile: let the fused backend go through ``torch.compile``.
 
     Shapes:
-        images (B, C, H, W), uint8 or floating point in [0, 1], C = 1 or 3 -> views (V, B, C, S, S). From the fused
-        backend, ``views.flatten(0, 1)`` is in channels-last order.
+        images (B, C, H, W), uint8 or floating point in [0, 1] -> views (V, B, C, S, S). Where C is not 3, saturation, hue
+        and gray do not act, and contrast is about the mean of all channels. From the fused backend,
+        ``views.flatten(0, 1)`` is in channels-last order.
 
     Example:
         >>> generator = ViewGenerator(AugmentConfig(size=32, views=2))
@@ -71,7 +73,7 @@ class ViewGenerator(nn.Module):
         """Views (V, B, C, S, S) of images (B, C, H, W). The same seed gives the same views; ``None`` draws afresh."""
         _check_images(images, self.config)
         height, width = images.shape[-2:]
-        return self.apply(images, self.sample(len(images), (height, width), seed, images.device))
+        return self.apply(images, self.sample(len(images), (height, width), seed, images.device, images.shape[1]))
 
     def sample(
         self,
@@ -79,17 +81,18 @@ class ViewGenerator(nn.Module):
         image_size: tuple[int, int],
         seed: int | None = None,
         device: torch.device | str = "cpu",
+        channels: int = 3,
     ) -> ViewParameters:
         """Draw the parameters of ``batch`` images of ``image_size`` (height, width): all the randomness there is.
 
         Several processes that share a batch draw it whole under one seed and take their own images with ``rows``: the
-        views then do not depend on how many processes there are.
+        views then do not depend on how many processes there are. ``channels`` matters to the appended operations alone.
         """
         parameters = sample_parameters(self.config, batch, image_size, seed, device)
         if not self.config.extra:
             return parameters
         extra_seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
-        extra = self.extra.sample(self.config.views, batch, self.config.size, extra_seed, device)
+        extra = self.extra.sample(self.config.views, batch, self.config.size, extra_seed, device, channels)
         return replace(parameters, extra=extra, extra_seed=extra_seed)
 
     @overload
@@ -134,20 +137,57 @@ class ViewGenerator(nn.Module):
             views = normalise(views, self.config)
         return views.to(self.dtype)
 
+    def finish(
+        self, views: Annotated[Tensor, "uint8|float V B C S S"], parameters: ViewParameters
+    ) -> Annotated[Tensor, "float V B C S S"]:
+        """All but the crop, for views (V, B, C, S, S) that were cut out of their images already, where they were decoded.
+
+        Raises:
+            ValueError: views of another number or size than ``parameters`` and the configuration say.
+        """
+        size = self.config.size
+        if views.shape[:2] != (parameters.views, parameters.batch) or views.shape[3:] != (size, size):
+            raise ValueError(
+                f"views have the shape {tuple(views.shape)}: expected ({parameters.views}, {parameters.batch}, C, {size}, {size})"
+            )
+        made: Tensor = self.apply(views.flatten(0, 1), parameters.cropped(size))
+        return made[0].unflatten(0, views.shape[:2])
+
+
+def cut_out(
+    images: Annotated[Tensor, "uint8 B C H W"],
+    boxes: Annotated[Tensor, "int64 V B 4"],
+    size: int,
+    antialias: bool,
+) -> Annotated[Tensor, "float V B C {size} {size}"]:
+    """The crops alone: boxes (V, B, 4) of images (B, C, H, W), resized to (V, B, C, S, S) in [0, 1], on whichever device."""
+    flat = boxes.flatten(0, 1)
+    rows = torch.arange(len(images), device=images.device).repeat(len(boxes))
+    still = torch.zeros(len(flat), dtype=torch.bool, device=images.device)
+    if images.device.type == "cpu":
+        return crop_on_cpu(images, rows, flat, size, still, antialias).unflatten(0, boxes.shape[:2])
+    each = max(1, 2**26 // (images.shape[1] * size * max(size, images.shape[3])))  # 256 MiB of rows at a time
+    parts = [
+        crop_by_taps(images, rows[part], flat[part], size, still[part], antialias)
+        for part in (slice(start, start + each) for start in range(0, len(flat), each))
+    ]
+    return torch.cat(parts).unflatten(0, boxes.shape[:2])
+
 
 def _check_images(images: Tensor, config: AugmentConfig) -> None:
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"images have the shape {tuple(images.shape)}: expected (B, C, H, W) with C = 1 or 3")
+    if images.ndim != 4 or images.shape[1] < 1:
+        raise ValueError(f"images have the shape {tuple(images.shape)}: expected (B, C, H, W)")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise TypeError(f"images are {images.dtype}: expected uint8, or floating point in [0, 1]")
     if config.mean is not None and len(config.mean) not in (1, images.shape[1]):
         raise ValueError(
-            f"mean has {len(config.mean)} values and the images {images.shape[1]} channel: set one of each"
+            f"mean has {len(config.mean)} values and the images {images.shape[1]} channels: set one of each"
         )
 
 
 def _check_parameters(images: Tensor, parameters: ViewParameters) -> None:
-    if parameters.batch != len(images) or parameters.image_size != tuple(images.shape[-2:]):
+    size = parameters.image_size
+    if parameters.batch != len(images) or isinstance(size, Tensor) or size != tuple(images.shape[-2:]):
         raise ValueError(
             f"parameters were drawn for {parameters.batch} images of {parameters.image_size}, but got {len(images)} of "
             f"{tuple(images.shape[-2:])}: sample() with this batch and image size, or take rows() of the global batch"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,13 +16,16 @@ from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
 from linear_eval.matching.search import nearest
-from linear_eval.progress import default_device
-from linear_eval.scored_run import ScoredRun, all_of_training
+from linear_eval.progress import default_device, print_line
+from linear_eval.scored_run import ScoredRun, all_of_training, as_trained
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source, place
-from simclr.data.decode import EXTENSIONS, decode
+from simclr.data.decode import EXTENSIONS
+from simclr.data.sources import has_validation
 from simclr.errors import ConfigError, DataError, require
 from simclr.exchange.encoder import Encoder
+from simclr.names import printable
+from simclr.paths import expand_fields
 
 __all__ = ["EmbedOptions", "Embedded", "embed_run"]
 
@@ -56,6 +60,7 @@ class EmbedOptions:
     """The images."""
 
     def __post_init__(self) -> None:
+        expand_fields(self, "out", "query")
         require(self.k >= 1, "k", self.k, "at least 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         if self.out is not None:
@@ -103,7 +108,7 @@ class Embedded:
         for query, found in self.neighbours.items():
             lines.append(f"nearest to {query}, cosine and image:")
             lines += [f"  {cosine:7.4f}  {self.names[row]}" for cosine, row in found]
-        return lines + [f"wrote {file}" for file in self.files]
+        return [printable(line) for line in lines + [f"wrote {file}" for file in self.files]]
 
 
 def embed_run(
@@ -125,12 +130,15 @@ def embed_run(
     """
     if options.out is None and not options.query:
         raise ConfigError("nothing to do with the embeddings: name a file with --out, or images with --query")
-    encoder = ScoredRun.at(path).encoder()
-    queries = {
-        query: decode(query, options.data.size) for query in options.query
-    }  # a bad one is refused before the work
-    found, numbers = _images(options)
+    run = ScoredRun.at(path)
+    encoder, reader = run.encoder(), run.description.reader
+    options = replace(options, data=as_trained(options.data, reader, run.data))
+    found, numbers = _images(options, run)
+    reads = found.reader if found.paths is not None else replace(reader, size=options.data.size)
+    queries = {query: reads.square(query) for query in options.query}  # a bad one is refused before the work
     images = place(found, torch.device("cpu"), options.data.device_resident)
+    for note in found.first_lines():
+        print_line(Console(stderr=True), note)
     names = numbers if images.paths is None else _below(options.data.path, images.paths)
     folder = options.out if options.out is not None and not options.out.suffix else None
     features = _features(_Finite(encoder, names, options.normalise), images, folder, options, progress)
@@ -154,11 +162,16 @@ def embed_run(
     )
 
 
-def _images(options: EmbedOptions) -> tuple[ImageSet, tuple[str, ...]]:
+def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[str, ...]]:
     """The images in order, files by their paths and others as they are numbered; and part and number of each, for those."""
     whole = replace(all_of_training(options.data), held_out_classes=0.0)
-    wanted: tuple[Literal["train", "test"], ...] = ("train", "test") if options.part == "all" else (options.part,)
-    parts = {part: load_source(whole, part) for part in wanted}
+    wanted: tuple[Literal["train", "validation", "test"], ...] = (
+        (options.part,) if options.part != "all" else ("train", "test")
+    )
+    if options.part == "all" and has_validation(whole):  # a part of the set's own
+        wanted = ("train", "validation", "test")
+    kept = run.kept(whole) if options.part != "all" else None  # all are all that are there now
+    parts = {part: run.read_as_trained(load_source(whole, part, kept)) for part in wanted}
     numbers = tuple(f"{part}/{i}" for part, images in parts.items() for i in range(len(images)))
     first, *others = parts.values()
     if any(images.labels is not None for images in parts.values()):

@@ -10,7 +10,9 @@ from rich.console import Console
 from linear_eval.config import EvalConfig
 from linear_eval.progress import print_line, showing_progress
 from linear_eval.protocol import evaluate
+from linear_eval.protocol_numbers import evaluate_numbers
 from linear_eval.reports.closed import print_report, write_report
+from linear_eval.reports.numbers import print_numbers, write_numbers
 from linear_eval.scored_run import ScoredRun, all_of_training
 from linear_eval.scoring import Scoring
 from simclr.config import DataConfig
@@ -36,7 +38,8 @@ def evaluate_run(
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
 
     Returns:
-        What ``linear_eval.evaluate`` returns. It is also written, with two pictures, to ``ScoredRun.report_folder``.
+        What ``linear_eval.evaluate`` returns, or of images with a number each ``NumbersResult`` as a dictionary.
+        It is also written, with two pictures, to ``ScoredRun.report_folder``.
 
     Raises:
         CheckpointError: no encoder there, or not all of it.
@@ -44,7 +47,21 @@ def evaluate_run(
         MissingExtraError: ``tensorboard``, and it is not installed.
     """
     scoring = Scoring.begin(path, data, config, tensorboard)
-    train, test = (_labelled(all_of_training(scoring.data), split) for split in ("train", "test"))
+    train, test = (_labelled(scoring.run, all_of_training(scoring.data), split) for split in ("train", "test"))
+    if train.labels is None or test.labels is None:
+        with showing_progress(scoring.console) as progress:
+            score, truth, predicted = evaluate_numbers(
+                scoring.encoders["encoder"],
+                scoring.encoders["untrained"],
+                train,
+                test,
+                scoring.config,
+                progress=progress,
+            )
+        score["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
+        print_numbers(score)
+        scoring.end(write_numbers(score, truth, predicted, scoring.report_folder), test.labelled())
+        return score
     with showing_progress(scoring.console) as progress:
         encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
         result = evaluate(encoder, untrained, train, test, scoring.config, progress=progress)
@@ -54,15 +71,15 @@ def evaluate_run(
     return result
 
 
-def _labelled(data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
-    images = load_source(data, split)
-    if images.labels is None:
+def _labelled(run: ScoredRun, data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
+    images = run.read_as_trained(load_source(data, split, run.kept(data)))
+    if images.labels is None and images.values is None:
         raise DataError(
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "
             "images of each class into a folder of its own, or evaluate on another set: --data.source folder --data.path DIR"
         )
     notify = partial(print_line, Console(stderr=True))
     if split == "train":
-        for note in images.notes:
+        for note in images.first_lines():
             notify(note)
     return place(images, torch.device("cpu"), data.device_resident, say=notify)

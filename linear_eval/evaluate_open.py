@@ -20,7 +20,7 @@ from linear_eval.matching.calibration import PairCalibration, Threshold
 from linear_eval.matching.protocol import open_set
 from linear_eval.matching.stored import save_verification
 from linear_eval.open_set_images import OpenSetImages, open_set_images
-from linear_eval.progress import Progress, default_device, environment, showing_progress
+from linear_eval.progress import Progress, default_device, environment, print_line, showing_progress
 from linear_eval.reports.open_set import print_open_set, write_open_set
 from linear_eval.scored_run import ScoredRun
 from linear_eval.scoring import Scoring
@@ -65,7 +65,9 @@ def evaluate_open_set(
     began = time.perf_counter()
     scoring = Scoring.begin(path, data, config, tensorboard)
     run, data, config = scoring.run, scoring.data, scoring.config
-    images = _placed(open_set_images(data, run.config, config.seed), data)
+    images = _placed(open_set_images(data, run.config, config.seed, run.kept(data)), data, run)
+    for note in images.test.first_lines():
+        print_line(scoring.console, note)
     device = default_device()
     rows: dict[str, dict[str, Any]] = {}
     features: dict[str, Features] = {}
@@ -136,9 +138,9 @@ def _row(
     return figures, test
 
 
-def _placed(images: OpenSetImages, data: DataConfig) -> OpenSetImages:
+def _placed(images: OpenSetImages, data: DataConfig, run: ScoredRun) -> OpenSetImages:
     def put(part: ImageSet) -> ImageSet:
-        return place(part, torch.device("cpu"), data.device_resident)
+        return place(run.read_as_trained(part), torch.device("cpu"), data.device_resident)
 
     return replace(
         images, test=put(images.test), validation=None if images.validation is None else put(images.validation)

@@ -6,6 +6,7 @@ images, set the temperature that makes the probabilities true (Guo et al. 2017);
 
 from collections.abc import Container
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,19 @@ from linear_eval.results import (
     NumberRow,
 )
 from linear_eval.scored_run import ScoredRun
+from linear_eval.verdict import always_the_commonest
 from simclr import load_encoder
 from simclr.config import TrainConfig
 from simclr.data import ImageSet, load_source, place, with_targets
+from simclr.data.decode import Reader
+from simclr.data.sources import has_validation
 from simclr.errors import CheckpointError
 from simclr.exchange.classifier import Classifier, load_classifier, save_temperature
 from simclr.exchange.encoder import Encoder
 from simclr.exchange.imported import start_from
 from simclr.finetune import from_scratch
 from simclr.model.contrastive import build_model
+from simclr.run.division import kept_parts
 
 __all__ = ["evaluate_finetuned"]
 
@@ -78,8 +83,12 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
         if config.encoder.init is not None or config.encoder.pretrained:
             rows["linear probe"], answers["linear probe"] = _probe(config, parts, device, progress)
     run_on = environment(device)
-    schema: type[FinetunedResult] = FinetunedNumbers if numbers else FinetunedClasses
-    result = schema(
+    labels = [parts[split].labels for split in ("train", "test")]
+    schema: Any = FinetunedNumbers
+    if not numbers:
+        assert labels[0] is not None and labels[1] is not None
+        schema = partial(FinetunedClasses, commonest=always_the_commonest(labels[0], labels[1]))
+    result: FinetunedResult = schema(
         kind="regression" if numbers else "classification",
         rows=rows,
         comparison={
@@ -115,11 +124,11 @@ def _pretrained_on(config: TrainConfig, test: ImageSet) -> int | None:
 
 
 def _exists(config: TrainConfig, split: str) -> bool:
-    return split != "validation" or config.data.validation > 0
+    return split != "validation" or has_validation(config.data)
 
 
 def _images(config: TrainConfig, split: Any) -> ImageSet:
-    images = with_targets(load_source(config.data, split), config.objective)
+    images = with_targets(load_source(config.data, split, kept_parts(config)), config.objective)
     return place(images, torch.device("cpu"), config.data.device_resident)
 
 
@@ -230,7 +239,9 @@ def _probe(
         ridge = RidgeCV(alphas=np.logspace(-2, 6, 17)).fit(((x - mean) / scale).double().numpy(), target)
         predicted = ridge.predict(((test.x - mean) / scale).double().numpy())
         return _number_row(predicted, _targets(parts["test"]))
-    train = Features(x, torch.cat([f.y for f in known]), torch.arange(len(x)))
+    groups = [f.groups for f in known if f.groups is not None]
+    kept = torch.cat(groups) if len(groups) == len(known) else None
+    train = Features(x, torch.cat([f.y for f in known]), torch.arange(len(x)), groups=kept)
     found = linear_probe(train, test, device=device)
     return _row(found, _probabilities(found, test), None), found.correct.numpy()
 
@@ -242,8 +253,9 @@ def _start(config: TrainConfig) -> Encoder:
         return load_encoder(init)
     backbone = build_model(replace(config, encoder=replace(config.encoder, frozen_layers=0))).backbone
     if init is not None:
-        start_from(backbone, config.encoder)
-    return Encoder(backbone, size=augment.size, mean=augment.mean, std=augment.std).eval()
+        start_from(backbone, config.encoder, config.data.channels)
+    reader = Reader(size=config.data.size, channels=config.data.channels, fit=config.data.fit)
+    return Encoder(backbone, size=augment.size, mean=augment.mean, std=augment.std, reader=reader).eval()
 
 
 def _compare(mine: np.ndarray, other: np.ndarray, numbers: bool) -> Gain:

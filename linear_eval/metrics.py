@@ -14,6 +14,7 @@ from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 from torch import Tensor
 
 __all__ = [
+    "balanced_accuracy",
     "bootstrap_interval",
     "clustered_interval",
     "confusion_matrix",
@@ -21,6 +22,7 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "per_class_accuracy",
+    "per_class_precision",
 ]
 
 
@@ -132,3 +134,40 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Tensor) -> Tenso
 def per_class_accuracy(confusion: Tensor) -> tuple[float, ...]:
     """Share of each true class that was recognised; NaN for a class without a test image."""
     return tuple((confusion.diagonal() / confusion.sum(1)).double().tolist())
+
+
+def per_class_precision(confusion: Tensor) -> tuple[float, ...]:
+    """Of what was called each class, the share that was of it; NaN for a class that no image was taken for."""
+    return tuple((confusion.diagonal() / confusion.sum(0)).double().tolist())
+
+
+def balanced_accuracy(
+    right: ArrayLike, support: ArrayLike, *, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Mean over classes of the share that was recognised, each class counting alike, with its 95 % bootstrap interval.
+
+    Test images are drawn with replacement: how many of each class is a multinomial draw, how many of them are right a
+    binomial one. A class that a draw leaves out is left out of its mean. Where all answers agree the interval is that of
+    ``bootstrap_interval``, which at least is not empty.
+
+    Args:
+        right, support: (C,) images of each class that were recognised, and that there are; classes without any count for
+            nothing.
+
+    >>> balanced_accuracy([9, 0, 0], [9, 1, 0])[0]
+    0.5
+    """
+    hits, counts = np.asarray(right), np.asarray(support)
+    hits, counts = hits[counts > 0], counts[counts > 0]
+    recall = hits / counts
+    total = int(counts.sum())
+    if hits.sum() in (0, total):
+        answers = np.arange(total) < hits.sum()
+        return float(recall.mean()), bootstrap_interval(answers, seed=seed)
+    random = np.random.default_rng(seed)
+    means: list[NDArray[np.float64]] = []
+    for start in range(0, resamples, 500):  # memory for 500 draws of all classes at a time
+        drawn = random.multinomial(total, counts / total, size=min(500, resamples - start))
+        shares = random.binomial(drawn, recall) / np.maximum(drawn, 1)
+        means.append(shares.sum(1) / (drawn > 0).sum(1))
+    return float(recall.mean()), _interval(np.concatenate(means), 0.95)

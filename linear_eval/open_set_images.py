@@ -8,6 +8,7 @@ import torch
 from linear_eval.scored_run import all_of_training, same_images, same_labels
 from simclr.config import DataConfig, TrainConfig
 from simclr.data import ImageSet, class_disjoint_split, load_source
+from simclr.data.parts_list import PartsList
 from simclr.errors import DataError, PipelineError
 
 __all__ = ["OpenSetImages", "open_set_images"]
@@ -34,8 +35,12 @@ class OpenSetImages:
     """What the threshold and the calibration are fitted on, in words."""
 
 
-def open_set_images(data: DataConfig, run: TrainConfig | None, seed: int = 0) -> OpenSetImages:
+def open_set_images(
+    data: DataConfig, run: TrainConfig | None, seed: int = 0, kept: PartsList | None = None
+) -> OpenSetImages:
     """Choose the images; ``run`` is the config that the encoder was trained with, None where nobody knows.
+
+    ``kept`` is the run's list of its images where ``data`` are these, see ``ScoredRun.kept``.
 
     - The run's own images, classes held out: these classes, half of them to fit the threshold on.
     - The run's own images, nothing held out, trained without labels: all classes of the test part, said so.
@@ -48,12 +53,12 @@ def open_set_images(data: DataConfig, run: TrainConfig | None, seed: int = 0) ->
     if run is None:
         test = _everything(data)
         return _halves(test, seed, disjoint="unknown: the encoder's folder does not say what it was trained on")
-    if not same_images(data, run.data):
+    if kept is None and not same_images(data, run.data):
         test = _everything(replace(data, held_out_classes=0.0))
         return _halves(test, seed, disjoint=_of_other_images(test, run) + _started_from(run))
     _refuse_another_division(data, run.data)
     if run.data.held_out_classes:
-        return _held_out(all_of_training(data), run, seed)
+        return _held_out(all_of_training(data), run, seed, kept)
     if run.objective.needs_labels:
         raise DataError(
             f"{run.name} was trained on the labels of every class (objective {run.objective.name}), so none of its "
@@ -61,19 +66,23 @@ def open_set_images(data: DataConfig, run: TrainConfig | None, seed: int = 0) ->
             "or score on other images: --data.source folder --data.path DIR"
         )
     # Images are divided class by class: where training read no labels it divided them otherwise.
-    images = "none of the images scored here" if same_labels(data, run.data) else "perhaps some of these images"
+    images = (
+        "none of the images scored here"
+        if kept is not None or same_labels(data, run.data)
+        else "perhaps some of these images"
+    )
     disjoint = (
         f"not disjoint: the run was trained on images of these very classes. It saw no label, and {images}, but others "
         "like them; for classes it has never seen, train with --data.held-out-classes 0.4"
     )
-    return _halves(_labelled(load_source(data, "test")), seed, disjoint=disjoint + _started_from(run))
+    return _halves(_labelled(load_source(data, "test", kept)), seed, disjoint=disjoint + _started_from(run))
 
 
-def _held_out(data: DataConfig, run: TrainConfig, seed: int) -> OpenSetImages:
-    trained = _labelled(load_source(data, "train"))
+def _held_out(data: DataConfig, run: TrainConfig, seed: int, kept: PartsList | None) -> OpenSetImages:
+    trained = _labelled(load_source(data, "train", kept))
     assert trained.labels is not None
     # Both parts number their classes from 0: behind one another the numbers are of one set.
-    held_out = _labelled(load_source(data, "held-out")).relabelled(trained.classes)
+    held_out = _labelled(load_source(data, "held-out", kept)).relabelled(trained.classes)
     trained_on = tuple(trained.labels.unique().tolist())
     disjoint = f"checked: none of the test classes is among the {len(trained_on)} classes of training" + _started_from(
         run
@@ -81,7 +90,7 @@ def _held_out(data: DataConfig, run: TrainConfig, seed: int) -> OpenSetImages:
     count = _count(held_out)
     if count >= SPLIT_FROM:
         return replace(_halves(held_out, seed, disjoint=disjoint), trained_on=trained_on)
-    validation = _labelled(load_source(data, "test")).relabelled(held_out.classes)
+    validation = _labelled(load_source(data, "test", kept)).relabelled(held_out.classes)
     return OpenSetImages(
         test=held_out,
         validation=validation,

@@ -4,7 +4,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import sklearn
 import torch
 from rich.console import Console
 from rich.text import Text
+
+from simclr.names import printable
 
 __all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "showing_progress"]
 
@@ -25,14 +26,15 @@ def showing_progress(console: Console) -> Iterator[Progress]:
     """Gives the function to call with a line; ``console`` writes to stderr."""
     if console.is_terminal:
         with console.status("") as status:
-            yield lambda line: status.update(Text(line))
+            yield lambda line: status.update(Text(printable(line)))
     else:
-        yield partial(print, file=sys.stderr)
+        yield lambda line: print(printable(line), file=sys.stderr)
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print ``line`` as it stands: names of files and classes in it may look like markup or like the name of an emoji."""
-    console.print(Text(line), soft_wrap=True)
+    """Print ``line`` as it stands: names of files and classes in it may look like markup or like the name of an emoji, or hold
+    line breaks and codes that a terminal obeys, which are shown as escapes."""
+    console.print(Text(printable(line)), soft_wrap=True)
 
 
 def name_files(console: Console, files: Iterable[Path]) -> None:

@@ -5,11 +5,12 @@ beside those two, with an interval, and the result says in words how it was take
 """
 
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from linear_eval.classify.few_labels import few_labels
 from linear_eval.classify.knn import knn_predictions
@@ -19,10 +20,11 @@ from linear_eval.classify.sgd_probe import sgd_probe
 from linear_eval.config import AUTOCAST, EvalConfig
 from linear_eval.features.extract import Features, check_features, extract_features
 from linear_eval.features.frozen import frozen
-from linear_eval.features.images import SizedImages, all_labels
-from linear_eval.features.pixels import RawPixels
+from linear_eval.features.images import SizedImages, all_labels, image_shape
+from linear_eval.features.pixels import CHEAP, RawPixels, affordable_size, without_fingerprints
 from linear_eval.metrics import bootstrap_interval, paired_difference
 from linear_eval.progress import Progress, default_device, environment
+from linear_eval.protocol_words import in_words
 from linear_eval.results import (
     Accuracy,
     ClosedData,
@@ -34,6 +36,8 @@ from linear_eval.results import (
     Hardware,
     Part,
 )
+from linear_eval.verdict import always_the_commonest, verdict
+from simclr.data.near_copies import near_copies
 from simclr.errors import DataError
 
 __all__ = ["EvalConfig", "evaluate"]
@@ -65,7 +69,8 @@ def evaluate(
         words; ``config``, ``data``, ``encoder``, ``versions``, ``hardware`` and ``seconds``.
 
     Raises:
-        DataError: a set without labels, fewer than two classes, features that are not finite.
+        DataError: a set without labels, fewer than two classes, none of the test set's among those of the training set,
+            features that are not finite.
         RuntimeError: the encoder changed its own state.
     """
     config = EvalConfig() if config is None else config
@@ -74,25 +79,41 @@ def evaluate(
         labels = all_labels(images)
         if len(images) == 0 or (labels is not None and (labels < 0).all()):
             raise DataError(f"the {name} set has {len(images)} images and no labels: evaluation needs a labelled set")
+    known = [all_labels(images) for images in (train_set, test_set)]
+    if known[0] is not None and known[1] is not None:
+        _refuse_other_classes(known[0], known[1], _class_names(train_set))
     began = time.perf_counter()
     encoders: dict[str, nn.Module] = {"encoder": encoder}
     if untrained is not None:
         encoders["untrained"] = untrained
-    encoders["raw pixels"] = RawPixels(config.pixel_size)
+    encoders["raw pixels"] = raw = RawPixels(config.pixel_size)
     digests: dict[str, str] = {}
     rows: dict[str, ClosedRow] = {}
     answers: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, int] = {}
+    scored: _Scored | None = None
+    took: dict[str, tuple[float, int]] = {}
     for name, module in encoders.items():
+        if module is raw:
+            raw.bound = affordable_size(
+                config.pixel_size, image_shape(train_set), rows["encoder"].features, len(train_set)
+            )
         with frozen(module) as digests[name]:  # one proof for all that is scored in this row
-            rows[name], answers[name], counts = _score(name, module, train_set, test_set, config, device, progress)
+            rows[name], answers[name], counts, scored = _score(
+                name, module, train_set, test_set, config, device, progress, took
+            )
+    assert scored is not None
     run_on = environment(device)
+    comparison = {f"encoder - {name}": _compare(rows, answers, name, config) for name in rows if name != "encoder"}
+    commonest = always_the_commonest(scored.train, scored.test, resamples=config.resamples, seed=config.seed)
     return ClosedResult(
         rows=rows,
-        comparison={f"encoder - {name}": _compare(rows, answers, name, config) for name in rows if name != "encoder"},
-        protocol=_in_words(config, counts),
+        commonest=commonest,
+        comparison=comparison,
+        verdict=verdict(rows, comparison, commonest),
+        protocol=in_words(config, counts, raw.bound),
         config=config,
-        data=_describe(train_set, test_set, counts),
+        data=_describe(train_set, test_set, counts, scored.near_copies),
         encoder=EncoderFacts(
             sha256=digests["encoder"],
             features=rows["encoder"].features,
@@ -104,6 +125,18 @@ def evaluate(
     ).to_dict()
 
 
+MOST_PAIRS = 2_000_000_000
+"""Training images times test images up to which near-copies are looked for: half a minute on a processor."""
+
+
+class _Scored(NamedTuple):
+    """Labels (N,) of the training and (M,) of the test images, and how many of these have a near-copy in training."""
+
+    train: Tensor
+    test: Tensor
+    near_copies: int | None
+
+
 def _score(
     name: str,
     encoder: nn.Module,
@@ -112,21 +145,33 @@ def _score(
     config: EvalConfig,
     device: torch.device,
     progress: Progress | None,
-) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int]]:
-    """One row of the table, the right and wrong answers on the test images, and how many images there were."""
+    took: dict[str, tuple[float, int]],
+) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int], "_Scored"]:
+    """One row of the table, the right and wrong answers on the test images, how many images there were, and what they are."""
     show: Progress = progress if progress is not None else lambda _: None
     began = time.perf_counter()
     show(f"{name}: features of {len(train_set)} training and {len(test_set)} test images")
-    autocast = AUTOCAST[config.precision] if not isinstance(encoder, RawPixels) else None
+    raw = encoder if isinstance(encoder, RawPixels) else None
+    autocast = AUTOCAST[config.precision] if raw is None else None
+    if raw is not None:  # near-copies are looked for in the same pass over the images
+        raw.with_fingerprints = len(train_set) * len(test_set) <= MOST_PAIRS
     train, test = (
         extract_features(encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast)
         for images in (train_set, test_set)
     )
     counts = {"train": len(train), "test": len(test)}
     train, test = train.subset(train.y >= 0), test.subset(test.y >= 0)
+    copies = None
+    if raw is not None and raw.with_fingerprints:
+        (train, first), (test, second) = (
+            without_fingerprints(part, image_shape(train_set)[0]) for part in (train, test)
+        )
+        copies = int(near_copies(first, second, device=device).copied.sum())
+        raw.with_fingerprints = False
     counts |= {"train labelled": len(train), "test labelled": len(test)}
     check_features(train, "training")
     check_features(test, "test")
+    _refuse_other_classes(train.y, test.y, _class_names(train_set))
     linear: ProbeResult
     if config.probe == "sgd":
         linear = sgd_probe(
@@ -145,10 +190,12 @@ def _score(
             progress=lambda done, total, loss: show(f"{name}: linear probe, epoch {done} of {total}, loss {loss:.4f}"),
         )
     else:
-        show(f"{name}: linear probe, {len(config.strengths)} strengths")
+        show(f"{name}: linear probe, {len(config.strengths)} strengths{_expected(took, train.x.shape[1], len(train))}")
+        fit_began = time.perf_counter()
         linear = linear_probe(
             train, test, config.strengths, config.seed, config.validation, device, resamples=config.resamples
         )
+        took[name] = time.perf_counter() - fit_began, train.x.shape[1]
     show(f"{name}: nearest neighbours")
     knn = (knn_predictions(train, test, config.knn_k, config.knn_temperature, device) == test.y).numpy()
     interval = bootstrap_interval(knn, resamples=config.resamples, seed=config.seed)
@@ -163,7 +210,44 @@ def _score(
         few_labels=few,
         seconds=round(time.perf_counter() - began, 2),
     )
-    return row, {"linear": linear.correct.numpy(), "knn": knn}, counts
+    return row, {"linear": linear.correct.numpy(), "knn": knn}, counts, _Scored(train.y, test.y, copies)
+
+
+def _class_names(images: SizedImages) -> tuple[str, ...]:
+    return tuple(str(name) for name in getattr(images, "classes", ()))
+
+
+def _refuse_other_classes(train: Tensor, test: Tensor, names: tuple[str, ...]) -> None:
+    """Refuse labels (N,) and (M,), -1 for none, that have no class in common.
+
+    Raises:
+        DataError: it gives examples of both.
+    """
+    sides = [set(labels[labels >= 0].tolist()) for labels in (train, test)]
+    if sides[0] & sides[1]:
+        return
+    shown = [
+        ", ".join(names[label] if label < len(names) else str(label) for label in sorted(side)[:5])
+        + (", ..." if len(side) > 5 else "")
+        for side in sides
+    ]
+    raise DataError(
+        f"training has the classes {shown[0]} and the test set has {shown[1]}: none in common, so nothing could be recognised; "
+        "give both parts the same class names, or compare classes that training never saw with --protocol open-set"
+    )
+
+
+def _expected(took: dict[str, tuple[float, int]], width: int, images: int) -> str:
+    """How long a probe of so many features will take, from the seconds and width of the first; nothing where that is short.
+
+    >>> _expected({"encoder": (41.0, 512)}, 507, 50_000), _expected({}, 507, 50_000)
+    (', about 40 s', '')
+    """
+    if not took or width * images <= CHEAP:
+        return ""
+    seconds, first = next(iter(took.values()))
+    expected = seconds * width / first
+    return "" if expected < 5 else f", about {float(f'{expected:.1g}'):.0f} s"
 
 
 def _few(train: Features, test: Features, config: EvalConfig, device: torch.device) -> dict[str, FewLabels]:
@@ -199,41 +283,7 @@ def _compare(
     return found
 
 
-def _in_words(config: EvalConfig, counts: dict[str, int]) -> dict[str, str]:
-    """The protocol, so that a reader of the result needs no code to repeat it."""
-    train, test = counts["train labelled"], counts["test labelled"]
-    lbfgs = (
-        "L2-regularised multinomial logistic regression (intercept not penalised) on frozen features, standardised by the mean "
-        f"and deviation of the training set; {len(config.strengths)} strengths from {min(config.strengths):g} to "
-        f"{max(config.strengths):g} (scikit-learn's C is 1 / (strength x N)), chosen by accuracy on "
-        f"{100 * config.validation:g} % of every training class, held out in turn until 500 images were, refitted on all "
-        f"{train} training images"
-    )
-    sgd = (
-        f"a linear layer on frozen features, not standardised, trained {config.sgd_epochs} epochs on random crops "
-        f"(area 0.08 to 1) and flips (p = {config.sgd_flip:g}) of {train} images by SGD: Nesterov momentum 0.9, "
-        f"learning rate {config.sgd_learning_rate:g} x batch / 256 with a cosine to 0, batch {config.sgd_batch_size}, "
-        "no weight decay; nothing is chosen"
-    )
-    words = {
-        "features": f"encoder in eval mode before the projection head, {config.precision}, each image once, whole "
-        "(resized and centre-cropped as the encoder's file says); parameters and buffers proven unchanged by SHA-256",
-        "linear": f"{lbfgs if config.probe == 'lbfgs' else sgd}; {test} test images scored once",
-        "interval": f"95 % percentile bootstrap over test images, {config.resamples} resamples",
-        "knn": f"{config.knn_k} nearest training images by cosine, each voting with exp(cosine / "
-        f"{config.knn_temperature:g}) (Wu et al. 2018)",
-        "raw pixels": f"pixels in [0, 1], averaged down to {config.pixel_size} x {config.pixel_size} where larger",
-    }
-    if config.trials:
-        words["few labels"] = (
-            f"{config.trials} draws of labelled images, the same for every row (seed {config.seed}); features "
-            f"standardised by all training images, L2-regularised logistic regression at the fixed C = "
-            f"{config.few_label_c:g}; mean and standard deviation over draws"
-        )
-    return words
-
-
-def _describe(train_set: SizedImages, test_set: SizedImages, counts: dict[str, int]) -> ClosedData:
+def _describe(train_set: SizedImages, test_set: SizedImages, counts: dict[str, int], copies: int | None) -> ClosedData:
     def part(images: SizedImages, name: str) -> Part:
         return Part(
             name=str(getattr(images, "name", type(images).__name__)),
@@ -243,6 +293,6 @@ def _describe(train_set: SizedImages, test_set: SizedImages, counts: dict[str, i
 
     return ClosedData(
         train=part(train_set, "train"),
-        test=part(test_set, "test"),
-        classes=tuple(str(name) for name in getattr(train_set, "classes", ())),
+        test=replace(part(test_set, "test"), near_copies=copies),
+        classes=_class_names(train_set),
     )

@@ -14,6 +14,7 @@ __all__ = [
     "ClosedData",
     "ClosedResult",
     "ClosedRow",
+    "Commonest",
     "EncoderFacts",
     "FewLabels",
     "FinetunedClasses",
@@ -22,6 +23,7 @@ __all__ = [
     "FinetunedResult",
     "Gain",
     "Hardware",
+    "Interval",
     "NumberRow",
     "OpenSetResult",
     "Part",
@@ -37,6 +39,19 @@ class Accuracy(Written):
 
     accuracy: float
     interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commonest(Written):
+    """What naming the training set's commonest class for every test image would give."""
+
+    label: int
+    """Which class; of several the lowest."""
+
+    accuracy: float
+    interval: Interval
+    balanced_accuracy: float
+    """1 over the number of classes with test images, or 0 where this class has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +98,9 @@ class Part(Written):
     images: int
     without_label_left_out: int = 0
 
+    near_copies: int | None = field(default=None, metadata=LEFT_OUT)
+    """Of the labelled test images, those that have a near-copy in training; None where nobody looked."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedData(Written):
@@ -116,7 +134,12 @@ class ClosedResult(Written):
     """``result.json`` of an evaluation."""
 
     rows: dict[str, ClosedRow]
+    commonest: Commonest | None = field(default=None, metadata=LEFT_OUT)
     comparison: dict[str, dict[str, Gain]] = field(default_factory=dict)
+
+    verdict: str | None = field(default=None, metadata=LEFT_OUT)
+    """Whether pretraining helped, in words."""
+
     protocol: dict[str, str] = field(default_factory=dict)
     config: EvalConfig
     data: ClosedData
@@ -192,6 +215,7 @@ class FinetunedClasses(FinetunedResult):
 
     kind: Literal["classification"] = "classification"
     rows: dict[str, ClassRow]
+    commonest: Commonest | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)

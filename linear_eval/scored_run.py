@@ -9,13 +9,16 @@ from linear_eval.config import EvalConfig
 from simclr.config import DataConfig, TrainConfig
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet, load_source
+from simclr.data.decode import Reader
+from simclr.data.parts_list import FILE, PartsList, read_parts
 from simclr.distributed import derive_seed
-from simclr.errors import DataError, PipelineError
+from simclr.errors import ConfigError, DataError, PipelineError
 from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, find_encoder, read_description
 
 __all__ = [
     "ScoredRun",
     "all_of_training",
+    "as_trained",
     "count_trained_on",
     "note_on_trained_images",
     "same_images",
@@ -69,33 +72,66 @@ class ScoredRun:
         return EvalConfig() if self.config is None else EvalConfig(sgd_flip=self.config.augment.horizontal_flip)
 
     def images(self, data: DataConfig | None) -> DataConfig:
-        """The images to score on: ``data``, or where that is None the run's own.
+        """The images to score on: ``data``, or where that is None the run's own; read as the encoder's, see ``as_trained``.
 
         Raises:
             DataError: None, and the run is not known.
+            ConfigError: images of another number of channels than the encoder's.
         """
         data = self.data if data is None else data
         if data is None:
             raise DataError(
                 f"{self.folder} does not say what it was trained on; give the images: --data.source, --data.path"
             )
+        data = as_trained(data, self.description.reader, self.data)
         # Classes that the run held out are of its own images.
         return replace(data, held_out_classes=0.0) if self.has_other_images_than(data) else data
 
+    def read_as_trained(self, images: ImageSet) -> ImageSet:
+        """What ``load_source`` made of ``images``: a range that training found in deep files leaves those of 8 bits alone."""
+        reader = self.description.reader
+        if not reader.deep_only or images.reader.value_range != reader.value_range:
+            return images
+        return replace(images, reader=replace(images.reader, deep_only=True))
+
     def has_other_images_than(self, data: DataConfig) -> bool:
         """Whether ``data`` names another set than the one that was trained on; False where that is not known."""
-        return self.data is not None and not same_images(data, self.data)
+        if self.data is None or same_images(data, self.data):
+            return False
+        # A mount that moved, or a copy: the same files below another folder.
+        by_list = data.source == "folder" == self.data.source and self.parts is not None
+        return not (by_list and self.parts is not None and self.parts.is_of(data.path))
+
+    @cached_property
+    def parts(self) -> PartsList | None:
+        """The list of the run's images and their parts; None for sets that are no folder, and runs of earlier versions.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        return read_parts(self.folder.parent / FILE)
+
+    def kept(self, data: DataConfig) -> PartsList | None:
+        """The list that divides ``data``, or None for other images than the run's, and where another division is asked for."""
+        own, parts = self.data, self.parts
+        if own is None or parts is None or self.has_other_images_than(data) or not parts.any_of(data.path):
+            return None
+        same = (own.test_fraction, own.split_seed) == (data.test_fraction, data.split_seed)
+        return parts if same else None
 
     def report_folder(self, data: DataConfig) -> Path:
         """Where the report goes: the run directory, and for other images or labels than the run's, or its images in
-        another size, a folder of its own in it.
+        another size or way to a square or range of values, a folder of its own in it.
         """
         own = self.data
         if own is None:
             return self.folder
         # Labels from a file divide the images in another way; those of sub-folders are there whether a run read them or not.
         files = [labels if isinstance(labels, Path) else None for labels in (own.labels, data.labels)]
-        if same_images(own, data) and own.size == data.size and _real_path(files[0]) == _real_path(files[1]):
+        alike = (own.size, own.fit) == (data.size, data.fit) and (
+            data.value_range == own.value_range or data.value_range == self.description.value_range
+        )
+        if not self.has_other_images_than(data) and alike and _real_path(files[0]) == _real_path(files[1]):
             return self.folder.parent
         read = [path for path in (data.path, files[1]) if path is not None]
         name = "-".join([data.source, *(path.stem for path in read)])
@@ -105,7 +141,45 @@ class ScoredRun:
 
     def count_trained_on(self, test: ImageSet) -> int | None:
         """How many files of ``test`` were trained on; None where that cannot be told, see ``count_trained_on``."""
-        return None if self.data is None else count_trained_on(self.data, test)
+        if self.data is None:
+            return None
+        if self.parts is None or self.data.path is None or test.paths is None:
+            return count_trained_on(self.data, test)
+        roots = {self.data.path}
+        if self.parts.is_of(Path(test.name)):  # the same set by another path
+            roots.add(Path(test.name))
+        there = {os.path.realpath(root / name) for root in roots for name in self.parts.trained_on()}
+        return sum(os.path.realpath(path) in there for path in test.paths)
+
+
+def as_trained(data: DataConfig, reader: Reader, trained_on: DataConfig | None) -> DataConfig:
+    """``data`` read as ``reader`` read the images that an encoder was trained on: in so many channels, made square in that
+    way, in that range of values; but what ``data`` says of its own, other than ``trained_on`` and the defaults, stays. Where
+    nobody knows what it was trained on, the size of files in training stands for the default one.
+
+    Raises:
+        ConfigError: another number of channels.
+    """
+    if data.channels not in (DataConfig.channels, reader.channels):
+        raise ConfigError(
+            f"data.channels is {data.channels}, and the encoder was trained on images of {reader.channels}; leave "
+            f"--data.channels out, or give {reader.channels}"
+        )
+    fits, ranges = [DataConfig.fit], [DataConfig.value_range]
+    if trained_on is not None:
+        fits.append(trained_on.fit)
+        ranges.append(trained_on.value_range)
+    size = reader.size if trained_on is None and data.size == DataConfig.size else data.size
+    values = data.value_range
+    if reader.value_range is not None and values in ranges:
+        values = reader.value_range
+    return replace(
+        data,
+        size=size,
+        channels=reader.channels,
+        fit=reader.fit if data.fit in fits else data.fit,
+        value_range=values,
+    )
 
 
 def all_of_training(data: DataConfig) -> DataConfig:

@@ -1,7 +1,8 @@
 """Look through a folder of images: ``python scripts/check_data.py [FILE.yaml] --data.path DIR [--data.*]``.
 
-Names the files that do not decode and those that are there twice, in training and test above all, and says how many
-images, classes and sizes there are. The exit code is 1 where a file does not decode.
+Names the files that do not decode, those that are there twice, as they are or nearly, in training and test above all, and the
+images that are constant, use few levels or are very long; and says how many images, classes, sizes and formats there are. The
+exit code is 1 where a file does not decode.
 """
 
 import sys

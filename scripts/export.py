@@ -8,13 +8,14 @@ import sys
 
 from simclr.command_line import parse_flags, run_and_flags, run_command
 from simclr.exchange.formats import ExportOptions, export_as
+from simclr.names import printable
 
 
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
     folder, words = run_and_flags(arguments, "export.py", about, "export", ExportOptions())
     written = export_as(folder, parse_flags(ExportOptions, words, "export.py RUN", about, default=ExportOptions()))
-    print("\n".join(map(str, written.files)))
+    print("\n".join(printable(str(file)) for file in written.files))
     print(f"loaded again: it differs from the encoder by {written.difference:.1g} of the largest output\n")
     print("\n".join(written.lines))
     return 0

@@ -9,6 +9,7 @@ from linear_eval.evaluate import evaluate_run
 from simclr import pretrain
 from simclr.command_line import parse_command, run_command
 from simclr.config.presets import describe_presets
+from simclr.names import printable
 from simclr.run.process import die_with_parent
 
 
@@ -22,14 +23,14 @@ def main(arguments: list[str]) -> int:
         return 130
     run = result.run_dir
     if result.main:
-        print(
-            f"{result.encoder}: the encoder, for evaluate.py, finetune.py, embed.py, export.py and simclr.load_encoder"
-        )
+        uses = "evaluate.py, finetune.py, embed.py, export.py and simclr.load_encoder"
+        print(printable(f"{result.encoder}: the encoder, for {uses}"))
     if config.train.evaluate and result.scorable:
         evaluate_run(run)
     elif result.main and not result.scorable:
-        print(f"no classes, so no score: scripts/evaluate.py {run} --data.labels FILE.csv once there are some")
-        print(f"which images are alike? scripts/embed.py {run} --query IMAGE")
+        name = printable(str(run))
+        print(f"no classes, so no score: scripts/evaluate.py {name} --data.labels FILE.csv once there are some")
+        print(f"which images are alike? scripts/embed.py {name} --query IMAGE")
     return 0
 
 

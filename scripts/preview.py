@@ -1,17 +1,20 @@
 """Draw what the encoder will be shown: ``python scripts/preview.py [PRESET | FILE.yaml] [--overrides]``.
 
-Writes NAME-preview.png: images of the training set, their views, and the operations that acted on each.
+Writes NAME-preview.png: images of the training set, their views, and the operations that acted on each. Images of them that
+are constant or use few levels are named: their values may have been taken for the wrong range.
 """
 
 import sys
 
 from simclr.command_line import parse_command, run_command
-from simclr.run.pictures import write_preview
+from simclr.names import printable
+from simclr.run.views import write_preview
 
 
 def main(arguments: list[str]) -> int:
     config = parse_command(arguments, "preview.py", __doc__ or "")
-    print(write_preview(config))
+    picture = write_preview(config, say=lambda line: print(printable(line), file=sys.stderr))
+    print(printable(str(picture)))
     return 0
 
 

@@ -6,12 +6,13 @@ pictures.
 """
 
 import sys
-from pathlib import Path
 
 from linear_eval.comparison.tables import ReportOptions, compare_runs
 from simclr.command_line import parse_flags, run_command
 from simclr.errors import ConfigError
 from simclr.flags import HELP
+from simclr.names import printable
+from simclr.paths import given_path
 
 
 def main(arguments: list[str]) -> int:
@@ -21,9 +22,9 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"the first word is {words[0]}; expected the runs to compare, e.g. report.py runs/a runs/b")
     usage = "report.py RUN [RUN ...]" if count == 0 else "report.py RUN"
     options = parse_flags(ReportOptions, words[count:], usage, about, default=ReportOptions())
-    print(compare_runs([Path(word) for word in words[:count]], options))
+    print(compare_runs([given_path(word, "a run") for word in words[:count]], options))
     if options.out is not None:
-        print(options.out, file=sys.stderr)
+        print(printable(str(options.out)), file=sys.stderr)
     return 0
 
 

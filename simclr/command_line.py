@@ -21,6 +21,8 @@ from simclr.cores import use_cores
 from simclr.errors import ConfigError, PipelineError
 from simclr.exchange.encoder import find_encoder
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
+from simclr.names import printable
+from simclr.paths import check_paths, given_path
 from simclr.run.process import keep_freed_memory
 
 __all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
@@ -43,7 +45,7 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
     except PipelineError as error:
         # Several processes make the same mistake; one of them says so.
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -70,7 +72,7 @@ def run_and_flags(
         parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN", about, default=default)
     if words[0].startswith("-"):
         raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
-    return find_encoder(Path(words[0])), words[1:]
+    return find_encoder(given_path(words[0], "the run")), words[1:]
 
 
 def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool = True) -> DataConfig:
@@ -97,7 +99,7 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
     words = list(arguments)
     first = words.pop(0) if words and not words[0].startswith("-") and ":" not in words[0] else default
     is_file = first.endswith((".yaml", ".yml"))
-    start = load_config(Path(first)) if is_file else preset(first)
+    start = load_config(given_path(first, "the config")) if is_file else preset(first)
     return parse_flags(TrainConfig, words, command, about, default=start)
 
 
@@ -137,7 +139,9 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
         if not all_flags and more_flags(cls):
             print(more_flags(cls))
         raise
-    return from_tyro(cls, parsed)
+    config = from_tyro(cls, parsed)
+    check_paths(config)
+    return config
 
 
 def _one_line(message: str) -> str:

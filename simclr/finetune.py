@@ -12,13 +12,16 @@ from simclr.command_line import own_or_other_data, parse_flags
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet, load_source, with_targets
+from simclr.data.sources import has_validation
 from simclr.data.splits import keep_validation
 from simclr.errors import ConfigError, DataError
-from simclr.exchange.encoder import find_encoder, read_description
+from simclr.exchange.description import EncoderDescription, find_encoder, read_description
 from simclr.flags import HELP, Words, read_words
 from simclr.losses import CrossEntropyConfig
 from simclr.model.encoder import without_weights
 from simclr.objectives import build_objective, fit_objective
+from simclr.paths import given_path
+from simclr.run.division import kept_parts
 
 __all__ = ["finetune_config", "from_scratch", "parse_finetuning"]
 
@@ -34,6 +37,8 @@ def finetune_config(init: str) -> TrainConfig:
         ConfigError: neither a file, nor a folder, nor the name of a timm model with published weights.
         CheckpointError: a folder without an encoder, or with a damaged one.
     """
+    if "$" in init or init.startswith("~"):
+        init = str(given_path(init, "encoder.init"))
     path = Path(init)
     if not path.exists() and path.suffix not in (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors"):
         if timm.is_model(init.split(".")[0]):
@@ -60,7 +65,10 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
         parse_flags(TrainConfig, asked[-1:], command, about, default=TrainConfig())
     if words and words[0].endswith((".yaml", ".yml")):
         return _checked(
-            parse_flags(TrainConfig, words[1:], command, about, default=load_config(Path(words[0]))), command
+            parse_flags(
+                TrainConfig, words[1:], command, about, default=load_config(given_path(words[0], "the config"))
+            ),
+            command,
         )
     given = read_words(words)
     init = given.value("--encoder.init")
@@ -76,14 +84,20 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
 
 def _for_its_images(config: TrainConfig, given: Words) -> TrainConfig:
     """``config`` with what depends on the training images, where the flags that are ``given`` do not say it."""
-    everything = load_source(replace(config.data, validation=0.0), "train")
+    if "--data.value-range" not in given.flags and _found_in_deep_files(config.encoder.init):
+        auto = replace(config, data=replace(config.data, value_range="auto"))
+        if load_source(replace(auto.data, validation=0.0), "train").reader.value_range is None:
+            config = auto  # these are files of 8 bits, which such a range leaves alone
+    own = replace(config.data, validation=0.0)
+    images = load_source(own, "train", kept_parts(config))
     try:
-        images = keep_validation(everything, config.data, "train")
+        if not has_validation(own):  # else the share is not drawn
+            images = keep_validation(images, config.data, "train")
     except DataError:
         if "--data.validation" in given.flags:
             raise
         # One image a class, perhaps, and none of them to spare for validation.
-        config, images = replace(config, data=replace(config.data, validation=0.0)), everything
+        config = replace(config, data=own)
     images = with_targets(images, config.objective)
     if images.labels is not None and len(images.classes) < 2:
         raise DataError(
@@ -100,6 +114,13 @@ def _for_its_images(config: TrainConfig, given: Words) -> TrainConfig:
     if "--train.knn-every" not in given.flags:
         train = replace(train, knn_every=epochs // 6)
     return replace(config, schedule=schedule, train=train)
+
+
+def _found_in_deep_files(init: str | None) -> bool:
+    """Whether ``init`` is an encoder whose value range is that of deep files alone."""
+    if init is None or not (Path(init).is_dir() or Path(init).name in ("encoder.json", "encoder.safetensors")):
+        return False
+    return read_description(find_encoder(Path(init))).reader.deep_only
 
 
 def _checked(config: TrainConfig, command: str) -> TrainConfig:
@@ -175,8 +196,15 @@ def _own(folder: Path, init: str) -> tuple[DataConfig, EncoderConfig, AugmentCon
     written = folder.parent / "config.yaml"
     if written.exists():
         run = load_config(written)
-        return run.data, encoder, run.augment
-    return DataConfig(size=size), encoder, AugmentConfig(size=size, mean=described.mean, std=described.std)
+        return _read_alike(run.data, described), encoder, run.augment
+    augment = AugmentConfig(size=size, mean=described.mean, std=described.std)
+    return _read_alike(DataConfig(size=described.reader.size), described), encoder, augment
+
+
+def _read_alike(data: DataConfig, described: EncoderDescription) -> DataConfig:
+    """``data`` whose images are read as those were that the encoder was trained on."""
+    values = data.value_range if described.value_range is None else described.value_range
+    return replace(data, channels=described.channels, fit=described.fit, value_range=values)
 
 
 def _published(name: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:

@@ -2,9 +2,8 @@
 
 ``pretrain`` is five acts: open, build, resume, loop, close. ``one_step`` is algorithm 1 of SimCLR (Chen et al. 2020).
 
-A step is a pure function of (config, weights, step): the order of the images, their views and every random number of
-the model come from seeds derived from the step. So there is no random state to save, a resumed run takes the same
-steps as an undisturbed one, and any number of processes sees the batch that one process would see.
+A step is a pure function of (config, weights, step): the order of the images, their views and all randomness of the model
+come from seeds derived from it. So no random state is saved, a resumed run is an undisturbed one, and processes share its batch.
 """
 
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from simclr.config import TrainConfig
 from simclr.config.yaml import to_dict
-from simclr.data import Batches, load_source, make_sampler, place, with_targets
+from simclr.data import Batches, make_sampler, place, with_targets
 from simclr.data.left_out import LeftOut
 from simclr.data.loader import Batch
 from simclr.distributed import any_rank, gather_rows
@@ -24,7 +23,6 @@ from simclr.errors import ConfigError, DataError
 from simclr.exchange.imported import start_from
 from simclr.losses import EmbeddedBatch
 from simclr.model.contrastive import build_model
-from simclr.model.encoder import feature_width
 from simclr.model.layers import layer_decay
 from simclr.objectives import build_objective, fit_objective
 from simclr.optim.optimizers import (
@@ -35,8 +33,10 @@ from simclr.optim.optimizers import (
 )
 from simclr.optim.schedule import set_learning_rate
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
+from simclr.run.channels import channel_notes
 from simclr.run.checkpoint import gather_state, restore_state, save_checkpoint
 from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
+from simclr.run.division import expect_whole_file, open_images
 from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
 from simclr.run.grad_cache import cached_step
@@ -44,11 +44,11 @@ from simclr.run.log import Meter, RunLog, check_trackers, start_trackers
 from simclr.run.nan_guard import FiniteGuard, refuse_weights
 from simclr.run.offline_mining import mine_offline
 from simclr.run.parts import Learner, Run, Step
-from simclr.run.pictures import draw_curves, draw_views
+from simclr.run.pictures import draw_curves
 from simclr.run.process import StopFlag
 from simclr.run.profile import StepProfile
 from simclr.run.validation import make_validation_score
-from simclr.run.views import make_views, views_by_step
+from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
 
 __all__ = ["one_step", "pretrain"]
 
@@ -83,7 +83,7 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
     torch.manual_seed(run.seed("model", step, accelerator.process_index))
 
     profile.mark("augment")
-    views, targets, drawn = make_views(run, learner.views_at(step), step, batch)  # (V, B, 3, S, S), (B,) or (B, C)
+    views, targets, drawn = make_views(run, learner.views_at(step), step, batch)  # (V, B, C, S, S), (B,) or (B, C)
 
     profile.mark("encoder")
     labels, indices = (gather_rows(t[None])[0] for t in (targets, batch.indices))  # of all processes
@@ -108,21 +108,22 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
 def open_run(config: TrainConfig) -> Run:
     """Find the run's folder, the processes and the images; refuse what cannot work. Nothing is written."""
     check_trackers(config.train.trackers)
-    checkpoint, notes = find_run(config)
+    config, checkpoint, notes = find_run(config)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # one process downloads, the others find it there
-        images = load_source(config.data, "train")
-    notes += images.notes
+        division = open_images(config)
+    notes += [*division.images.first_lines(), *channel_notes(config)]
     device, world = accelerator.device, accelerator.num_processes
-    images = place(with_targets(images, config.objective), device, config.data.device_resident, notes.append)
+    images = with_targets(division.images, config.objective)
+    images = place(images, device, config.data.device_resident, notes.append, config.data.crops == "original")
     sampler = make_sampler(config.sampler, images, config.train.batch_size, config.seed)
     left_out, validation = LeftOut(notes.append), None
     if config.train.knn_every:
-        validation = make_validation_score(images, config.data, config.augment, device, left_out)
+        validation = make_validation_score(images, config.data, config.augment, device, left_out, division.kept)
     if config.train.batch_size % (2 * world if config.mix.active else world):
         pairs = " in whole pairs of mixed images" if config.mix.active else ""
         raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes{pairs}")
-    return Run(config, accelerator, images, sampler, validation, checkpoint, left_out, notes)
+    return Run(config, accelerator, images, sampler, validation, checkpoint, left_out, notes, division)
 
 
 def build(run: Run) -> Learner:
@@ -135,17 +136,17 @@ def build(run: Run) -> Learner:
         model.backbone,
         run.total_steps,
         encoder=config.encoder.name,
+        channels=config.data.channels,
         compiled=config.train.compile_augment,
     )
     generators.to(device)
     if config.encoder.init is not None and run.checkpoint is None:
-        run.notes.append(start_from(model.backbone, config.encoder))
+        run.notes.append(start_from(model.backbone, config.encoder, config.data.channels))
     model.to(device)
     if accelerator.num_processes > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     classes = len(images.classes)
-    width = config.head.out_dim if config.head.layers else feature_width(model.backbone, config.augment.size)
-    sizes = {"classes": classes, "dim": width, "samples": len(images)}
+    sizes = {"classes": classes, "dim": model.width, "samples": len(images)}
     fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels, classes)
     objective = build_objective(fitted, **sizes, seed=run.seed("objective")).to(device)
     scale = layer_decay(model.backbone, config.optim.layer_decay)
@@ -176,6 +177,7 @@ def resume(run: Run, learner: Learner) -> Batches:
         world=accelerator.num_processes,
         workers=config.data.workers,
         left_out=run.left_out,
+        plan=crop_plan(run),
     )
 
 
@@ -184,7 +186,7 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     config, accelerator = run.config, run.accelerator
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        claim(config)
+        claim(config, run.division.listed)
     start_trackers(accelerator, config.train.trackers, to_dict(config))
     log = RunLog(config.run_dir, accelerator, total_steps=run.total_steps, start_step=start)
     for note in run.notes:
@@ -219,10 +221,11 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
         """What images do wrong ends the run between two steps, in all processes: the last one is saved first."""
         try:
             yield
-        except DataError:
+        except DataError as error:
+            expect_whole_file(config, error)
             if step != saved:
                 save()
-            # A signal to the whole group ends the workers too: that is a stop like any other.
+            # A signal to the whole group ends the workers too: a stop like any other.
             if not any_rank(stop.raised is not None, device):
                 raise
 
@@ -238,8 +241,7 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
             norm = done.gradient_norm if accelerator.scaler is None else done.loss
             guard.watch(step, done.loss, done.z, norm, batch.indices)
             if step == 0:
-                views = partial(draw_views, config.augment, config.name, batch.images, done.views, done.drawn)
-                log.picture(config.run_dir / "views.png", views)
+                log.picture(config.run_dir / "views.png", partial(draw_first_views, run, batch.indices, done))
 
             meter.add(done.loss)
             step += 1
@@ -289,10 +291,10 @@ def close(run: Run, learner: Learner, log: RunLog, step: int) -> RunResult:
     if main:
         log.picture(config.run_dir / "curves.png", partial(draw_curves, config.run_dir / "metrics.jsonl"))
         if finished:
-            export_run(config, *learner.weights.final, learner.objective_config, run.images.classes, learner.sizes)
+            export_run(config, *learner.weights.final, learner.objective_config, run.images, learner.sizes)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    scorable = finished and main and len(run.images.classes) > 1
+    scorable = finished and main and (len(run.images.classes) > 1 or run.images.values is not None)
     return RunResult(
         run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, main=main, scorable=scorable
     )

@@ -50,7 +50,7 @@ def free_port() -> Callable[[], int]:
 def small_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process leave pictures of one pixel, which take no second to draw; not those marked ``pictures``."""
     if request.node.get_closest_marker("pictures") is None:
-        for name in ("draw_curves", "draw_views"):
+        for name in ("draw_curves", "draw_first_views"):
             monkeypatch.setattr(f"simclr.train.{name}", lambda *args: Image.new("RGB", (1, 1)).save(args[-1], "png"))
 
 

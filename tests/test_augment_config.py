@@ -52,7 +52,7 @@ def test_a_value_out_of_range_is_named(field: str, value: object) -> None:
     [
         ((0.5,), None, "both or neither"),
         (None, (0.5,), "both or neither"),
-        ((0.5, 0.5), (0.2, 0.2), "1 or 3"),
+        ((), (), "one a channel or one for all"),
         ((0.5,), (0.2, 0.2, 0.2), "as many"),
         ((0.5, 0.5, 0.5), (0.2, 0.0, 0.2), "above 0"),
         ((0.5, float("nan"), 0.5), (0.2, 0.2, 0.2), "finite"),

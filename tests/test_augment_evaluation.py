@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torchvision.transforms import v2 as transforms
+from torchvision.transforms.v2 import functional
 
 from augment import preprocess
 
@@ -48,6 +49,7 @@ def test_uint8_and_float_mean_the_same_and_the_input_is_not_changed() -> None:
         ({"images": torch.zeros(3, 8, 8)}, ValueError, r"expected \(B, C, H, W\)"),
         ({"images": torch.zeros(1, 3, 8, 8, dtype=torch.int64)}, TypeError, "uint8, or floating point"),
         ({"size": 0}, ValueError, "size is 0"),
+        ({"fit": "squash"}, ValueError, "fit is .squash.: expected one of .crop., .pad., .stretch."),
         ({"mean": (0.5,)}, ValueError, "both or neither"),
         ({"mean": (0.5, 0.5), "std": (1.0, 1.0)}, ValueError, "mean has 2 values: expected 1 or 3"),
     ],
@@ -55,3 +57,24 @@ def test_uint8_and_float_mean_the_same_and_the_input_is_not_changed() -> None:
 def test_bad_input_is_named(arguments: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         preprocess(**{"images": torch.zeros(1, 3, 8, 8), "size": 8, **arguments})
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (90, 41), (20, 21), (32, 32)])
+def test_pad_shows_all_of_an_image_centred_on_black(height: int, width: int) -> None:
+    images = torch.rand(2, 4, height, width) * 0.9 + 0.1
+    ours = preprocess(images, 32, fit="pad")
+    scale = 32 / max(height, width)
+    inner = [round(height * scale), round(width * scale)]
+    resized = functional.resize(images, inner, antialias=True)
+    top, left = (32 - inner[0]) // 2, (32 - inner[1]) // 2
+    expected = torch.zeros(2, 4, 32, 32)
+    expected[..., top : top + inner[0], left : left + inner[1]] = resized
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    black = preprocess(images, 32, [0.5], [0.25], fit="pad")
+    torch.testing.assert_close(black, (expected - 0.5) / 0.25, atol=1e-4, rtol=0)
+
+
+def test_stretch_makes_both_sides_as_long() -> None:
+    images = torch.rand(2, 7, 20, 55)
+    expected = functional.resize(images, [32, 32], antialias=True)
+    torch.testing.assert_close(preprocess(images, 32, fit="stretch"), expected, atol=1e-5, rtol=0)

@@ -84,7 +84,7 @@ def test_one_operation(knobs: dict, size: int, channels: int) -> None:
     assert_equal_to_reference(replace(NOTHING, size=size, **knobs), images)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize(("size", "height", "width"), [(32, 32, 32), (96, 96, 96), (224, 256, 320)])
 def test_the_whole_chain(size: int, height: int, width: int, channels: int) -> None:
     batch = 24 if size < 100 else 4
@@ -127,7 +127,7 @@ def configs(draw: st.DrawFn) -> AugmentConfig:
 @given(
     config=configs(),
     batch=st.integers(1, 9),
-    channels=st.sampled_from([1, 3]),
+    channels=st.sampled_from([1, 2, 3, 4, 7]),
     height=st.integers(1, 50),
     width=st.integers(1, 50),
     seed=st.integers(0, 2**32),

@@ -24,6 +24,7 @@ from linear_eval.comparison.runs import read_runs, seed_groups
 from simclr.command_line import run_command
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
 from simclr.config.yaml import save_config
+from simclr.names import numbered
 from simclr.run.pictures import draw_curves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,8 +133,10 @@ def test_the_figures_of_a_real_run(command: Command, real: Path) -> None:
     assert (code, err) == (0, "")
     assert {path: path.stat().st_mtime_ns for path in real.rglob("*")} == before
     result = json.loads((real / "result.json").read_text())
-    found = table(out, "digits, 359 test images: accuracy in %")
-    assert set(found) == {("real", row) for row in ("encoder", "untrained", "raw pixels")}
+    found = table(out, "digits, 359 test images of 10 classes: accuracy in %")
+    assert set(found) == {("real", row) for row in ("encoder", "untrained", "raw pixels", "always the commonest class")}
+    commonest = found.pop(("real", "always the commonest class"))
+    assert commonest["kNN (20)"] == commonest["1 a class"] == "-" and commonest["balanced"] == "10.0"
     for (_, row), cells in found.items():
         for column, key in (("linear", "linear"), ("kNN (20)", "knn")):
             score = result["rows"][row][key]
@@ -339,3 +342,13 @@ def test_mistakes_are_one_line(
     assert (code, out) == (2, "")
     assert said in err and err.startswith("error: ") and err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_runs_whose_letters_no_font_has_are_numbers_and_the_page_says_which(
+    command: Command, runs: list[Path], tmp_path: Path
+) -> None:
+    odd = runs[0].rename(tmp_path / "家猫")
+    for page in ("page.html", "page.md"):
+        assert command(odd, runs[1], "--out", tmp_path / page)[0] == 0
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        assert numbered(["家猫"], "run") is None or text.count("run 0 is 家猫") == 2  # under the scores and the curves

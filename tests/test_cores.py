@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from simclr.config import DataConfig
 from simclr.cores import _cores
 from simclr.data import load_source
 from simclr.data.check import check_folder
-from simclr.data.decode import decode
+from simclr.data.decode import Reader
 from simclr.data.embed import embed_images
 
 CPU = torch.device("cpu")
@@ -64,23 +66,28 @@ def test_a_folder_is_decoded_by_the_share_of_cores_of_this_process(
     """Six cores for two processes: three threads meet, and there is no fourth."""
     monkeypatch.setattr("simclr.cores._cores", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    for module, call in (
-        ("simclr.data.image_set", lambda images: images.resident(torch.device("cpu"))),
-        ("simclr.data.check", lambda images: check_folder(DataConfig(source="folder", path=image_folder, size=16))),
-        ("simclr.data.image_set", lambda images: embed_images(images, means, AugmentConfig(size=16), CPU)),
+    for method, call in (
+        ("square", lambda images: images.resident(torch.device("cpu"))),
+        ("read", lambda images: check_folder(DataConfig(source="folder", path=image_folder, size=16))),
+        ("square", lambda images: embed_images(images, means, AugmentConfig(size=16), CPU)),
     ):
-        meeting, threads = threading.Barrier(3, timeout=20), set()
+        meeting, threads, read = threading.Barrier(3, timeout=20), set(), getattr(Reader, method)
 
-        def decoded(path: Path, size: int, meeting: threading.Barrier = meeting, threads: set[int] = threads) -> Tensor:
+        def decoded(
+            *given: object,
+            read: Callable[..., Any] = read,
+            meeting: threading.Barrier = meeting,
+            threads: set[int] = threads,
+        ) -> Any:
             threads.add(threading.get_ident())
             meeting.wait()
-            return decode(path, size)
+            return read(*given)
 
         images = load_source(DataConfig(source="folder", path=image_folder, size=16, test_fraction=0.1), "train")
         images = images.subset(torch.arange(21))
-        monkeypatch.setattr(f"{module}.decode", decoded)
-        call(images)
-        monkeypatch.setattr(f"{module}.decode", decode)
+        with monkeypatch.context() as patch:
+            patch.setattr(Reader, method, decoded)
+            call(images)
         assert len(threads) == 3
 
 

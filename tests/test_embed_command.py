@@ -28,21 +28,26 @@ from simclr.model.encoder import build_backbone
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
+NOTES = ("labels: ", "no labels: ", "parts: ", "no test part: ", "classes that ", "the validation part ")
+"""What the lines on a folder begin with; errors stand alone."""
+
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """``command(*words)`` runs scripts/embed.py; gives its exit code, its output and its errors."""
+    """``command(*words)`` runs scripts/embed.py; gives its exit code, its output and its errors; with ``notes`` all lines."""
     spec = importlib.util.spec_from_file_location("script_embed", ROOT / "scripts" / "embed.py")
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
 
-    def call(*words: object) -> tuple[int, str, str]:
+    def call(*words: object, notes: bool = False) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["embed.py", *map(str, words)])
         code = run_command(script.main, keep_memory=False)
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        lines = err.splitlines(keepends=True)
+        return code, out, "".join(line for line in lines if notes or not line.startswith(NOTES))
 
     return call
 
@@ -156,16 +161,22 @@ def test_own_parts_are_joined_in_the_order_of_paths(command: Command, encoder: P
         assert [found["classes"][y] for y in found["labels"]] == [path.split("/")[1] for path in wanted]
 
 
+def test_the_first_lines_say_what_the_folder_is_taken_for(command: Command, encoder: Path, image_folder: Path) -> None:
+    code, _, err = command(encoder, *source(image_folder), "--out", image_folder.parent / "z.npz", notes=True)
+    assert code == 0, err
+    assert err.startswith("labels: 2 classes, the first sub-folders; below them are 1 folder more"), err
+
+
 def test_images_of_a_third_part_are_said(command: Command, encoder: Path, tmp_path: Path) -> None:
     root = tmp_path / "parts"
-    for place in ("train/b/1", "train/c/2", "test/b/3", "val/b/4", "val/c/5", ".thumbnails/6"):
+    for place in ("train/b/1", "train/c/2", "test/b/3", "val/b/4", "val/c/5", "masks/6", ".thumbnails/7"):
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 24)).save((root / place).with_suffix(".png"))
     said = command(encoder, *source(root), "--out", tmp_path / "f.npz")[1]
-    # A single class is no label: that of the test image is not known, those of training stay.
-    assert said.startswith("3 images, 8 features, 2 labels\nin neither part and not embedded: 2 images;")
+    # A part of its own is embedded too; classes are numbered as in training, in whichever part an image is.
+    assert said.startswith("5 images, 8 features, 5 labels\nin neither part and not embedded: 1 images;")
     with np.load(tmp_path / "f.npz") as found:
-        assert found["labels"].tolist() == [-1, 0, 1] and found["paths"][0] == "test/b/3.png"
+        assert found["labels"].tolist() == [0, 0, 1, 0, 1] and found["paths"][0] == "test/b/3.png"
     assert "neither" not in command(encoder, *source(root), "--part", "test", "--out", tmp_path / "f.npz")[1]
     assert "neither" not in command(encoder, *source(root / "val"), "--out", tmp_path / "f.npz")[1]
 

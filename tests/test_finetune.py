@@ -175,9 +175,9 @@ def test_one_label_a_class_is_all_for_training(pretrained: Path) -> None:
 def test_the_images_are_looked_for_once(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[DataConfig] = []
 
-    def load(config: DataConfig, split: Any) -> ImageSet:
+    def load(config: DataConfig, split: Any, *kept: Any) -> ImageSet:
         looked.append(config)
-        return load_source(config, split)
+        return load_source(config, split, *kept)
 
     monkeypatch.setattr("simclr.finetune.load_source", load)
     parse_finetuning([f"--encoder.init={pretrained}", "--data.label-fraction", "0.001"], "finetune.py", "")

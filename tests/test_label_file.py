@@ -72,12 +72,12 @@ def test_an_empty_cell_is_no_label(photos):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,class\na/1.png,x\n", "expected the columns path,label"),
+        ("size,class\n12,x\n", "expected the columns path,label"),
         ("", "expected the columns path,label"),
         ("path,label\na/1.png\n", "line 2: 1 values, expected 2"),
         ("path,label\na/1.png,x\na/1.png,y\n", "line 3: a/1.png is there twice"),
         ("path,value\na/1.png,tall\n", "line 2: value is 'tall', expected a number"),
-        ("path,value\na/1.png,nan\n", "line 2: value is nan, expected a finite number"),
+        ("path,value\na/1.png,inf\n", "line 2: value is inf, expected a finite number"),
         ("path,label,quality\na/1.png,x,1.5\n", r"line 2: quality is 1.5, expected a number in \[0, 1\]"),
         ("path,label\nc/1.png,x\n", "1 of its images do not exist"),
         ("path,label\n", "says nothing of the 20 images"),

@@ -1,38 +1,49 @@
 """Names of classes, files and runs that look like markup, like a formula or like nothing: they are shown as they stand."""
 
+import csv
 import io
 import json
 import os
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from PIL import Image
 from rich.console import Console
 
 import simclr
 from augment import ViewGenerator
 from linear_eval import EvalConfig, evaluate_run, open_set, plot_map, plot_pairs, plot_roc, print_report
+from linear_eval.comparison.page import Picture, Section, as_html, as_markdown
 from linear_eval.comparison.pictures import draw_runs, draw_scores
 from linear_eval.comparison.runs import RunRecord, seed_groups
 from linear_eval.comparison.scores import Score, ScoredSet
 from linear_eval.features.extract import Features
+from linear_eval.features.tables import write_embeddings, write_names
 from linear_eval.progress import name_files, print_line, showing_progress
 from linear_eval.reports import embeddings as embedding_report
 from linear_eval.reports import finetuned as finetuned_report
-from linear_eval.reports.closed import drawn, write_report
+from linear_eval.reports.closed import write_report
 from linear_eval.reports.finetuned import print_finetuned
 from linear_eval.reports.open_set import print_open_set
 from linear_eval.results import FinetunedClasses
+from simclr import names
 from simclr.config import TrainConfig
 from simclr.data import load_source
+from simclr.names import drawable, drawn, legible, numbered, printable
 from simclr.run.log import RunLog
 from simclr.run.pictures import write_contact_sheet
 
@@ -201,9 +212,9 @@ def test_a_folder_of_odd_names_is_scored_and_drawn(
 ) -> None:
     root = tmp_path / "[old] photos"
     rng = np.random.default_rng(0)
-    classes = ("$\\bad$", os.fsdecode(b"caf\xe9"))
-    for number in range(48):
-        folder = root / classes[number % 2]
+    classes = ("$\\bad$", "a\nb\x1b[31m", os.fsdecode(b"caf\xe9"), "家猫")
+    for number in range(96):
+        folder = root / classes[number % 4]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     (root / classes[0] / "0[bold].png").write_text("no image")
@@ -213,12 +224,156 @@ def test_a_folder_of_odd_names_is_scored_and_drawn(
     data = replace(tiny_run.data, source="folder", path=root, size=16, limit=None, broken="skip")
     train = replace(tiny_run.train, batch_size=16, epochs=1, knn_every=0)
     config = replace(tiny_run, data=data, train=train)
-    assert len(load_source(data, "train")) + len(load_source(data, "test")) > 48
+    assert len(load_source(data, "train")) + len(load_source(data, "test")) > 96
     assert simclr.pretrain(config).finished
     capsys.readouterr()
     result = evaluate_run(config.run_dir, config=EvalConfig(trials=0, resamples=20, strengths=(0.1,)))
     said = capsys.readouterr()
-    assert "0[bold].png" in said.err and "[old] photos" in said.err and "[old] photos" in " ".join(said.out.split())
+    assert "0[bold].png" in said.err and "[old] photos" in said.err and "[old]photos" in "".join(said.out.split())
     assert result["data"]["test"]["trained_on"] == 0
     assert json.loads((config.run_dir / "result.json").read_text())["data"]["classes"] == list(classes)
+    assert "\x1b" not in said.err + said.out
+    assert numbered(["家猫"]) is None or "class 3 is 家猫" in " ".join(said.out.split())
     assert {"confusion.png", "scores.png"} <= {path.name for path in config.run_dir.iterdir()}
+
+
+SCRIPTS = {
+    "Chinese": "家猫",
+    "Japanese": "ねこ",
+    "Korean": "고양이",
+    "Thai": "แมว",
+    "Devanagari": "बिल्ली",
+    "Arabic": "قط",
+    "Hebrew": "חתול",
+    "Cyrillic": "кошка",
+    "emoji": "👍🏽 🐱",
+    "family": "👩\u200d👩\u200d👧",
+    "line break": "a\nb\tc",
+    "escape code": "\x1b[31mred\x07",
+    "turned": "cat\u202egpj",
+    "markup": "<b>&amp;</b> %s % [x](y) `z` 'q' \"d\" | *",
+    "private": "\ue000 \U0010fffd \U0001fad9\U0003ffff",
+    "long": "long" * 100,
+    "very long, wide": "猫" * 80,
+    "not UTF-8": os.fsdecode(b"\xff\xfe caf\xe9"),
+    "formula": "$\\frac{a}$ _ % # & {",
+}
+
+
+@pytest.fixture
+def one_more_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A font with the two letters of 家猫 and no other, installed beside matplotlib's."""
+    pen = TTGlyphPen(None)
+    for corner, draw in zip([(0, 0), (0, 700), (700, 700), (700, 0)], [pen.moveTo, *3 * [pen.lineTo]], strict=True):
+        draw(corner)
+    pen.closePath()
+    box = pen.glyph()
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "house", "cat"])
+    builder.setupCharacterMap({ord("家"): "house", ord("猫"): "cat"})
+    builder.setupGlyf({".notdef": box, "house": box, "cat": box})
+    builder.setupHorizontalMetrics(dict.fromkeys((".notdef", "house", "cat"), (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Two Letters", "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=400)
+    builder.setupPost()
+    builder.save(tmp_path / "two.ttf")
+    monkeypatch.setattr(fontManager, "ttflist", list(fontManager.ttflist))
+    fontManager.addfont(tmp_path / "two.ttf")
+    _forget_fonts()
+    yield
+    _forget_fonts()
+
+
+def _forget_fonts() -> None:
+    names._families.cache_clear()
+    names._glyphs.cache_clear()
+    names._family_with.cache_clear()
+
+
+def test_letters_of_no_font_become_the_number_of_the_class() -> None:
+    classes = ("кошка", "家猫", "cat", "バット", "a家")
+    if any(numbered([name]) is None for name in classes[1::2]):
+        pytest.skip("a font with these letters is installed")
+    assert drawable(classes) == ["кошка", "class 1", "cat", "class 3", "class 4"]
+    assert str(numbered(classes)).endswith("class 1 is 家猫, class 3 is バット, class 4 is a家")
+    assert numbered(("кошка", "cat")) is None
+
+
+def test_a_font_that_has_the_letters_is_found_and_used(one_more_font: None) -> None:
+    assert drawable(["家猫", "家 cat", "犬"])[:2] == ["家猫", "家 cat"] and numbered(["家猫"]) is None
+    figure = Figure(figsize=(4, 1))
+    canvas = FigureCanvasAgg(figure)
+    figure.text(0.1, 0.4, "家猫 Katze", weight="bold")  # a weight that the font lacks, and letters that it lacks
+    legible(figure)
+    canvas.draw()  # a glyph that is missing is a warning, which is an error in tests
+    boxes = np.asarray(canvas.buffer_rgba())[:, 40:68, 0]  # black squares stand for both letters
+    assert (boxes < 128).sum() > 150
+
+
+def test_names_that_look_alike_when_shortened_are_told_apart() -> None:
+    alike = ["a" * 50 + letter + "b" * 50 for letter in "xyz"]
+    assert len(set(drawable(alike))) == 3
+    assert all(len(text) < 40 for text in drawable(alike))
+    assert drawable(["same", "same"]) == ["same", "same"]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "x\u2028y", "tab\t", "\x00", "\u202eabc", "bell\x07", "\x9b31m"])
+def test_a_printed_name_is_one_line_that_a_terminal_does_not_obey(text: str) -> None:
+    shown = printable(text)
+    assert len(shown.splitlines()) == 1 and not any(unicodedata.category(c) in ("Cc", "Zl", "Cs") for c in shown)
+    assert "\u202e" not in shown
+    assert printable(printable(text)) == shown
+
+
+@pytest.mark.parametrize("name", SCRIPTS.values(), ids=SCRIPTS.keys())
+def test_names_in_every_script_are_drawn_printed_and_written(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test_every_picture_is_drawn_whatever_the_names(name, tmp_path)
+    assert not caplog.records  # matplotlib says of fonts what it says to a log
+    written = features(3)
+    for file in ("out.parquet", "out.npz"):
+        write_embeddings(tmp_path / file, written, [f"{name}/{i}.png" for i in range(15)], (name, "b", "c"))
+    write_names(tmp_path / "out.csv", written.y, [f"{name}/{i}.png" for i in range(15)], (name, "b", "c"))
+    readable = name.encode(errors="backslashreplace").decode()
+    table = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    assert table["path"][3] == f"{readable}/3.png" and table["label"][0] == readable
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[1] == ["0", f"{readable}/0.png", readable]
+    arrays = np.load(tmp_path / "out.npz")
+    assert arrays["paths"][3] == f"{name}/3.png" and arrays["classes"][0] == name
+    for show in (
+        lambda console: print_report(score_of((name, "b"), name), console),
+        lambda console: print_finetuned(finetuned((name, "b"), name), console),
+        lambda console: name_files(console, [Path(name)]),
+    ):
+        console = Console(file=io.StringIO(), width=1000, force_terminal=True, color_system=None)
+        show(console)
+        # A title is as wide as its table, and wrapped where it is longer.
+        assert "".join(printable(name).split()) in "".join(console.file.getvalue().split())
+    section = Section(name, ("run", name), [(name, "1")], name)
+    page = as_html(name, [section], [Picture("p", name, b"")]).encode().decode()
+    cells = _Texts(page)
+    assert cells.texts.count(printable(name)) == 6  # title, heading, table's title, its header, a cell, the note
+    assert cells.tags == {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "img", "div", "table", "tr",
+                          "th", "td"}  # fmt: skip
+    rows_of = [line for line in as_markdown(name, [section]).splitlines() if line.startswith("|")]
+    assert len(rows_of) == 3
+
+
+class _Texts(HTMLParser):
+    """Every text and every tag of a page, as a browser reads it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)

@@ -101,7 +101,7 @@ def test_projector_files_hold_the_same_rows_at_every_step(tmp_path):
     pytest.importorskip("tensorboard", reason="the tensorboard extra")
     first, second = blobs(), blobs(seed=1)
     thumbnails = torch.randint(0, 256, (60, 1, 9, 9), dtype=torch.uint8)
-    named = ["a", os.fsdecode(b"caf\xe9"), "c"]
+    named = ["a\tb\n猫", os.fsdecode(b"caf\xe9"), "c"]
     write_projector(tmp_path, [(10, first, thumbnails), (200, second, None)], class_names=named, max_rows=50, seed=2)
     tables = {int(path.parts[-3]): np.loadtxt(path) for path in tmp_path.glob("*/*/tensors.tsv")}
     assert sorted(tables) == [10, 200]
@@ -113,7 +113,7 @@ def test_projector_files_hold_the_same_rows_at_every_step(tmp_path):
         for row, (name, index) in zip(tables[step], lines, strict=True):
             at = int(index) - 500
             assert row == pytest.approx(features.x[at].numpy(), abs=1e-5)
-            assert name == ["a", "caf\\udce9", "c", "3"][int(features.y[at])]
+            assert name == ["a\\tb\\n猫", "caf\\udce9", "c", "3"][int(features.y[at])]
     sprite = pixels(next(tmp_path.glob("00010/*/sprite.png")))
     assert sprite.shape == (8 * 9, 8 * 9, 3)  # 50 pictures in a square of 8 x 8
     assert (tmp_path / "projector_config.pbtxt").read_text().count("embeddings {") == 2

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from augment.config import AugmentConfig
 from augment.fused.blur import gaussian_blur
-from augment.fused.colour import luma, shift_hue_, solarize_
+from augment.fused.colour import colourless, luma, shift_hue_, solarize_
 from augment.fused.crop import crop_by_taps
 from augment.parameters import CONTRAST, HUE, SATURATION
 from augment.reference import warp
@@ -56,11 +56,11 @@ def _identity(affine: Tensor) -> Tensor:
 def _jitter(views: Tensor, factors: Tensor, order: Tensor, hue: bool) -> Tensor:
     """The four operations in each view's order; three of them are one, ``a x + b gray(x) + c mean(gray(x))``."""
     factors = factors.to(views.dtype)
+    if views.shape[1] != 3:
+        factors = colourless(factors)
     for position in range(4):
         op = order[:, position]
         factor = factors.gather(1, op[:, None])[:, 0]
-        if views.shape[1] == 1:
-            factor = torch.where(op == SATURATION, 1.0, factor)
         scale = torch.where(op == HUE, 1.0, factor)
         rest = 1 - scale
         to_gray = torch.where(op == SATURATION, rest, 0.0)[:, None, None, None]

@@ -9,15 +9,19 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-__all__ = ["blend_", "luma", "shift_hue_", "solarize_"]
+from augment.parameters import HUE, SATURATION
+
+__all__ = ["blend_", "colourless", "luma", "shift_hue_", "solarize_"]
 
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
 
 
 def luma(images: Annotated[Tensor, "float N C H W"]) -> Annotated[Tensor, "float N 1 H W"]:
-    """(N, 1, H, W), a tensor of its own: the gray image."""
+    """(N, 1, H, W), a tensor of its own: the gray image; of other than three channels their mean."""
     if images.shape[1] == 1:
         return images.clone()
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
     red, green, blue = images.unbind(1)
     return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)[:, None]
 
@@ -41,14 +45,14 @@ def blend_(
 def shift_hue_(
     images: Annotated[Tensor, "float N C H W"], turns: Annotated[Tensor, "float N 1 1 1"]
 ) -> Annotated[Tensor, "float N C H W"]:
-    """The colours turned by ``turns`` of the HSV colour circle; a one-channel image stays as it is.
+    """The colours turned by ``turns`` of the HSV colour circle; other than three channels stay as they are.
 
     Exact, and free of branches. With V = max, m = min and C = V - m of a pixel, its circular distance from red, in
     sixths of a turn, is d = (G + B - R + V - 2m) / C in every sextant, and its hue is d where G >= B, else -d. With the
     new hue h in [0, 6], the channels are R = V - C + C u(h - 3), G = V - C u(h - 2), B = V - C u(h - 4), where
     u(t) = clamp(|t| - 1, 0, 1): as V - C clamp(min(k, 4 - k), 0, 1) with k = (n + h) mod 6 and n = 5, 3, 1.
     """
-    if images.shape[1] == 1:
+    if images.shape[1] != 3:
         return images
     red, green, blue = images.unbind(1)  # (N, H, W)
     high = torch.maximum(red, green).clamp_(min=blue)
@@ -64,6 +68,14 @@ def shift_hue_(
     for plane, centre, offset, way in ((red, 1 / 2, low, 1), (green, 1 / 3, high, -1), (blue, 2 / 3, high, -1)):
         plane.copy_(offset).addcmul_((hue - centre).abs_().clamp_(1 / 6, 1 / 3), chroma, value=way)
     return images
+
+
+def colourless(factors: Annotated[Tensor, "float ... 4"]) -> Annotated[Tensor, "float ... 4"]:
+    """Factors of the jitter (..., 4) for images of other than three channels: no saturation and no hue."""
+    factors = factors.clone()
+    factors[..., SATURATION] = 1
+    factors[..., HUE] = 0
+    return factors
 
 
 def solarize_(images: Annotated[Tensor, "float N C H W"], threshold: float) -> Annotated[Tensor, "float N C H W"]:

@@ -45,7 +45,10 @@ def crop_by_interpolation(
     """One crop of one image (C, H, W) by torch's own resize: (1, C, S, S). The fastest for large views on a CPU."""
     top, left, height, width = box
     crop = _unit(image[None, :, top : top + height, left : left + width])
-    view = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+    if (height, width) == (size, size):
+        view = crop
+    else:
+        view = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
     return view.flip(-1) if flip else view
 
 

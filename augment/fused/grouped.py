@@ -12,7 +12,7 @@ from torch import Tensor
 
 from augment.config import AugmentConfig
 from augment.fused.blur import blur_one, gaussian_blur, reach
-from augment.fused.colour import blend_, luma, shift_hue_, solarize_
+from augment.fused.colour import blend_, colourless, luma, shift_hue_, solarize_
 from augment.fused.crop import crop_on_cpu
 from augment.fused.layout import copy_rows
 from augment.parameters import CONTRAST, HUE, SATURATION, ViewParameters
@@ -34,6 +34,8 @@ def augment_groups(
     The views are floating point in [0, 1], not normalised.
     """
     drawn = {name: tensor.flatten(0, 1) for name, tensor in parameters.tensors().items()}
+    if images.shape[1] != 3:
+        drawn["jitter"] = colourless(drawn["jitter"])
     places = _hue_places(drawn["jitter"], drawn["order"])
     chunk = max(1, _CHUNK // (images.shape[1] * config.size**2))
     for first in range(0, len(places), chunk):

@@ -9,7 +9,8 @@ not) of CIFAR-10, this C is within 2 points of the best of 0.01, 0.03, 0.1, 0.3 
 those need no labels, and ten images say little about a standard deviation.
 
 The draws depend on the labels and the seed only, and are nested (the one-label set is part of the five-label set of the
-same draw), so the scores of two encoders are paired: compare them draw by draw.
+same draw), so the scores of two encoders are paired: compare them draw by draw. Where images come in groups (the frames
+of a video), the k images of a class are of k groups, as far as it has so many: a second frame is no second label.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from linear_eval.classify.result import LinearClassifier
 from linear_eval.features.extract import Features, classes_to_fit
 from linear_eval.features.rows import Rows, column_statistics, rows_of_each_class
 from linear_eval.progress import default_device
+from simclr.data.groups import one_of_each_group_first
 from simclr.errors import ConfigError
 
 __all__ = ["FEW_LABEL_C", "draw_rows", "few_labels", "share_name"]
@@ -32,20 +34,31 @@ FEW_LABEL_C = 0.1
 """Variance of the Gaussian prior on the weights of every few-label fit: scikit-learn's C."""
 
 
-def draw_rows(y: Tensor, trial: int, seed: int, *, per_class: int | None = None, share: float | None = None) -> Tensor:
-    """Rows (int64) of one draw: of every class the first of a permutation that only labels, seed and trial decide.
+def draw_rows(
+    y: Tensor,
+    trial: int,
+    seed: int,
+    *,
+    per_class: int | None = None,
+    share: float | None = None,
+    groups: Tensor | None = None,
+) -> Tensor:
+    """Rows (int64) of one draw: of every class the first of a permutation that only labels, groups, seed and trial decide.
 
-    A class gives ``per_class`` rows, or ``share`` of its rows and at least one; all it has if it has fewer.
+    A class gives ``per_class`` rows, or ``share`` of its rows and at least one; all it has if it has fewer. With ``groups``
+    (N,), -1 for a group of its own, a second row of a group comes after one of each other.
     """
     rows = []
     for label, own in rows_of_each_class(y):
-        order = np.random.default_rng([seed, trial, label]).permutation(len(own))
+        order = own[torch.from_numpy(np.random.default_rng([seed, trial, label]).permutation(len(own)))]
+        if groups is not None:
+            order = one_of_each_group_first(order, groups)
         if per_class is not None:
             count = per_class
         else:
             assert share is not None
             count = max(1, round(share * len(own)))
-        rows.append(own[torch.from_numpy(order[:count])])
+        rows.append(order[:count])
     return torch.cat(rows)
 
 
@@ -107,7 +120,7 @@ def few_labels(
         accuracies = []
         images = 0
         for trial in range(trials):
-            rows = draw_rows(train.y, trial, seed, **setting)
+            rows = draw_rows(train.y, trial, seed, groups=train.groups, **setting)
             fit = fit_logistic(
                 Rows(train.x, mean=mean, scale=scale, device=device, index=rows),
                 target[rows],

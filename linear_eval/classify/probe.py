@@ -3,7 +3,8 @@
 The protocol, with nothing left to tune by hand:
 
 1. standardise every feature by the mean and standard deviation of the training set; a constant feature becomes 0;
-2. hold out a stratified tenth of the training set; a class with one image stays in training;
+2. hold out a stratified tenth of the training set; a class with one image stays in training, and images of one group (the
+   frames of a video) stay on one side;
 3. fit L2-regularised multinomial logistic regression on the rest for every strength, all at once;
 4. choose the strength of the best held-out accuracy (of equals the lower held-out cross-entropy);
 5. refit on all of the training set at that strength; score the test set once.
@@ -21,6 +22,7 @@ from linear_eval.classify.result import LinearClassifier, ProbeResult, score_pre
 from linear_eval.features.extract import Features, classes_to_fit
 from linear_eval.features.rows import Rows, column_statistics, rows_of_each_class
 from linear_eval.progress import default_device
+from simclr.data.groups import group_folds
 from simclr.errors import ConfigError
 
 __all__ = [
@@ -52,12 +54,21 @@ def held_out_rows(y: Tensor, share: float, seed: int, part: int = 0) -> Tensor:
     return held_out
 
 
-def held_out_parts(y: Tensor, share: float, seed: int) -> list[Tensor]:
+def held_out_parts(y: Tensor, share: float, seed: int, groups: Tensor | None = None) -> list[Tensor]:
     """As many disjoint parts as it takes to hold out 500 rows, or about all of them: one part of a large set.
 
-    A choice by 24 images would be a matter of luck; by ten times as many, each held out once, it is less of one.
+    A choice by 24 images would be a matter of luck; by ten times as many, each held out once, it is less of one. With
+    ``groups`` (N,), -1 for a group of its own, a part is of whole groups, see ``group_folds``.
     """
     parts: list[Tensor] = []
+    if groups is not None and bool((groups >= 0).any()):
+        folds = min(max(2, round(1 / share)), len(y))
+        part_of = group_folds(y, groups, folds, seed)
+        for fold in range(folds):
+            if sum(int(part.sum()) for part in parts) >= _ENOUGH_HELD_OUT:
+                break
+            parts.append(part_of == fold)
+        return [part for part in parts if part.any()]
     while len(parts) * share < 0.99 and sum(int(part.sum()) for part in parts) < _ENOUGH_HELD_OUT:
         part = held_out_rows(y, share, seed, len(parts))
         if not part.any():
@@ -106,7 +117,7 @@ def linear_probe(
     """Fit a linear classifier on ``train`` by the protocol above and score it on ``test``, once.
 
     Args:
-        train: labelled features; labels need not be contiguous.
+        train: labelled features; labels need not be contiguous. Its ``groups`` hold for the choice.
         test: labelled features of the same encoder. A class that ``train`` lacks counts as wrong, see ``unseen``.
         strengths: L2 strengths to try, each > 0; scikit-learn's C is 1 / (strength * N).
         seed: of the held-out part and of the bootstrap.
@@ -132,7 +143,7 @@ def linear_probe(
     rows = Rows(train.x, mean=mean, scale=scale, device=device, mapped=train.mapped)
     target = target.to(device)
     sweep = torch.tensor(strengths, dtype=torch.float64)
-    parts = held_out_parts(train.y, validation, seed)
+    parts = held_out_parts(train.y, validation, seed, train.groups)
     held_out = sum(int(part.sum()) for part in parts)
     chosen, accuracies, start = len(strengths) // 2, (), None
     right, entropy = (torch.zeros(len(strengths), dtype=torch.float64, device=device) for _ in range(2))

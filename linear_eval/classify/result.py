@@ -1,14 +1,20 @@
 """A linear classifier on features, and its score on a test set, by whatever protocol it was fitted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from linear_eval.features.rows import parts_of
-from linear_eval.metrics import bootstrap_interval, confusion_matrix, per_class_accuracy
-from linear_eval.written import Written
+from linear_eval.metrics import (
+    balanced_accuracy,
+    bootstrap_interval,
+    confusion_matrix,
+    per_class_accuracy,
+    per_class_precision,
+)
+from linear_eval.written import LEFT_OUT, Written
 
 __all__ = ["LinearClassifier", "ProbeResult", "ProbeScore", "score_predictions"]
 
@@ -51,6 +57,12 @@ class ProbeResult:
 
     interval: tuple[float, float]
     """95 % bootstrap interval of the accuracy, over test images."""
+
+    balanced: float
+    """Mean over the classes with test images of the share that was recognised."""
+
+    balanced_interval: tuple[float, float]
+    """95 % bootstrap interval of ``balanced``, over test images."""
 
     classes: tuple[int, ...]
     """Labels that occur in training or test, sorted; ``per_class`` and ``confusion`` are in this order."""
@@ -99,8 +111,12 @@ class ProbeResult:
         return ProbeScore(
             accuracy=self.accuracy,
             interval=self.interval,
+            balanced_accuracy=self.balanced,
+            balanced_interval=self.balanced_interval,
             classes=self.classes,
-            per_class=tuple(None if value != value else value for value in self.per_class),
+            precision=_written(per_class_precision(self.confusion)),
+            support=tuple(self.confusion.sum(1).tolist()),
+            per_class=_written(self.per_class),
             confusion=tuple(map(tuple, self.confusion.tolist())),
             unseen_classes=self.unseen,
             strength=self.chosen,
@@ -122,10 +138,21 @@ class ProbeScore(Written):
 
     accuracy: float
     interval: tuple[float, float]
+
+    balanced_accuracy: float | None = field(default=None, metadata=LEFT_OUT)
+    """Mean of ``per_class`` over the classes with test images; None in what was written before there was one."""
+
+    balanced_interval: tuple[float, float] | None = field(default=None, metadata=LEFT_OUT)
     classes: tuple[int, ...] = ()
 
     per_class: tuple[float | None, ...] = ()
-    """None where the test set has no image of the class."""
+    """Share of each class's test images that was recognised (recall); None where the test set has no image of the class."""
+
+    precision: tuple[float | None, ...] = ()
+    """Share of what was taken for each class that is of it; None where nothing was taken for it."""
+
+    support: tuple[int, ...] = ()
+    """Test images of each class."""
 
     confusion: tuple[tuple[int, ...], ...] = ()
     unseen_classes: tuple[int, ...] = ()
@@ -143,6 +170,10 @@ class ProbeScore(Written):
     converged: bool = True
 
 
+def _written(values: tuple[float, ...]) -> tuple[float | None, ...]:
+    return tuple(None if value != value else value for value in values)
+
+
 def score_predictions(
     predictions: Tensor, truth: Tensor, train_labels: Tensor, *, resamples: int = 10_000, seed: int = 0, **rest: Any
 ) -> ProbeResult:
@@ -151,9 +182,14 @@ def score_predictions(
     classes = torch.cat([known, truth]).unique()
     correct = predictions == truth
     confusion = confusion_matrix(truth, predictions, classes)
+    balanced, balanced_interval = balanced_accuracy(
+        confusion.diagonal().numpy(), confusion.sum(1).numpy(), resamples=resamples, seed=seed
+    )
     return ProbeResult(
         accuracy=correct.double().mean().item(),
         interval=bootstrap_interval(correct.numpy(), resamples=resamples, seed=seed),
+        balanced=balanced,
+        balanced_interval=balanced_interval,
         classes=tuple(classes.tolist()),
         per_class=per_class_accuracy(confusion),
         confusion=confusion,

@@ -4,6 +4,9 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
+
+from simclr.names import printable
 
 __all__ = ["Picture", "Section", "as_html", "as_markdown"]
 
@@ -41,6 +44,9 @@ class Picture:
 
     png: bytes
 
+    note: str = ""
+    """Stands below it."""
+
 
 def as_markdown(title: str, sections: Sequence[Section], pictures: Sequence[tuple[str, str]] = ()) -> str:
     """The tables as Markdown, and below them the pictures, each (caption, file).
@@ -56,33 +62,40 @@ def as_markdown(title: str, sections: Sequence[Section], pictures: Sequence[tupl
     <BLANKLINE>
     in %
     """
-    parts = [f"# {title}"]
+    parts = [f"# {printable(title)}"]
     for section in sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {printable(section.title)}")
         if section.rows:
             lines = [_markdown_row(section.header), "|" + "---|" * len(section.header)]
             parts.append("\n".join([*lines, *map(_markdown_row, section.rows)]))
-        parts.append(section.note)
-    parts += [f"![{caption}]({file})" for caption, file in pictures]
+        parts.append(printable(section.note))
+    parts += [f"![{printable(caption)}]({quote(file, errors='surrogateescape')})" for caption, file in pictures]
     return "\n\n".join(parts)
 
 
 def as_html(title: str, sections: Sequence[Section], pictures: Sequence[Picture]) -> str:
     """One page that needs nothing beside it: the pictures first, then the tables."""
-    body = [f"<h1>{escape(title)}</h1>"]
+    body = [f"<h1>{_shown(title)}</h1>"]
     for picture in pictures:
         data = base64.b64encode(picture.png).decode()
-        body.append(f'<p><img alt="{escape(picture.caption)}" src="data:image/png;base64,{data}"></p>')
+        body.append(f'<p><img alt="{_shown(picture.caption)}" src="data:image/png;base64,{data}"></p>')
+        if picture.note:
+            body.append(f"<p>{_shown(picture.note)}</p>")
     for section in sections:
-        body.append(f"<h2>{escape(section.title)}</h2>")
+        body.append(f"<h2>{_shown(section.title)}</h2>")
         if section.rows:
-            header = "".join(f"<th>{escape(cell)}</th>" for cell in section.header)
-            rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in section.rows)
+            header = "".join(f"<th>{_shown(cell)}</th>" for cell in section.header)
+            rows = "".join(f"<tr>{''.join(f'<td>{_shown(cell)}</td>' for cell in row)}</tr>\n" for row in section.rows)
             body.append(f"<div><table>\n<tr>{header}</tr>\n{rows}</table></div>")
-        body.append(f"<p>{escape(section.note)}</p>")
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+        body.append(f"<p>{_shown(section.note)}</p>")
+    head = f'<meta charset="utf-8"><title>{_shown(title)}</title><style>{_STYLE}</style>'
     return f"<!doctype html>\n<html><head>{head}</head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
 
 
+def _shown(text: str) -> str:
+    """``text`` as HTML shows it on one line."""
+    return escape(printable(text))
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|").replace("<", "\\<") for cell in cells) + " |"

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from linear_eval.comparison.runs import RunRecord, SeedGroup
 from linear_eval.comparison.scores import ScoredSet
-from linear_eval.reports.closed import COLOURS, INK, drawn
+from linear_eval.reports.closed import COLOURS, INK
+from simclr.names import drawable, drawn, legible
 from simclr.run.log import figures_over
 
 __all__ = ["draw_runs", "draw_scores"]
@@ -38,6 +39,7 @@ def draw_runs(groups: Sequence[SeedGroup]) -> bytes | None:
     if not panels:
         return None
     legend_rows = (len(groups) + 2) // 3
+    names = drawable([group.name for group in groups], "run")
     figure = Figure(figsize=(5.6 * len(panels), 3.9 + 0.24 * legend_rows), layout="constrained")
     for number, (title, curves, scale) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), number)
@@ -51,7 +53,7 @@ def draw_runs(groups: Sequence[SeedGroup]) -> bytes | None:
                     linewidth=1.4,
                     marker="o" if 0 < len(points) < 20 else None,
                     markersize=3,
-                    label=_label(group) if i == 0 and number == 1 else None,
+                    label=_label(names[group_number], group) if i == 0 and number == 1 else None,
                 )
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("epoch", fontsize=9)
@@ -86,14 +88,14 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
             capsize=2.5,
             label=drawn(row),
         )
-    axes.set_yticks(range(len(scored)), [drawn(run.name) for run, _ in scored], fontsize=9)
+    axes.set_yticks(range(len(scored)), drawable([run.name for run, _ in scored], "run"), fontsize=9)
     axes.set_ylim(len(scored) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     sure = any(row[measure].interval for _, one in scored for row in one.rows.values() if measure in row)
     axes.set_xlabel(drawn(f"{measure}, with 95 % interval" if sure else measure), fontsize=9, color=INK)
-    figure.suptitle(drawn(title), x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawn(title, 90), x=0.01, ha="left", fontsize=10)
     figure.legend(loc="outside lower left", ncols=len(named), frameon=False, fontsize=9)
     return _png(figure)
 
@@ -108,12 +110,12 @@ def _curve(run: RunRecord, key: str, kind: str) -> list[tuple[float, float]]:
     ]
 
 
-def _label(group: SeedGroup) -> str:
-    return drawn(group.name if len(group.runs) == 1 else f"{group.name} ({len(group.runs)} seeds)")
+def _label(name: str, group: SeedGroup) -> str:
+    return name if len(group.runs) == 1 else f"{name} ({len(group.runs)} seeds)"
 
 
 def _png(figure: Any) -> bytes:
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(legible(figure))
     file = BytesIO()
     figure.savefig(file, format="png", dpi=130, facecolor="white")
     return file.getvalue()

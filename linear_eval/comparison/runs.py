@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
+from linear_eval.results_numbers import NumbersResult
 from simclr.config import RUNTIME_FIELDS
 from simclr.config.yaml import flat_fields, load_config, to_dict
 from simclr.errors import CheckpointError, ConfigError
@@ -34,7 +35,7 @@ class RunRecord:
     metrics: list[dict[str, Any]]
     """The lines of ``metrics.jsonl``."""
 
-    results: list[ClosedResult | FinetunedResult]
+    results: list[ClosedResult | FinetunedResult | NumbersResult]
     """``result.json`` of the run, and of its evaluations on other images."""
 
     open_sets: list[OpenSetResult]
@@ -100,11 +101,13 @@ def _read(folder: Path, name: str) -> RunRecord:
     )
 
 
-def _result(path: Path) -> ClosedResult | FinetunedResult:
+def _result(path: Path) -> ClosedResult | FinetunedResult | NumbersResult:
     content = _json(path)
     kind = content.get("kind")
     if kind is None:
         return ClosedResult.from_dict(content, str(path))
+    if kind == "numbers":
+        return NumbersResult.from_dict(content, str(path))
     schema = FinetunedNumbers if kind == "regression" else FinetunedClasses
     return schema.from_dict(content, str(path))
 

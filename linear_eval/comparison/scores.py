@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from linear_eval.comparison.runs import RunRecord
-from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
+from linear_eval.reports.notes import COMMONEST
+from linear_eval.results import (
+    ClosedResult,
+    FinetunedClasses,
+    FinetunedNumbers,
+    FinetunedResult,
+    OpenSetResult,
+)
+from linear_eval.results_numbers import NumbersResult
 
 __all__ = ["Score", "ScoredSet", "scored_sets"]
 
@@ -62,11 +70,24 @@ def _closed(result: ClosedResult) -> ScoredSet:
     for name, row in result.rows.items():
         rows[name] = {
             "linear": _share(row.linear.accuracy, row.linear.interval),
+            **_balanced(row.linear.balanced_accuracy, row.linear.balanced_interval),
             f"kNN ({result.config.knn_k})": _share(row.knn.accuracy, row.knn.interval),
             **{setting: _share(few.mean, deviation=few.std) for setting, few in (row.few_labels or {}).items()},
         }
+    if result.commonest is not None:
+        rows[COMMONEST] = {
+            "linear": _share(result.commonest.accuracy, result.commonest.interval),
+            **_balanced(result.commonest.balanced_accuracy, None),
+        }
     test = result.data.test
-    return ScoredSet(f"{test.name}, {test.images} test images: accuracy in %", rows)
+    confusion = next(iter(result.rows.values())).linear.confusion if result.rows else ()
+    of_classes = f" of {sum(1 for row in confusion if sum(row)):,} classes" if confusion else ""
+    scored = test.images - test.without_label_left_out
+    return ScoredSet(f"{test.name}, {scored:,} test images{of_classes}: accuracy in %", rows)
+
+
+def _balanced(value: float | None, interval: tuple[float, float] | None) -> dict[str, Score]:
+    return {} if value is None else {"balanced": _share(value, interval)}
 
 
 def _finetuned(result: FinetunedResult) -> str:
@@ -82,6 +103,16 @@ def _numbers(result: FinetunedNumbers) -> ScoredSet:
     return ScoredSet(_finetuned(result), rows)
 
 
+def _probed(result: NumbersResult) -> ScoredSet:
+    rows = {}
+    for name, row in result.rows.items():
+        rows[name] = {"mean absolute error": Score(row.mean_absolute_error, row.interval, digits=3)}
+        if row.r_squared is not None:
+            rows[name]["R²"] = Score(row.r_squared, row.r_squared_interval, digits=3)
+    test = result.data.test
+    return ScoredSet(f"{test.name}, {test.images - test.without_label_left_out:,} test images with a number", rows)
+
+
 def _classes(result: FinetunedClasses) -> ScoredSet:
     rows = {}
     for name, row in result.rows.items():
@@ -91,6 +122,11 @@ def _classes(result: FinetunedClasses) -> ScoredSet:
             "mean over classes": _share(row.balanced_accuracy),
             "calibration error": _share(row.calibration_error),
             **({} if calibrated is None else {"calibrated": _share(calibrated)}),
+        }
+    if result.commonest is not None:
+        rows[COMMONEST] = {
+            "accuracy": _share(result.commonest.accuracy, result.commonest.interval),
+            "mean over classes": _share(result.commonest.balanced_accuracy),
         }
     return ScoredSet(f"{_finetuned(result)}: in %", rows)
 
@@ -116,5 +152,6 @@ _SETS: dict[type, Callable[[Any], ScoredSet]] = {
     ClosedResult: _closed,
     FinetunedClasses: _classes,
     FinetunedNumbers: _numbers,
+    NumbersResult: _probed,
     OpenSetResult: _open_set,
 }

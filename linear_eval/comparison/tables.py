@@ -4,7 +4,7 @@ Nothing is measured here, and nothing is written into the runs. What a run does 
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ from linear_eval.comparison.page import Picture, Section, as_html, as_markdown
 from linear_eval.comparison.pictures import draw_runs, draw_scores
 from linear_eval.comparison.runs import RunRecord, SeedGroup, differing_keys, read_runs, seed_groups, training_cost
 from linear_eval.comparison.scores import ScoredSet, scored_sets
+from linear_eval.reports.notes import COMMONEST
 from linear_eval.results import ClosedResult
+from linear_eval.results_numbers import NumbersResult
 from simclr.errors import ConfigError
 from simclr.files import atomically
+from simclr.names import numbered
+from simclr.paths import expand_fields
 
 __all__ = ["ReportOptions", "compare_runs", "comparison_sections"]
 
@@ -37,6 +41,7 @@ class ReportOptions:
     """A page with the same tables and with pictures: .html has the pictures inside, .md has them beside it."""
 
     def __post_init__(self) -> None:
+        expand_fields(self, "out")
         if self.out is not None and self.out.suffix not in (".html", ".md"):
             raise ConfigError(f"out is {self.out}; expected a file that ends in .html or .md")
 
@@ -58,7 +63,11 @@ def compare_runs(folders: Sequence[Path], options: ReportOptions) -> str:
             files = [options.out.with_name(f"{options.out.stem}-{picture.name}.png") for picture in pictures]
             for file, picture in zip(files, pictures, strict=True):
                 _write(file, picture.png)
-            page = as_markdown(_title(runs), sections, [(p.caption, f.name) for p, f in zip(pictures, files)])
+            page = as_markdown(
+                _title(runs),
+                sections,
+                [(f"{p.caption} ({p.note})" if p.note else p.caption, f.name) for p, f in zip(pictures, files)],
+            )
         # a folder's name may not be UTF-8
         _write(options.out, page.encode(errors="backslashreplace"))
     return text
@@ -101,7 +110,14 @@ def _by_title(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, Scor
 def _scores(title: str, runs: Sequence[RunRecord], entries: Sequence[tuple[RunRecord, ScoredSet]]) -> Section:
     measures = list(dict.fromkeys(measure for _, one in entries for row in one.rows.values() for measure in row))
     rows = [
-        (run.name, name, *(str(scores[measure]) if measure in scores else NOT_MEASURED for measure in measures))
+        (
+            run.name,
+            name,
+            *(
+                str(scores[measure]) if measure in scores else "-" if name == COMMONEST else NOT_MEASURED
+                for measure in measures
+            ),
+        )
         for run, one in entries
         for name, scores in one.rows.items()
     ]
@@ -121,7 +137,7 @@ def _over_seeds(title: str, group: SeedGroup, chosen: Sequence[ScoredSet], all_r
             scores = [one.rows[name][measure] for one in chosen if measure in one.rows.get(name, {})]
             values = [score.value for score in scores]
             if len(values) < 2:
-                cells.append(NOT_MEASURED)
+                cells.append("-" if name == COMMONEST else NOT_MEASURED)
                 continue
             digits = scores[0].digits
             fewer = "" if len(values) == len(chosen) else f" (n = {len(values)})"
@@ -162,7 +178,7 @@ def _training(runs: Sequence[RunRecord]) -> Section:
                 _or_not_measured(None if cost is None else cost[0], ".0f"),
                 _or_not_measured(None if cost is None else cost[1], ".0f"),
                 _or_not_measured(parameters[0] if parameters else None, ",d"),
-                _or_not_measured(first.seconds if isinstance(first, ClosedResult) else None, ".0f"),
+                _or_not_measured(first.seconds if isinstance(first, ClosedResult | NumbersResult) else None, ".0f"),
                 NOT_MEASURED if hardware is None else f"{hardware.device}, {hardware.threads} threads",
             )
         )
@@ -205,8 +221,16 @@ def _value(config: dict[str, Any], key: str) -> str:
 
 def _pictures(runs: Sequence[RunRecord]) -> list[Picture]:
     pictures = [
-        Picture(f"scores-{number}", title, draw_scores(title, entries))
+        Picture(f"scores-{number}", title, draw_scores(title, entries), _numbers(run.name for run, _ in entries))
         for number, (title, entries) in enumerate(_by_title(runs).items(), start=1)
     ]
-    curves = draw_runs(seed_groups(runs))
-    return pictures + ([Picture("curves", "curves", curves)] if curves is not None else [])
+    groups = seed_groups(runs)
+    curves = draw_runs(groups)
+    if curves is not None:
+        pictures.append(Picture("curves", "curves", curves, _numbers(group.name for group in groups)))
+    return pictures
+
+
+def _numbers(names: Iterable[str]) -> str:
+    """Which runs a picture draws as numbers, if any."""
+    return numbered(list(names), "run") or ""

@@ -1,5 +1,7 @@
 """Features on disk: a folder of ``x.npy``, ``y.npy`` and ``index.npy``, whole or not there, that need not fit in memory.
 
+Where the images have groups there is ``groups.npy`` as well.
+
 numpy's own format, so that anything can read them. A folder is filled under another name, synced, and renamed when it
 is complete. Rows are written one after the other to a plain file and never through a mapping: a full disk is then an
 error with a message, where a write to mapped memory would end the process. There is no digest, since taking one reads
@@ -29,6 +31,8 @@ _FILES: dict[str, tuple[np.dtype[Any], int]] = {
 }
 """Type and number of dimensions of the array in each file."""
 
+_GROUPS = "groups.npy"
+
 
 class FeatureWriter:
     """Fills a folder with the features of ``count`` images, row after row.
@@ -54,7 +58,7 @@ class FeatureWriter:
             if self.folder.exists() and not self.folder.is_dir():
                 raise CheckpointError(f"{self.folder} is a file; features are a folder: choose another name")
             if self.folder.exists():
-                others = sorted({path.name for path in self.folder.iterdir()} - {f"{name}.npy" for name in _FILES})
+                others = sorted({path.name for path in self.folder.iterdir()} - _names())
                 if others:
                     raise CheckpointError(
                         f"{self.folder} holds files that are no features ({', '.join(others[:3])}); choose another folder"
@@ -105,12 +109,23 @@ class FeatureWriter:
                 file.close()
         self._open = {}
 
-    def finish(self) -> None:
+    def finish(self, groups: Tensor | None = None) -> None:
         """Put the folder in its place; features that stood there before are gone after that, not sooner.
+
+        Args:
+            groups: (N,) int64 of all images, to be kept with them.
 
         Raises:
             CheckpointError: the files are not whole, or the disk refuses.
         """
+        if groups is not None:
+            try:
+                with (self.partial / _GROUPS).open("wb") as file:
+                    np.save(file, groups.numpy().astype("<i8", copy=False))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise self._refused(error) from error
         read_features(self.partial, mapped=True)
         old = self.folder.with_name(f".old-{self.folder.name}")
         try:
@@ -136,8 +151,12 @@ class FeatureWriter:
         )
 
 
-def write_features(folder: Path, x: Tensor, y: Tensor, index: Tensor) -> None:
-    """Write x (N, F), y and index (N,) as a folder, a few rows at a time.
+def _names() -> set[str]:
+    return {f"{name}.npy" for name in _FILES} | {_GROUPS}
+
+
+def write_features(folder: Path, x: Tensor, y: Tensor, index: Tensor, groups: Tensor | None = None) -> None:
+    """Write x (N, F), y and index (N,), and groups (N,) where there are any, as a folder, a few rows at a time.
 
     Raises:
         CheckpointError: the folder holds something else, or the disk refuses.
@@ -152,17 +171,20 @@ def write_features(folder: Path, x: Tensor, y: Tensor, index: Tensor) -> None:
         writer.close()
     finally:
         writer.abandon()
-    writer.finish()
+    writer.finish(groups)
 
 
-def read_features(folder: Path, mapped: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """x (N, F) float32, y and index (N,) int64 of a folder; ``mapped``: x is the file itself, read as it is used.
+def read_features(folder: Path, mapped: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """x (N, F) float32, y and index (N,) int64 of a folder, and groups (N,) int64 where it has them.
+
+    ``mapped``: x is the file itself, read as it is used.
 
     Raises:
         CheckpointError: a file is missing, shorter than it says, or holds something else.
     """
     arrays = {}
-    for name, (kind, dimensions) in _FILES.items():
+    wanted = _FILES | ({"groups": _FILES["y"]} if (folder / _GROUPS).exists() else {})
+    for name, (kind, dimensions) in wanted.items():
         path = folder / f"{name}.npy"
         try:
             array = _load(path, mapped and name == "x")
@@ -183,8 +205,8 @@ def read_features(folder: Path, mapped: bool) -> tuple[Tensor, Tensor, Tensor]:
         raise CheckpointError(f"the files in {folder} have {lengths} rows: expected as many in each; take them again")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        x, y, index = (torch.from_numpy(array) for array in arrays.values())
-    return x, y, index
+        x, y, index, *groups = (torch.from_numpy(array) for array in arrays.values())
+    return x, y, index, groups[0] if groups else None
 
 
 def _load(path: Path, mapped: bool) -> np.ndarray[Any, Any]:

@@ -8,7 +8,7 @@ tensor([1, 0])
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from linear_eval.features.disk import FeatureWriter, read_features, write_features
 from linear_eval.features.frozen import encoder_digest, frozen
-from linear_eval.features.images import SizedImages, image_batches
+from linear_eval.features.images import SizedImages, all_groups, image_batches
 from linear_eval.features.rows import parts_of
 from simclr.errors import ConfigError, DataError
 
@@ -48,6 +48,9 @@ class Features:
     mapped: bool = field(default=False, compare=False)
     """Whether ``x`` is a memory-mapped file: scores then read it in chunks and make no copy of it in host memory."""
 
+    groups: Tensor | None = None
+    """(N,) int64, or None: images of one group are never on both sides where a probe chooses; -1 is a group of its own."""
+
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1] or self.index.shape != self.y.shape:
             raise DataError(
@@ -56,6 +59,9 @@ class Features:
             )
         if self.y.dtype != torch.int64 or self.index.dtype != torch.int64:
             raise DataError(f"labels are {self.y.dtype} and indices {self.index.dtype}: expected int64")
+        if self.groups is not None and (self.groups.shape != self.y.shape or self.groups.dtype != torch.int64):
+            given = f"{self.groups.dtype} of shape {tuple(self.groups.shape)}"
+            raise DataError(f"groups are {given}: expected int64 of shape {tuple(self.y.shape)}")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -67,15 +73,18 @@ class Features:
         """
         if rows.dtype == torch.bool and rows.shape == self.y.shape and bool(rows.all()):
             return self
-        return Features(self.x[rows], self.y[rows], self.index[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return Features(self.x[rows], self.y[rows], self.index[rows], groups=groups)
 
     def save(self, folder: Path | str) -> None:
-        """Write ``x.npy``, ``y.npy`` and ``index.npy`` into ``folder``, all of them or none; features there are replaced.
+        """Write ``x.npy``, ``y.npy``, ``index.npy``, and ``groups.npy`` where there are groups, into ``folder``: all or none.
+
+        Features there are replaced.
 
         Raises:
             CheckpointError: the folder holds something else, or the disk refuses.
         """
-        write_features(Path(folder), self.x, self.y, self.index)
+        write_features(Path(folder), self.x, self.y, self.index, self.groups)
 
     @classmethod
     def load(cls, folder: Path | str, mmap: bool = True) -> "Features":
@@ -90,7 +99,8 @@ class Features:
         Raises:
             CheckpointError: a file is missing, shorter than it says, or holds something else.
         """
-        return cls(*read_features(Path(folder), mmap), mapped=mmap)
+        x, y, index, groups = read_features(Path(folder), mmap)
+        return cls(x, y, index, mapped=mmap, groups=groups)
 
 
 def _first(rows: Tensor, index: Tensor) -> str:
@@ -185,6 +195,7 @@ def extract_features(
     first = next(encoder.parameters(), None)
     device = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
     encoder.to(device)
+    groups = all_groups(dataset)
     shared = distributed and dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     if out is not None:  # consecutive rows: each process writes one stretch of the files
@@ -200,7 +211,7 @@ def extract_features(
             writer.abandon()
         _wait(world, device)
         if rank == 0:
-            writer.finish()
+            writer.finish(groups)
         _wait(world, device)
         return Features.load(out)
     share = torch.arange(rank, len(dataset), world)
@@ -216,9 +227,9 @@ def extract_features(
 
     _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, keep)
     if world > 1:
-        return _gather(x, y, share, len(dataset), world, device)
+        return replace(_gather(x, y, share, len(dataset), world, device), groups=groups)
     assert x is not None and done == len(dataset)
-    return Features(x, y, share)
+    return Features(x, y, share, groups=groups)
 
 
 def _encode(

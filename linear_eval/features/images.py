@@ -10,7 +10,7 @@ from torch import Tensor
 from simclr.data.workers import read_by_workers
 from simclr.errors import DataError
 
-__all__ = ["SizedImages", "all_labels", "image_batches"]
+__all__ = ["SizedImages", "all_groups", "all_labels", "image_batches", "image_shape"]
 
 
 @runtime_checkable
@@ -20,6 +20,7 @@ class SizedImages(Protocol):
     An image is uint8 (C, H, W), floating point in [0, 1] (C, H, W), or a PIL image. A label is an int; -1 or ``None``
     where there is none. A set that has the attribute ``pixels``, uint8 (N, C, H, W), is read from that tensor, and one
     that has ``labels``, int64 (N,) or ``None``, gives its labels without an image being decoded.
+    One that has ``groups``, int64 (N,) or ``None``, says which images belong together, see ``Features.groups``.
     """
 
     def __len__(self) -> int: ...
@@ -104,3 +105,17 @@ def all_labels(dataset: SizedImages) -> Tensor | None:
             f"the set has {len(dataset)} images but labels of shape {tuple(labels.shape)}: expected one each"
         )
     return labels
+
+
+def all_groups(dataset: SizedImages) -> Tensor | None:
+    """Groups (N,) int64 on the CPU, see ``Features.groups``, or None where the set has none."""
+    groups = getattr(dataset, "groups", None)
+    return None if groups is None else torch.as_tensor(groups).cpu().to(torch.int64)
+
+
+def image_shape(dataset: SizedImages) -> tuple[int, int, int]:
+    """(C, H, W) of the images, by the first of them."""
+    pixels = getattr(dataset, "pixels", None)
+    image = pixels[0] if isinstance(pixels, Tensor) else _image_and_label(dataset, 0)[0]
+    channels, height, width = image.shape
+    return channels, height, width

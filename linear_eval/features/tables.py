@@ -18,6 +18,7 @@ from linear_eval.features.extract import Features
 from linear_eval.features.rows import parts_of
 from simclr.errors import ConfigError
 from simclr.files import atomically
+from simclr.names import as_utf8
 
 __all__ = ["check_embedding_path", "write_embeddings", "write_names"]
 
@@ -39,7 +40,7 @@ def write_embeddings(path: Path, features: Features, names: Sequence[str], class
 
     ``.npz`` holds ``features`` (N, F) float32, ``index`` and ``labels`` (N,) int64, -1 where there is no label, and as text
     ``paths`` (N,) and ``classes``. ``.parquet`` has a row an image: ``path``, ``label`` (its name, or null) and ``embedding``, a
-    list of F float32.
+    list of F float32. Bytes of a name that are not UTF-8 are escaped there (``caf\\udce9``).
 
     Args:
         path: a file ending in .npz or .parquet; one that is there is replaced.
@@ -74,7 +75,7 @@ def write_names(path: Path, labels: Tensor, names: Sequence[str], classes: Seque
     writer.writerow(["row", "path", "label"])
     for row, (name, label) in enumerate(zip(names, _labels(labels, classes), strict=True)):
         writer.writerow([row, name, label or ""])
-    atomically(path, lambda file: file.write(text.getvalue().encode()))
+    atomically(path, lambda file: file.write(as_utf8(text.getvalue()).encode()))
 
 
 def _table(features: Features, names: Sequence[str], classes: Sequence[str]) -> pa.Table:
@@ -84,8 +85,8 @@ def _table(features: Features, names: Sequence[str], classes: Sequence[str]) -> 
     rows = [pa.FixedSizeListArray.from_arrays(x.flatten().numpy(), type=kind) for _, x in parts_of(features.x)]
     return pa.table(
         {
-            "path": pa.array(names, pa.string()),
-            "label": pa.array(_labels(features.y, classes), pa.string()),
+            "path": pa.array(map(as_utf8, names), pa.string()),
+            "label": pa.array(_labels(features.y, tuple(map(as_utf8, classes))), pa.string()),
             "embedding": pa.chunked_array(rows, kind),
         }
     )

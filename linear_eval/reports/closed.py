@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from linear_eval.scored_run import note_on_trained_images
+from linear_eval.reports.notes import COMMONEST, notes_on, scored_images, test_classes
 from simclr.files import AGAIN, atomically, refused
+from simclr.names import drawable, drawn, legible, printable
 
 __all__ = [
     "confusion_picture",
-    "drawn",
     "plain_table",
     "print_report",
     "result_table",
@@ -30,34 +30,25 @@ COLOURS = {"encoder": "#2a6f97", "untrained": "#a9a9a9", "raw pixels": "#e09f3e"
 INK = "#333333"
 
 
-def drawn(text: str) -> str:
-    r"""``text`` as a picture is given it, so that a name is drawn as it stands.
-
-    To matplotlib two "$" enclose a formula, a byte that is not UTF-8 is an error, and a legend leaves out what begins
-    with "_".
-
-    >>> print(drawn("US$ and CA$"), drawn("caf\udce9"), drawn("_other"))
-    US\$ and CA\$ caf\udce9  _other
-    """
-    text = text.encode(errors="backslashreplace").decode().replace("$", "\\$")
-    return f" {text}" if text.startswith("_") else text
-
-
 def plain_table(title: str, caption: str) -> Table:
     """A table whose title and caption are printed as they stand: a data set's name may look like markup."""
-    return Table(title=Text(title, "table.title"), caption=Text(caption, "table.caption"))
+    return Table(title=Text(printable(title), "table.title"), caption=Text(caption, "table.caption"))
 
 
 def _measures(result: dict[str, Any]) -> dict[str, str]:
     """Key of each measure -> its heading, in the order of the table."""
     few = result["rows"]["encoder"].get("few_labels", {})
-    return {"linear": "linear", "knn": f"kNN ({result['config']['knn_k']})", **{name: name for name in few}}
+    balanced = {} if result["rows"]["encoder"]["linear"].get("balanced_accuracy") is None else {"balanced": "balanced"}
+    return {"linear": "linear", **balanced, "knn": f"kNN ({result['config']['knn_k']})", **{name: name for name in few}}
 
 
 def _score(row: dict[str, Any], measure: str) -> tuple[float, float, float]:
     """Accuracy, and the lower and upper end of its interval (mean -+ one deviation for few labels), in percent."""
     if measure in ("linear", "knn"):
         return 100 * row[measure]["accuracy"], 100 * row[measure]["interval"][0], 100 * row[measure]["interval"][1]
+    if measure == "balanced":
+        linear = row["linear"]
+        return (100 * linear["balanced_accuracy"], *(100 * end for end in linear["balanced_interval"]))
     few = row["few_labels"][measure]
     return 100 * few["mean"], 100 * (few["mean"] - few["std"]), 100 * (few["mean"] + few["std"])
 
@@ -65,20 +56,28 @@ def _score(row: dict[str, Any], measure: str) -> tuple[float, float, float]:
 def result_table(result: dict[str, Any]) -> Table:
     """Every measure of the encoder, of the untrained one and of raw pixels, in percent, with interval or deviation."""
     data = result["data"]
-    images = f"{data['train']['images']} training and {data['test']['images']} test images"
+    linear = result["rows"]["encoder"]["linear"]
     table = plain_table(
-        title=f"{data['test']['name']}: accuracy in %, {images}",
-        caption="[95 % bootstrap interval over test images], ± deviation over draws of labels",
+        title=f"{data['test']['name']}: accuracy in %, {scored_images(data, test_classes(linear))}",
+        caption="[95 % bootstrap interval over test images], ± deviation over draws of labels\n"
+        "balanced: mean over classes of the linear probe's share of each",
     )
+    table.padding = (0, 0)  # with the last column it would be wider than a terminal of 80
     table.add_column("")
     for name in result["rows"]:
         table.add_column(name, justify="right", style="bold" if name == "encoder" else "")
+    commonest = result.get("commonest")
+    if commonest is not None:
+        table.add_column(COMMONEST, justify="right", max_width=9)
     for measure, heading in _measures(result).items():
         cells = []
         for row in result["rows"].values():
             mean, low, high = _score(row, measure)
-            spread = f"[{low:.1f}, {high:.1f}]" if measure in ("linear", "knn") else f"± {high - mean:.1f}"
+            spread = f"[{low:.1f}, {high:.1f}]" if measure in ("linear", "balanced", "knn") else f"± {high - mean:.1f}"
             cells.append(Text(f"{mean:.1f} {spread}"))
+        if commonest is not None:
+            key = {"linear": "accuracy", "balanced": "balanced_accuracy"}.get(measure)
+            cells.append(Text("-" if key is None else f"{100 * commonest[key]:.1f}"))
         table.add_row(heading, *cells)
     return table
 
@@ -93,29 +92,10 @@ def print_report(result: dict[str, Any], console: Console | None = None) -> None
         verdict = "" if low > 0 or high < 0 else "  (no difference that these test images could show)"
         gain = f"{100 * linear['difference']:+.1f} points, 95 % [{low:+.1f}, {high:+.1f}], paired"
         console.print(Text(f"{pair}: linear {gain}{verdict}"))
-    for note in _notes(result):
-        console.print(Text(f"note: {note}"))
-
-
-def _notes(result: dict[str, Any]) -> list[str]:
-    notes = []
-    linear = result["rows"]["encoder"]["linear"]
-    tried = linear["strengths"]
-    if len(tried) > 1 and linear["strength"] in (min(tried), max(tried)):
-        notes.append(f"the chosen strength {linear['strength']:g} is the end of the sweep; widen --eval.strengths")
-    for name, row in result["rows"].items():
-        if not row["linear"]["converged"]:
-            notes.append(f"the linear probe of the row '{name}' stopped before its tolerance")
-    if linear["unseen_classes"]:
-        named = ", ".join(map(str, linear["unseen_classes"][:10]))
-        notes.append(f"test classes without a training image, counted as wrong: {named}")
-    for part in ("train", "test"):
-        left_out = result["data"][part]["without_label_left_out"]
-        if left_out:
-            notes.append(f"{left_out} images of the {part} set have no label and were left out")
-    test = result["data"]["test"]
-    scored = test["images"] - test["without_label_left_out"]
-    return notes + note_on_trained_images(test.get("trained_on"), scored)
+    if result.get("verdict"):
+        console.print(Text(result["verdict"], "bold"))
+    for note in notes_on(result):
+        console.print(Text(printable(f"note: {note}")))
 
 
 def write_result(result: dict[str, Any], path: Path | str) -> Path:
@@ -136,7 +116,7 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     Raises:
         CheckpointError: the disk refuses.
     """
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(legible(figure))
     with refused(path, AGAIN):
         atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150, facecolor="white"))
     return Path(path)
@@ -167,12 +147,13 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
             }
             axes.text(position, min(high, 100) + 1.4, f"{mean:.0f}", **style)
     confusion = np.array(rows["encoder"]["linear"]["confusion"])
-    guess = 100 * confusion.sum(1).max() / confusion.sum()
+    # What was written before the row was: the commonest class of the test set.
+    guess = 100 * result.get("commonest", {"accuracy": confusion.sum(1).max() / confusion.sum()})["accuracy"]
     axes.axhline(guess, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
     axes.text(len(measures) - 0.42, guess, "commonest\nclass", ha="left", va="center", fontsize=8, color=INK)
     axes.set_xticks(range(len(measures)), list(measures.values()))
     few = "; few labels ± one deviation over draws of labels" if len(measures) > 2 else ""
-    caption = f"whiskers: linear and kNN 95 % interval over test images{few}"
+    caption = f"whiskers: linear, balanced and kNN 95 % interval over test images{few}"
     axes.set_xlabel(caption, fontsize=8, color=INK, loc="left")
     axes.set_xlim(-0.55, len(measures) - 0.45)
     axes.set_ylim(0, 108)
@@ -183,9 +164,10 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     data = result["data"]
-    figure.suptitle(
-        drawn(f"{data['test']['name']}, {data['test']['images']} test images"), x=0.01, ha="left", fontsize=11
-    )
+    room = max(16, int(11 * (figure.get_figwidth() - 3.4)) - 17)  # letters that fit beside the legend
+    linear = rows["encoder"]["linear"]
+    title = f"{drawn(data['test']['name'], room)}, {confusion.sum():,} test images of {test_classes(linear):,} classes"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.legend(loc="outside upper right", ncols=len(rows), frameon=False, fontsize=9)
     return save_figure(figure, path)
 
@@ -199,7 +181,8 @@ def confusion_picture(
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(100 * counts, totals, out=np.zeros_like(counts), where=totals > 0)
     named = result["data"]["classes"]
-    labels = [drawn(named[label]) if label < len(named) else str(label) for label in linear["classes"]]
+    named = drawable(named)
+    labels = [named[label] if label < len(named) else str(label) for label in linear["classes"]]
     count = len(labels)
     side = float(np.clip(2.2 + 0.5 * count, 4.0, 11.0))
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from linear_eval.features.extract import Features
 from linear_eval.matching.similarity import prepare
-from linear_eval.reports.closed import COLOURS, drawn
+from linear_eval.reports.closed import COLOURS
 from simclr.errors import ConfigError, DataError
 from simclr.files import AGAIN, atomically, refused
+from simclr.names import drawable, drawn, legible
 
 __all__ = ["pca_map", "plot_map", "plot_pairs", "plot_roc", "tsne_map"]
 
@@ -152,9 +153,11 @@ def plot_map(
     rows = f"{len(y):,}" if len(y) == len(features.y) else f"{len(y):,} of {len(features.y):,}"
     axes.set_title(f"{MAP_NAMES[method]} of the embeddings: {rows} images, {len(classes):,} classes")
     if few:
+        present = features.y.unique().tolist()  # in the picture or not: their numbers are those of the result's classes
+        known = class_names or ()
+        named = drawable([known[label] if 0 <= label < len(known) else str(label) for label in present])
         for number, label in enumerate(classes.tolist()):
-            name = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
-            axes.scatter([], [], color=CLASSES[number], s=30, label=drawn(name))
+            axes.scatter([], [], color=CLASSES[number], s=30, label=named[present.index(label)])
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="class")
     return _write(figure, path)
 
@@ -214,6 +217,7 @@ def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes
 
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    legible(figure)
     with refused(path, AGAIN):
         atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150))
     return Path(path)

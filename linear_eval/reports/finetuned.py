@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from linear_eval.progress import print_line
-from linear_eval.reports.closed import INK, confusion_picture, drawn, plain_table, save_figure, write_result
+from linear_eval.reports.closed import INK, confusion_picture, plain_table, save_figure, write_result
+from linear_eval.reports.notes import COMMONEST, class_notes
 from linear_eval.results import ClassRow, FinetunedClasses, FinetunedResult, NumberRow
 from linear_eval.scored_run import note_on_trained_images
+from simclr.names import drawable, numbered
 
 __all__ = ["finetuned_table", "print_finetuned", "write_finetuned"]
 
@@ -22,16 +24,34 @@ def finetuned_table(result: FinetunedResult) -> Table:
     """The rows side by side."""
     data = result.data
     table = plain_table(
-        title=f"{data.name}: {data.train} training, {data.validation or 0} validation, {data.test} test images",
+        title=f"{data.name}: {data.train:,} training, {data.validation or 0:,} validation, {data.test:,} test images"
+        + _of_classes(result),
         caption="[95 % bootstrap interval over test images]; calibrated: with the temperature fitted on validation images",
     )
     table.add_column("")
     for name in result.rows:
         table.add_column(name, justify="right", style="bold" if name == "fine-tuned" else "")
     columns = [_cells(row) for row in result.rows.values()]
+    commonest = result.commonest if isinstance(result, FinetunedClasses) else None
+    if commonest is not None:
+        table.add_column(COMMONEST, justify="right", max_width=9)
+        columns.append(
+            {
+                "accuracy, %": f"{100 * commonest.accuracy:.1f}",
+                "mean over classes, %": f"{100 * commonest.balanced_accuracy:.1f}",
+            }
+        )
     for heading in columns[0]:
-        table.add_row(heading, *[Text(column[heading]) for column in columns])
+        table.add_row(heading, *[Text(column.get(heading, "-")) for column in columns])
     return table
+
+
+def _of_classes(result: FinetunedResult) -> str:
+    """How many classes have test images, in words; nothing for numbers."""
+    if not isinstance(result, FinetunedClasses):
+        return ""
+    confusion = next(iter(result.rows.values())).confusion
+    return f" of {sum(1 for row in confusion if sum(row)):,} classes" if confusion else ""
 
 
 def _cells(row: ClassRow | NumberRow) -> dict[str, str]:
@@ -72,9 +92,11 @@ def print_finetuned(result: FinetunedResult, console: Console | None = None) -> 
         else:
             words = f"{100 * gain.difference:+.1f} points, 95 % [{100 * low:+.1f}, {100 * high:+.1f}], paired"
         console.print(Text(f"{pair}: {words}{verdict}"))
-    for name, row in result.rows.items():
-        if isinstance(row, ClassRow) and row.unseen_classes:
-            console.print(Text(f"note: {name}: test classes without a training image count as wrong"))
+    if isinstance(result, FinetunedClasses):
+        for line in class_notes(result.rows["fine-tuned"].to_dict(), result.data.classes):
+            print_line(console, f"note: {line}")
+    if isinstance(result, FinetunedClasses) and (numbers := numbered(result.data.classes)):
+        print_line(console, f"note: {numbers}")
     for line in note_on_trained_images(result.data.trained_on, result.data.test):
         print_line(console, f"note: {line}")
 
@@ -94,8 +116,8 @@ def class_picture(result: FinetunedClasses, path: Path) -> Path:
     """Accuracy of every class, the rows side by side, hardest class first; at most 40 of them."""
     rows = result.rows
     first = rows["fine-tuned"]
-    named = result.data.classes
-    classes = [drawn(named[c]) if c < len(named) else str(c) for c in first.classes]
+    named = drawable(result.data.classes)
+    classes = [named[c] if c < len(named) else str(c) for c in first.classes]
     scores = {
         name: np.array([np.nan if v is None else 100 * v for v in row.per_class], dtype=float)
         for name, row in rows.items()

@@ -11,6 +11,7 @@ from linear_eval.features.extract import Features
 from linear_eval.reports.closed import plain_table, write_result
 from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
 from linear_eval.scored_run import note_on_trained_images
+from simclr.names import numbered, printable
 
 __all__ = ["open_set_table", "print_open_set", "write_open_set"]
 
@@ -46,11 +47,13 @@ def print_open_set(result: dict[str, Any], console: Console | None = None) -> No
     """Print the table, and what a reader of the figures has to know."""
     console = Console() if console is None else console
     console.print(open_set_table(result))
-    console.print(Text(f"classes new to the encoder? {result['disjoint_from_training']}"))
+    console.print(Text(printable(f"classes new to the encoder? {result['disjoint_from_training']}")))
     test = result["data"]["test"]
     for line in note_on_trained_images(test.get("trained_on"), test["images"]):
         console.print(Text(line))
-    console.print(Text(f"threshold fitted on {result['threshold_from']}"))
+    if numbers := numbered(test["classes"]):
+        console.print(Text(f"note: {numbers}"))
+    console.print(Text(printable(f"threshold fitted on {result['threshold_from']}")))
     fitted = result["rows"]["encoder"]["fitted_threshold"]
     if fitted is not None:
         accepted = "at or above" if fitted["distance"] == "cosine" else "at or below"

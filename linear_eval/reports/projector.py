@@ -19,9 +19,11 @@ from linear_eval.features.extract import Features, extract_features
 from linear_eval.progress import Progress, default_device
 from linear_eval.scored_run import ScoredRun
 from simclr.data import ImageSet
+from simclr.data.channels import shown_bands
 from simclr.errors import CheckpointError, DataError, MissingExtraError
 from simclr.exchange.encoder import Encoder, match_tensors
 from simclr.files import AGAIN, refused
+from simclr.names import printable
 
 __all__ = ["Snapshot", "check_tensorboard", "checkpoint_encoders", "write_projector", "write_run_projector"]
 
@@ -110,17 +112,20 @@ def _check(snapshots: Sequence[Snapshot]) -> None:
 
 
 def _sprites(thumbnails: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) -> float (N, 3, S, S) in [0, 1], square and small enough that all fit into one picture."""
+    """uint8 (N, C, H, W) -> float (N, 3, S, S) in [0, 1], square and small enough that all fit into one picture.
+
+    Of more than three bands the first three are shown, of two the first.
+    """
+    thumbnails = shown_bands(thumbnails)
     across = max(1, int(len(thumbnails) ** 0.5 + 0.999999))
     side = max(1, min(THUMBNAIL_SIDE, max(thumbnails.shape[2:]), SPRITE_SIDE // across))
     pictures = interpolate(thumbnails.float() / 255, size=(side, side), mode="bilinear", antialias=True)
-    return pictures.clamp(0, 1).expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures.clamp(0, 1)
+    return pictures.clamp(0, 1)
 
 
 def _class_name(label: int, class_names: Sequence[str] | None) -> str:
     name = class_names[label] if class_names is not None and 0 <= label < len(class_names) else str(label)
-    # TensorBoard writes UTF-8, which a folder's name need not be.
-    return name.encode(errors="backslashreplace").decode()
+    return printable(name)  # TensorBoard writes a line an image, in UTF-8
 
 
 BACKBONE = "model.backbone."

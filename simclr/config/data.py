@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from simclr.config.marks import Rare, Runtime
 from simclr.errors import ConfigError, require
+from simclr.paths import expand_fields
 
 __all__ = ["DataConfig", "SamplerConfig"]
 
@@ -18,6 +19,9 @@ class DataConfig:
 
     gone: ClassVar[Mapping[str, object]] = MappingProxyType({"decode": "cpu"})
     """Settings of earlier versions, and the value that is now the only one."""
+
+    before: ClassVar[Mapping[str, object]] = MappingProxyType({"crops": "square"})
+    """What an earlier version did that had no such setting: a run that it began goes on like that."""
 
     source: Literal["digits", "cifar10", "cifar100", "stl10", "folder"] = "digits"
     """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`."""
@@ -87,6 +91,7 @@ class DataConfig:
     """Let torchvision download a named set that is not under `path` yet."""
 
     def __post_init__(self) -> None:
+        expand_fields(self, "path", "labels")
         require(self.size >= 8, "data.size", self.size, "at least 8 pixels")
         require(self.channels >= 1, "data.channels", self.channels, "at least 1")
         require(self.max_pixels >= 1, "data.max_pixels", self.max_pixels, "at least 1")

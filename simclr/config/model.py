@@ -1,10 +1,12 @@
 """What a run can be told about its model: the backbone and the projection head."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from simclr.config.marks import Rare
 from simclr.errors import require
+from simclr.paths import expanded
 
 __all__ = ["EncoderConfig", "HeadConfig"]
 
@@ -46,6 +48,8 @@ class EncoderConfig:
     """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
 
     def __post_init__(self) -> None:
+        if self.init is not None and (self.init.startswith("~") or "$" in self.init):  # else it may be a model's name
+            object.__setattr__(self, "init", str(expanded(Path(self.init))))
         for name in ("layers", "channels"):
             values = getattr(self, name)
             require(values is None or all(v >= 1 for v in values), f"encoder.{name}", values, "numbers of at least 1")

@@ -8,9 +8,11 @@ from augment import AugmentConfig, MixConfig
 from simclr.config.data import DataConfig, SamplerConfig
 from simclr.config.marks import RUNTIME, Rare, Runtime, marked
 from simclr.config.model import EncoderConfig, HeadConfig
+from simclr.config.normalisation import normalised_for
 from simclr.config.optim import OptimConfig, ScheduleConfig
 from simclr.errors import ConfigError, require
 from simclr.objectives import OBJECTIVES, NTXentConfig, ObjectiveConfig
+from simclr.paths import expand_fields
 
 __all__ = ["RUNTIME_FIELDS", "LoopConfig", "TrainConfig"]
 
@@ -127,8 +129,10 @@ class TrainConfig:
     """The loop."""
 
     def __post_init__(self) -> None:
+        expand_fields(self, "out")
         require(bool(self.name) and Path(self.name).name == self.name, "name", self.name, "a single folder name")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        object.__setattr__(self, "augment", normalised_for(self.data.channels, self.augment))
         if self.schedule.warmup_epochs > self.train.epochs:
             raise ConfigError(
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} is longer than the run "

@@ -1,4 +1,4 @@
-"""Looking through a folder of images before a night is spent on it: what does not decode, and what is there twice."""
+"""Looking through a folder of images before a night is spent on it: what does not decode, what is there twice, what is odd."""
 
 import hashlib
 from collections import Counter
@@ -8,98 +8,50 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
 
 from simclr.config.data import DataConfig
 from simclr.cores import share_of_cores
-from simclr.data.decode import decode
+from simclr.data.check_report import FolderReport
+from simclr.data.decode import Reader, to_square
 from simclr.data.image_set import ImageSet
-from simclr.data.sources import load_source
+from simclr.data.near_copies import fingerprints, near_copies
+from simclr.data.opening import open_picture
+from simclr.data.pixel_faults import pixel_faults
+from simclr.data.sources import has_validation, load_source
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["FolderReport", "check_folder"]
 
+_LONG = 10
+"""Longer side over shorter side from which a picture is odd: its middle square shows a tenth of it."""
+
+_LOOKED_AT = 256
+"""Rows and columns at most of an image whose values are looked at, evenly drawn; all of them would take longer than decoding."""
+
+_SIDE = 64
+"""Side of the squares that are compared for near-copies."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class FolderReport:
-    """What was found; the files in the order of their names."""
+class _Found:
+    """What one file holds; ``reason`` is empty where it decodes."""
 
-    parts: dict[str, int]
-    """Image files of ``train`` and ``test``, as a run would divide them; those that do not decode are among them."""
-
-    classes: dict[str, int]
-    """Images of each class in both parts; empty without labels."""
-
-    broken: dict[Path, str]
-    """Files that do not decode, each with the reason."""
-
-    duplicates: tuple[tuple[Path, ...], ...]
-    """Groups of files with the same bytes."""
-
-    leaked: tuple[tuple[Path, ...], ...]
-    """Those of the groups that are in the training and in the test part."""
-
-    contradicting: tuple[tuple[Path, ...], ...]
-    """Those of the groups whose files are of different classes."""
-
-    sizes: tuple[tuple[int, int], ...]
-    """Width and height of every image that decodes."""
-
-    modes: dict[str, int]
-    """Images by format and colour mode."""
-
-    def lines(self, most: int = 20) -> list[str]:
-        """The report in words, naming at most ``most`` files of a kind."""
-        total = sum(self.parts.values())
-        said = [f"{total} image files: " + ", ".join(f"{count} {part}" for part, count in self.parts.items())]
-        if self.classes:
-            least, largest = (
-                min(self.classes, key=self.classes.__getitem__),
-                max(self.classes, key=self.classes.__getitem__),
-            )
-            said.append(
-                f"{len(self.classes)} classes, from {self.classes[least]} images ({least}) to {self.classes[largest]} ({largest})"
-            )
-            said += [f"class {name} has one image only" for name, count in self.classes.items() if count == 1][:most]
-        else:
-            said.append("no labels: sub-folders do not divide all images, or labels are off")
-        if self.sizes:
-            shorter = sorted(min(size) for size in self.sizes)
-            said.append(
-                f"shorter side {shorter[0]} to {shorter[-1]} px, median {shorter[len(shorter) // 2]}; "
-                + ", ".join(f"{count} {mode}" for mode, count in self.modes.items())
-            )
-        if self.duplicates:
-            extra = sum(len(group) - 1 for group in self.duplicates)
-            said.append(
-                f"{extra} files are copies of others; groups of them in training and test alike: {len(self.leaked)}, in "
-                f"several classes: {len(self.contradicting)}"
-            )
-            # Each group once, the worst of them first.
-            worst = dict.fromkeys((*self.contradicting, *self.leaked, *self.duplicates))
-            said += [f"  {self._fault(group)}{_named(group)}" for group in list(worst)[:most]]
-            if len(worst) > most:
-                said.append(f"  and {len(worst) - most} more")
-        said.append(f"{len(self.broken)} files do not decode" + (":" if self.broken else ""))
-        said += [f"  {reason}" for reason in list(self.broken.values())[:most]]
-        if len(self.broken) > most:
-            said.append(f"  and {len(self.broken) - most} more")
-        return said
-
-    def _fault(self, group: tuple[Path, ...]) -> str:
-        faults = {"several classes": self.contradicting, "training and test": self.leaked}
-        named = [fault for fault, groups in faults.items() if group in groups]
-        return f"({', '.join(named)}) " if named else ""
-
-
-def _named(group: tuple[Path, ...], most: int = 5) -> str:
-    # A line break in a name would break the report.
-    names = " = ".join(str(path) if str(path).isprintable() else repr(str(path)) for path in group[:most])
-    return names + (f" = {len(group) - most} more" if len(group) > most else "")
+    path: Path
+    reason: str = ""
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    kind: str = ""
+    turned: bool = False
+    faults: tuple[tuple[str, str], ...] = ()
+    prints: Tensor | None = None
 
 
 def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> FolderReport:
-    """Decode every image of a ``folder`` source once, in a thread a core, and compare all files byte by byte (SHA-256).
+    """Decode every image of a ``folder`` source once, in a thread a core, compare all files byte by byte (SHA-256) and the
+    test images with those of training for near-copies.
 
     Args:
         config: the images; what makes training see fewer of them is not looked at.
@@ -112,46 +64,131 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
     if config.source != "folder":
         raise ConfigError(f"data.source is {config.source}; only folders are looked through: --data.path DIR")
     whole = replace(config, held_out_classes=0.0, label_fraction=1.0, validation=0.0, limit=None)
-    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    splits: list[Literal["train", "validation", "test"]] = ["train", "test"]
+    if has_validation(whole):
+        splits.insert(1, "validation")
     parts: dict[str, ImageSet] = {split: load_source(whole, split) for split in splits}
-    where = {path: split for split, images in parts.items() for path in images.paths or ()}
-    class_of: dict[Path, str] = {}
-    for images in parts.values():
-        if images.labels is not None:
-            labelled = zip(images.paths or (), images.labels.tolist(), strict=True)
-            class_of |= {path: images.classes[label] for path, label in labelled if label >= 0}
-    classes = Counter(class_of.values())
-    broken: dict[Path, str] = {}
-    digests: dict[str, list[Path]] = {}
-    sizes, modes = [], Counter[str]()
-
-    def visit(path: Path) -> tuple[Path, str, tuple[int, int] | None, str]:
-        try:
-            decode(path, whole.size)  # first: it refuses what reading would wait for, a pipe say
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            with Image.open(path) as image:
-                return path, digest, image.size, f"{image.format} {image.mode}"
-        except (DataError, OSError) as error:
-            return path, "", None, str(error)
-
+    where: dict[Path, str] = {}
+    pages: dict[Path, list[int]] = {}
+    for split, images in parts.items():
+        for number, path in enumerate(images.paths or ()):
+            where[path] = split
+            pages.setdefault(path, []).append(images.page(number))
+    class_of = {path: name for images in parts.values() for path, name in _classes(images)}
+    reader = parts["train"].reader
+    found: list[_Found] = []
     with ThreadPoolExecutor(share_of_cores()) as pool:
-        for done, (path, digest, size, said) in enumerate(pool.map(visit, sorted(where)), start=1):
-            if size is None:
-                broken[path] = said
-            else:
-                digests.setdefault(digest, []).append(path)
-                sizes.append(size)
-                modes[said] += 1
+        for one in pool.map(lambda path: _visit(path, pages[path], reader), sorted(where)):
+            found.append(one)
             if progress is not None:
-                progress(done, len(where))
+                progress(len(found), len(where))
+    whole_files = [one for one in found if not one.reason]
+    digests: dict[str, list[Path]] = {}
+    for one in whole_files:
+        digests.setdefault(one.digest, []).append(one.path)
     groups = tuple(tuple(group) for group in digests.values() if len(group) > 1)
+    leaked = tuple(group for group in groups if len({where[path] for path in group}) > 1)
+    numbers = [
+        number
+        for images in parts.values()
+        if images.labels is None and images.values is not None
+        for number in images.values[images.values.isfinite()].tolist()
+    ]
+    per_part = {split: Counter(name for _, name in _classes(images)) for split, images in parts.items()}
+    classes = sum(per_part.values(), Counter[str]())
     return FolderReport(
+        notes=tuple(dict.fromkeys(note for images in parts.values() for note in images.notes)),
         parts={split: len(images) for split, images in parts.items()},
         classes=dict(sorted(classes.items())),
-        broken=broken,
+        lacking={
+            split: names for split, has in per_part.items() if has and (names := tuple(sorted(set(classes) - set(has))))
+        },
+        unlabelled=sum(map(len, parts.values())) - sum(classes.values()) - len(numbers) if classes or numbers else 0,
+        numbers=tuple(sorted(numbers)),
+        broken={one.path: one.reason for one in found if one.reason},
         duplicates=groups,
-        leaked=tuple(group for group in groups if len({where[path] for path in group}) > 1),
+        leaked=leaked,
         contradicting=tuple(group for group in groups if len({class_of[p] for p in group if p in class_of}) > 1),
-        sizes=tuple(sizes),
-        modes=dict(modes.most_common()),
+        near=_near(whole_files, where, {path for group in leaked for path in group}),
+        odd={one.path: one.faults for one in whole_files if one.faults},
+        sizes=tuple(one.size for one in whole_files),
+        stored_size=config.size,
+        turned=sum(one.turned for one in whole_files),
+        kinds=dict(Counter(one.kind for one in whole_files).most_common()),
+    )
+
+
+def _classes(images: ImageSet) -> list[tuple[Path, str]]:
+    """Each labelled image with the name of its class."""
+    if images.labels is None:
+        return []
+    labelled = zip(images.paths or (), images.labels.tolist(), strict=True)
+    return [(path, images.classes[label]) for path, label in labelled if label >= 0]
+
+
+def _visit(path: Path, pages: list[int], reader: Reader) -> _Found:
+    try:
+        faults: dict[str, str] = {}
+        for page in pages:
+            # A JPEG comes at a smaller scale, as it does for training.
+            pixels, (height, width) = reader.read(
+                path, page, lambda height, width: min(height, width) / (2 * reader.size)
+            )
+            named = f"page {page}: " if len(pages) > 1 else ""
+            faults = {kind: f"{named}{fault}" for kind, fault in _faults(pixels, height, width).items()} | faults
+            if page == pages[0]:
+                first = to_square(pixels, min(_SIDE, reader.size), reader.fit), (width, height)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with open_picture(path, pages[0], reader.max_pixels) as opened:
+            kind = opened.kind
+    except (DataError, OSError) as error:
+        return _Found(path=path, reason=str(error))
+    square, size = first
+    return _Found(
+        path=path,
+        digest=digest,
+        size=size,
+        kind=kind,
+        turned=_is_turned(path),
+        faults=tuple(faults.items()),
+        prints=fingerprints(square[None])[0],
+    )
+
+
+def _faults(pixels: Tensor, height: int, width: int) -> dict[str, str]:
+    """Kind -> words for what is odd about an image, uint8 (C, H, W), whose file has ``height`` x ``width`` pixels."""
+    faults = {}
+    if max(height, width) > _LONG * min(height, width):
+        faults[f"longer than {_LONG} : 1"] = f"{width} x {height} px"
+    rows, columns = (-(-side // _LOOKED_AT) for side in pixels.shape[1:])
+    for words in pixel_faults(pixels[:, ::rows, ::columns]):
+        faults[words.partition("(")[0].partition(",")[0].rstrip(" 0123456789")] = words
+    return faults
+
+
+def _is_turned(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    except Exception:  # whatever Pillow makes of a file that it is not asked to decode
+        return False
+
+
+def _near(found: list[_Found], where: dict[Path, str], exact: set[Path]) -> tuple[tuple[Path, Path], ...]:
+    """Each test file with a near-copy in training, and that; those with an ``exact`` one are named already."""
+    parts: dict[str, list[tuple[Path, Tensor]]] = {"train": [], "test": []}
+    for one in found:
+        part = where[one.path]
+        if one.prints is not None and part in parts and (part == "train" or one.path not in exact):
+            parts[part].append((one.path, one.prints))
+    if not parts["train"] or not parts["test"]:
+        return ()
+    train, test = (torch.stack([prints for _, prints in parts[part]]) for part in ("train", "test"))
+    copies = near_copies(train, test)
+    return tuple(
+        (path, parts["train"][nearest][0])
+        for (path, _), copied, nearest in zip(
+            parts["test"], copies.copied.tolist(), copies.nearest.tolist(), strict=True
+        )
+        if copied
     )

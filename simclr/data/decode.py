@@ -1,26 +1,30 @@
-"""One image file -> RGB uint8 (3, size, size), whatever its size and mode."""
+"""One image file -> uint8 of the wanted number of bands, whatever its kind, size and depth."""
 
-import math
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 from torch import Tensor
 
-from simclr.errors import ConfigError, DataError
+from simclr.data.bands import Bands, expect_bands, flattened
+from simclr.data.opening import EXTENSIONS, open_picture, page_count, page_numbers, refuse_irregular
+from simclr.data.squares import Fit, square_of, to_square, whole_of
+from simclr.errors import ConfigError
 
-__all__ = ["EXTENSIONS", "Fit", "Reader", "decode", "refuse_irregular", "to_stored_size"]
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
-"""File name endings, in lower case, that `folder` takes for images."""
-
-
-Fit = Literal["crop", "pad", "stretch"]
+__all__ = [
+    "EXTENSIONS",
+    "Fit",
+    "Reader",
+    "decode",
+    "page_count",
+    "page_numbers",
+    "refuse_irregular",
+    "to_square",
+    "to_stored_size",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,8 @@ class Reader:
     """How files become pixels: what all images of a set share.
 
     Raises:
-        DataError: in every method, a file that is missing, truncated, no regular file, or no image; the message names it.
+        DataError: in every method, a file that is missing, truncated, no regular file, no image, larger than ``max_pixels``,
+            or of another number of bands; the message names it.
         ConfigError: Pillow was told to take truncated files for whole.
     """
 
@@ -36,12 +41,23 @@ class Reader:
     """Side of the square that one vector is made of, in pixels."""
 
     channels: int = 3
+    """Bands of every image. 3: colours, gray as colour, and what is transparent on white. 1: the same as gray (luma). Any other
+    number, and files that are no pictures: files of exactly so many bands, taken as they are."""
+
     fit: Fit = "crop"
+    """How an image becomes that square; see ``to_square``."""
 
     value_range: tuple[float, float] | None = None
-    """What becomes 0 and 255; None is the full range of each kind of file."""
+    """Stored values that become 0 and 255; None is the full range of each kind of file: its integers', and 0 to 1 of floats.
+
+    Between them values are mapped linearly and rounded, beyond them clipped; NaN and a map's "no data" count as the lower.
+    """
+
+    deep_only: bool = False
+    """Let ``value_range`` leave files of 8 bits alone."""
 
     max_pixels: int = 178_956_970
+    """Pixels of the largest image that is decoded."""
 
     def read(
         self, path: Path, page: int = 0, shrink: Callable[[int, int], float] = lambda height, width: 1.0
@@ -51,39 +67,51 @@ class Reader:
         A JPEG may come at one of the scales that its decoder has built in, smaller by at most the factor that ``shrink`` gives
         for its own height and width; ``H, W`` are then smaller than these.
         """
+        picture, own = self._picture(path, page, shrink)
+        pixels = torch.from_numpy(np.array(picture))  # Pillow's and a mapped array may not be written to
+        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1), own
+
+    def square(self, path: Path, page: int = 0) -> Tensor:
+        """An image as what one vector is made of: uint8 (C, size, size)."""
+        picture, _ = self._picture(path, page, self._shrink)
+        return square_of(picture, self.size, self.fit)
+
+    def square_and_whole(self, path: Path, page: int = 0, *, longest: int) -> tuple[Tensor, Tensor]:
+        """``square``, and the image with its shape kept, (C, H, W): its shorter side is ``size``, see ``whole_of``."""
+        picture, _ = self._picture(path, page, self._shrink if self.fit != "pad" else self._shrink_shorter)
+        return square_of(picture, self.size, self.fit), whole_of(picture, self.size, longest)
+
+    def _shrink_shorter(self, height: int, width: int) -> float:
+        return min(height, width) / (2 * self.size)
+
+    def _shrink(self, height: int, width: int) -> float:
+        longer_side_counts = self.fit == "pad"
+        return (max if longer_side_counts else min)(height, width) / (2 * self.size)
+
+    def _picture(
+        self, path: Path, page: int, shrink: Callable[[int, int], float]
+    ) -> tuple[Image.Image | np.ndarray, tuple[int, int]]:
+        """A picture of Pillow's, gray or RGB, or an array uint8 (H, W, C)."""
         if ImageFile.LOAD_TRUNCATED_IMAGES:
             raise ConfigError(
                 "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, which turns files that are cut off into half-grey images "
                 "without a word; set it to False, and --data.broken skip leaves such files out"
             )
-        try:
-            refuse_irregular(path)
-            with Image.open(path) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-                height, width = image.size if turned else image.size[::-1]
-                factor = shrink(height, width)
-                if factor > 1:  # a JPEG is decoded at the smallest of its scales that is not below what is asked for
-                    image.draft("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
-                upright = _to_rgb(ImageOps.exif_transpose(image))
-        except Image.DecompressionBombError as error:
-            raise DataError(f"{path}: {error}") from error
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            EOFError,
-            IndexError,
-            TypeError,
-            RuntimeError,
-        ) as error:  # AVIF: the last
-            reason = "not an image that can be read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-            raise DataError(f"{path}: {reason.splitlines()[0] if reason else type(error).__name__}") from error
-        return torch.from_numpy(np.array(upright, dtype=np.uint8)).permute(2, 0, 1), (height, width)
-
-    def square(self, path: Path, page: int = 0) -> Tensor:
-        """An image as what one vector is made of: uint8 (C, size, size)."""
-        pixels, _ = self.read(path, page, lambda height, width: min(height, width) / (2 * self.size))
-        return to_stored_size(Image.fromarray(pixels.permute(1, 2, 0).numpy()), self.size)
+        with open_picture(path, page, self.max_pixels) as opened:
+            shape = opened.shape()
+            decoded = opened.decode(self.channels, shrink(*shape))
+            deep = bool(opened.deep) or not self.deep_only
+            value_range = self.value_range if deep else None
+            if isinstance(decoded, Bands):
+                return flattened(decoded, self.channels, value_range), decoded.values.shape[
+                    :2
+                ]  # which axes they are, is known now
+            if self.channels in (1, 3):
+                return _pictorial(decoded, self.channels, value_range), shape
+            values = _own_bands(decoded)
+            expect_bands(path, values.shape[-1], False, self.channels)
+            bands = Bands(values=values, full=(0.0, 255.0), pictorial=False)
+            return flattened(bands, self.channels, value_range), shape
 
 
 def decode(path: Path, size: int) -> Tensor:
@@ -91,33 +119,43 @@ def decode(path: Path, size: int) -> Tensor:
     return Reader(size=size).square(path)
 
 
-def refuse_irregular(path: Path) -> None:
-    """Raise OSError for a pipe, a socket or a device, which reading would wait for, perhaps for ever."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("not a regular file")
-
-
 def to_stored_size(image: Image.Image, size: int) -> Tensor:
-    """A PIL image of any mode as RGB uint8 (3, size, size): shorter side to ``size``, then the centre square."""
-    image = _to_rgb(image)
-    width, height = image.size
-    if (width, height) != (size, size):
-        scale = size / min(width, height)
-        scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
-        image = image.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    """A PIL image of 8 bits as RGB uint8 (3, size, size): shorter side to ``size``, then the centre square."""
+    return square_of(_pictorial(image, 3, None), size, "crop")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # Pillow's own conversion clips at 255 instead of scaling
-        deep = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(deep / 257, 0, 255).round().astype(np.uint8))
-    elif image.mode == "F":
-        image = Image.fromarray(np.clip(np.asarray(image), 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+def _pictorial(image: Image.Image, channels: int, value_range: tuple[float, float] | None) -> Image.Image:
+    """An image of 8 bits as gray or RGB, what is transparent on white."""
+    mode = "L" if channels == 1 else "RGB"
+    table = None
+    if value_range is not None:
+        every = Bands(values=np.arange(256, dtype=np.uint8).reshape(1, 256, 1), full=(0.0, 255.0), pictorial=False)
+        table = flattened(every, 1, value_range).flatten().tolist()
+    if _has_opacity(image):
         image = image.convert("RGBA")
+        if table is not None:
+            image = image.point(table * 3 + list(range(256)))
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        return Image.alpha_composite(white, image).convert("RGB").convert(mode)
+    if table is None and image.mode == mode:
+        return image
+    if channels == 1 and image.mode not in ("L", "1"):
+        image = image.convert("RGB")  # what the colours of a palette or of CMYK are
+    image = image.convert(mode if table is None or image.mode in ("L", "1") else "RGB")
+    if table is not None:
+        image = image.point(table * len(image.getbands()))
+    return image.convert(mode)
+
+
+def _own_bands(image: Image.Image) -> np.ndarray:
+    """The bands of an image of 8 bits as they are, uint8 (H, W, C); what a palette or a transparent colour stands for."""
+    if image.mode in ("1", "P", "PA", "L", "RGB") and _has_opacity(image):
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    values = np.asarray(image)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _has_opacity(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info

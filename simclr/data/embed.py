@@ -33,7 +33,7 @@ def embed_images(
 
     Args:
         images: N of them, decoded by as many threads as this process has cores where they are files.
-        module: images (B, 3, S, S) -> (B, F), for one process alone: no collective is called in it.
+        module: images (B, C, S, S) -> (B, F), for one process alone: no collective is called in it.
         augment: size and normalisation.
         device: where ``module`` is.
         left_out: told of files that do not decode, with ``images.broken="skip"``.

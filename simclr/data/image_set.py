@@ -11,14 +11,17 @@ from torch import Tensor
 
 from simclr.cores import share_of_cores
 from simclr.data.decode import Reader
+from simclr.data.originals import LONGEST, Originals
 from simclr.errors import DataError
 
 __all__ = ["ImageSet"]
 
+_SAID: set[tuple[str, str]] = set()
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """N images of one stored size, RGB uint8. Exactly one of ``pixels`` and ``paths`` is set."""
+    """N images of one stored size, uint8. Exactly one of ``pixels`` and ``paths`` is set."""
 
     name: str
     """Where they come from, for messages."""
@@ -28,6 +31,9 @@ class ImageSet:
 
     pixels: Tensor | None = None
     """uint8 (N, C, size, size), on any device; None while the images are still files."""
+
+    originals: Originals | None = None
+    """What random crops are cut from where ``pixels`` are not all there is of the images."""
 
     paths: tuple[Path, ...] | None = None
     """The N files; kept beside ``pixels`` when they came from files, so that a message can name one."""
@@ -97,6 +103,17 @@ class ImageSet:
         """Which page of its file image ``index`` is."""
         return 0 if self.pages is None else self.pages[index]
 
+    def first_lines(self) -> list[str]:
+        """Those of ``notes`` that this gave for no set of the same name yet: a process says each once, however often it reads.
+
+        >>> images = ImageSet.from_files([], 8, labels=None, classes=(), name="flat", notes=["no labels: one folder"])
+        >>> images.first_lines(), images.first_lines()
+        (['no labels: one folder'], [])
+        """
+        fresh = [note for note in dict.fromkeys(self.notes) if (self.name, note) not in _SAID]
+        _SAID.update((self.name, note) for note in fresh)
+        return fresh
+
     def __len__(self) -> int:
         """Number of images."""
         if self.pixels is not None:
@@ -105,7 +122,7 @@ class ImageSet:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Image ``index`` as uint8 (3, size, size) and its label, -1 without labels."""
+        """Image ``index`` as uint8 (C, size, size) and its label, -1 without labels."""
         label = -1 if self.labels is None else int(self.labels[index])
         if self.pixels is not None:
             return self.pixels[index], label
@@ -126,6 +143,7 @@ class ImageSet:
         return replace(
             self,
             pixels=None if self.pixels is None else self.pixels[index.to(self.pixels.device)],
+            originals=None if self.originals is None else self.originals.subset(index),
             paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
             pages=None if self.pages is None else tuple(self.pages[i] for i in index.tolist()),
             labels=None if self.labels is None else self.labels[index],
@@ -150,6 +168,7 @@ class ImageSet:
         return replace(
             self,
             pixels=cat(self.pixels, other.pixels),
+            originals=None,
             paths=None if self.paths is None or other.paths is None else self.paths + other.paths,
             pages=None if self.pages is None or other.pages is None else self.pages + other.pages,
             labels=cat(self.labels, other.labels),
@@ -173,31 +192,49 @@ class ImageSet:
         number = torch.tensor([names.index(name) for name in self.classes])
         return replace(self, labels=torch.where(self.labels >= 0, number[self.labels], -1), classes=names)
 
-    def resident(self, device: torch.device) -> "ImageSet":
+    def resident(self, device: torch.device, shapes: bool = False) -> "ImageSet":
         """The same set with every image decoded into one uint8 tensor on ``device``.
+
+        With ``shapes`` random crops are cut from the images as they are, not from squares: ``originals`` keeps them.
 
         Raises:
             DataError: a file does not decode and ``broken`` is ``refuse``, or none does; the message names them.
         """
         if self.pixels is not None:
-            return replace(self, pixels=self.pixels.to(device))
+            originals = None if self.originals is None else self.originals.to(device)
+            return replace(self, pixels=self.pixels.to(device), originals=originals)
         pixels = torch.empty(len(self), self.reader.channels, self.size, self.size, dtype=torch.uint8)
-        good = self._decode_all(pixels)
+        wholes: dict[int, Tensor] | None = {} if shapes else None
+        good = self._decode_all(pixels, wholes)
         decoded = replace(self, pixels=pixels)
-        return (decoded if len(good) == len(self) else decoded.subset(good)).resident(device)
+        decoded = decoded if len(good) == len(self) else decoded.subset(good)
+        if wholes and any(image.shape[1] != image.shape[2] for image in wholes.values()):
+            decoded = replace(decoded, originals=Originals.of([wholes[i] for i in good.tolist()]))
+        return decoded.resident(device)
+
+    def shown(self, index: Tensor) -> Tensor:
+        """The images at ``index`` (B,) for a picture of them: uint8 (B, C, size, size), whole, stretched where need be."""
+        if self.pixels is not None and self.originals is None:
+            return self.pixels[index.to(self.pixels.device)]
+        assert self.paths is not None
+        reader = replace(self.reader, fit="stretch")
+        return torch.stack([reader.square(self.paths[i], self.page(i)) for i in index.tolist()])
 
     def intact(self) -> "ImageSet":
         """The same set without the files that do not decode: each is decoded once to find out, and none is kept."""
-        return self if self.pixels is not None else self.subset(self._decode_all(None))
+        return self if self.pixels is not None else self.subset(self._decode_all(None, None))
 
-    def _decode_all(self, into: Tensor | None) -> Tensor:
+    def _decode_all(self, into: Tensor | None, wholes: dict[int, Tensor] | None) -> Tensor:
         assert self.paths is not None
         paths = self.paths
         failed: list[tuple[int, str]] = []
 
         def visit(index: int) -> None:
             try:
-                image = self.reader.square(paths[index], self.page(index))
+                if wholes is None:
+                    image = self.reader.square(paths[index], self.page(index))
+                else:
+                    image, wholes[index] = self.reader.square_and_whole(paths[index], self.page(index), longest=LONGEST)
             except DataError as error:
                 failed.append((index, str(error)))
             else:

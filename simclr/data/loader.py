@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from augment import soft_targets
+from simclr.data.cut import CropPlan, Cut
 from simclr.data.decode_batch import DecodeBatch
 from simclr.data.image_set import ImageSet
 from simclr.data.left_out import LeftOut
+from simclr.data.originals import LONGEST
 from simclr.data.samplers import Sampler
 from simclr.data.workers import read_by_workers
 from simclr.distributed import any_rank, gather_rare
@@ -24,8 +26,8 @@ __all__ = ["Batch", "Batches", "fits_on", "place"]
 class Batch:
     """One step's images on this rank."""
 
-    images: Tensor
-    """uint8 (B, 3, size, size) on the device."""
+    images: Tensor | Cut
+    """uint8 (B, C, size, size) on the device; or their crops, cut out already, whose ``views`` are on the device."""
 
     labels: Tensor
     """int64 (B,) on the device, -1 where there is no label."""
@@ -57,19 +59,21 @@ def place(
     device: torch.device,
     resident: Literal["auto", "yes", "no"] = "auto",
     say: Callable[[str], object] = lambda _: None,
+    shapes: bool = False,
 ) -> ImageSet:
     """Decide where a set lives: decoded on ``device``, or left as it is for workers to decode batch by batch.
 
     Files that do not decode are dealt with here (``images.broken``), before anything depends on how many there are; those
-    that are skipped are named to ``say``.
+    that are skipped are named to ``say``. With ``shapes`` a decoded set keeps the shapes of its images, to cut crops from.
     """
-    if resident == "yes" or (resident == "auto" and fits_on(device, images.nbytes)):
-        placed = images.resident(device)
+    kept = images.nbytes * (1 + LONGEST if shapes and images.pixels is None else 1)
+    if resident == "yes" or (resident == "auto" and fits_on(device, kept)):
+        placed = images.resident(device, shapes)
     else:
         placed = images.intact() if images.broken == "skip" else images
     if len(placed) < len(images):
-        kept = set(placed.paths or ())
-        skipped = [str(path) for path in images.paths or () if path not in kept]
+        decodes = set(placed.paths or ())
+        skipped = [str(path) for path in images.paths or () if path not in decodes]
         named = ", ".join(skipped[:12]) + (", ..." if len(skipped) > 12 else "")
         say(f"left out {len(skipped)} of {len(images)} files of {images.name}, which do not decode: {named}")
     return placed
@@ -89,6 +93,8 @@ class Batches:
     A file that breaks, and a worker that dies, end the iteration with `DataError`: in every process at the same step, with
     the same words, whichever met it. With ``images.broken="skip"`` another image takes a broken file's place instead, see
     ``stand_ins``, and ``left_out`` says so. Where there are several processes all of them must iterate.
+
+    With a ``plan`` the crops of images that are files, or that keep their shape, are cut out here: of each image's own pixels.
     """
 
     def __init__(
@@ -103,7 +109,9 @@ class Batches:
         world: int = 1,
         workers: int = 2,
         left_out: LeftOut | None = None,
+        plan: CropPlan | None = None,
     ) -> None:
+        self.plan = plan
         self.refresh: Callable[[int], None] | None = None
         self.refresh_every = 0
         self.images, self.sampler, self.device = images, sampler, device
@@ -164,15 +172,23 @@ class Batches:
         assert pixels is not None
         labels = self._labels().to(self.device)
         values = None if self.images.values is None else self.images.values.to(self.device)
-        for indices in self.lists(steps):
+        originals = None if self.plan is None else self.images.originals
+        for step, indices in zip(steps, self.lists(steps), strict=True):
             here = indices.to(self.device, non_blocking=True)
-            images = pixels[here.to(pixels.device)].to(self.device, non_blocking=True)
+            images: Tensor | Cut
+            if self.plan is None or originals is None:
+                images = pixels[here.to(pixels.device)].to(self.device, non_blocking=True)
+            else:
+                config = self.plan.config(step)
+                places = torch.arange(len(indices)) + self.rank * len(indices)
+                boxes = self.plan.boxes(step, places, originals.sizes[indices])
+                images = originals.cut(indices, boxes, config.size, config.antialias)
             yield Batch(images, labels[here], here, None if values is None else values[here])
 
     def _decoded(self, steps: range) -> Iterator[Batch]:
         labels, values = self._labels(), self.images.values
         batches = read_by_workers(
-            DecodeBatch(self.images, self.sampler.indices),
+            DecodeBatch(self.images, self.sampler.indices, self.plan, self._first_place(steps)),
             # One loader for all these steps: no pause between epochs while workers start again.
             _Keys(self, steps),
             workers=self.workers,
@@ -182,15 +198,25 @@ class Batches:
         for images, indices, broken in batches:
             self._broken |= broken
             yield Batch(
-                images.to(self.device, non_blocking=True),
+                _moved(images, self.device),
                 labels[indices].to(self.device, non_blocking=True),
                 indices.to(self.device, non_blocking=True),
                 None if values is None else values[indices].to(self.device, non_blocking=True),
             )
 
+    def _first_place(self, steps: range) -> int:
+        """Where this rank's images begin in the batch of all processes."""
+        return self.rank * len(self.sampler.indices(steps[0], self.rank, self.world)) if self.rank and len(steps) else 0
+
     def _labels(self) -> Tensor:
         labels = self.images.labels
         return torch.full((len(self.images),), -1) if labels is None else labels
+
+
+def _moved(images: Tensor | Cut, device: torch.device) -> Tensor | Cut:
+    if isinstance(images, Tensor):
+        return images.to(device, non_blocking=True)
+    return replace(images, views=images.views.to(device, non_blocking=True))
 
 
 class _Keys:

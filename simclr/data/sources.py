@@ -1,6 +1,6 @@
 """Where images come from: ``load_source(config, split)`` gives any part of any set as an ImageSet."""
 
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,53 +8,94 @@ import numpy as np
 import torch
 import torchvision
 from sklearn.datasets import load_digits
-from torch import Tensor
 
 from simclr.config import DataConfig
-from simclr.data.decode import EXTENSIONS, Reader, to_stored_size
+from simclr.data.channels import with_channels
+from simclr.data.decode import to_stored_size
+from simclr.data.folder_classes import read_classes
+from simclr.data.folder_layout import by_column, find_layout, scored_parts
 from simclr.data.image_set import ImageSet
-from simclr.data.label_file import read_labels
-from simclr.data.splits import divide_classes, divide_training, split_by_class
+from simclr.data.listing import list_images
+from simclr.data.parts_list import FILE, PartsList, listed_files
+from simclr.data.set_metadata import metadata_of_set
+from simclr.data.splits import divide_classes, divide_training, hold_out
+from simclr.data.survey import expand_pages, page_groups, reader_for
 from simclr.errors import ConfigError, DataError
 
-__all__ = ["Split", "load_source"]
+__all__ = ["Split", "has_validation", "list_parts", "load_source"]
 
 Split = Literal["train", "validation", "test", "held-out"]
 
-_TRAIN_NAMES = ("train", "training")
-_TEST_NAMES = ("test", "val", "valid", "validation", "testing")
 
-
-def load_source(config: DataConfig, split: Split) -> ImageSet:
+def load_source(config: DataConfig, split: Split, kept: PartsList | None = None) -> ImageSet:
     """A part of the set that ``config`` names, not decoded yet where it is files.
 
-    ``train`` is what training sees and ``validation`` the share of it that is kept from it. ``test`` has the same classes
-    and is a part of the set's own where there is one; else ``config.test_fraction`` of every class. ``held-out`` is every
-    image, of both parts, of the classes that training never sees.
+    ``train`` is what training sees. ``test`` has the same classes and is a part of the set's own where there is one; else
+    ``config.test_fraction`` of every class. ``validation`` is a part of the set's own too; else the share of the training
+    images, ``config.validation``, that is kept from training. ``held-out`` is every image, of both parts, of the classes that
+    training never sees. With ``kept`` a folder is what it was when that list was written: its files, in the parts it names.
 
     Raises:
         DataError: nothing there, nothing readable, a named set that is not on the disk and cannot be downloaded, or too
             little for the split that is asked for.
     """
+    return _part(config, split, _folder_parts(config, kept) if config.source == "folder" else {})
+
+
+def list_parts(config: DataConfig, kept: PartsList | None = None) -> tuple[ImageSet, PartsList | None]:
+    """The training images as ``load_source`` gives them, and the list of a folder to be written with a run; else None."""
+    if config.source != "folder":
+        return load_source(config, "train"), None
+    own = _folder_parts(config, kept)
+    train = _part(config, "train", own)
+    base = {"train": _load(config, "train", own), "test": _load(config, "test", own)}
+    base |= {part: own[part] for part in ("validation", "unlabeled") if part in own}
+    used: dict[str, ImageSet] = {"train": train}
+    if config.validation or "validation" in own:
+        used["validation"] = _part(config, "validation", own)
     if config.held_out_classes:
-        whole = _load(config, "train")
+        used["held-out"] = _part(config, "held-out", own)
+    used["test"] = _part(config, "test", own)
+    assert config.path is not None
+    classes = max((images.classes for images in base.values()), key=len)
+    files = tuple(listed_files(config.path, base, used))
+    return train, PartsList(Path(FILE), files, classes=classes, trained=len(base["train"].classes))
+
+
+def _part(config: DataConfig, split: Split, own: dict[str, ImageSet]) -> ImageSet:
+    validates = "validation" in own
+    if config.held_out_classes:
+        whole = _load(config, "train", own)
         known, unknown = divide_classes(whole, config)
         if split == "held-out":
-            return unknown(whole).joined(unknown(_load(config, "test")))
-        images = known(_load(config, "test") if split == "test" else whole)
+            return unknown(whole).joined(unknown(_load(config, "test", own)))
+        images = known(own["validation"] if split == "validation" and validates else _load(config, split, own, whole))
     elif split == "held-out":
         raise DataError(f"no class of {config.source} is held out; set --data.held-out-classes, e.g. 0.4")
     else:
-        images = _load(config, "test" if split == "test" else "train")
-    if split == "test":
+        images = own["validation"] if split == "validation" and validates else _load(config, split, own)
+    if split == "test" or (split == "validation" and validates):
         return images
-    return divide_training(images, config, split)
+    return divide_training(images, replace(config, validation=0.0) if validates else config, split)
 
 
-def _load(config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
+def has_validation(config: DataConfig) -> bool:
+    """Whether there are images to watch training by: a share that ``config`` asks for, or a part of a folder's own."""
+    return config.validation > 0 or (config.source == "folder" and "validation" in _folder_parts(config))
+
+
+def _load(config: DataConfig, split: Split, own: dict[str, ImageSet], training: ImageSet | None = None) -> ImageSet:
+    """All training images, or the test images; ``own`` are the parts that a folder has by itself."""
+    part: Literal["train", "test"] = "test" if split == "test" else "train"
+    if part == "train" and training is not None:
+        return training
     if config.source == "digits":
-        return _held_out(_digits(config), config, split)
-    return _folder(config, split) if config.source == "folder" else _torchvision(config, split)
+        return hold_out(with_channels(_digits(config), config.channels), config, part)
+    if config.source != "folder":
+        return with_channels(_torchvision(config, part), config.channels)
+    # Images without a label that the set keeps apart are for training alone.
+    images = own[part] if "test" in own else hold_out(own["train"], config, part)
+    return images.joined(own["unlabeled"]) if part == "train" and "unlabeled" in own else images
 
 
 def _digits(config: DataConfig) -> ImageSet:
@@ -102,76 +143,61 @@ def _torchvision(config: DataConfig, split: Literal["train", "test"]) -> ImageSe
     )
 
 
-def _folder(config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
+def _folder_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str, ImageSet]:
+    """The parts that a folder has by itself: ``train`` always; ``validation``, ``test`` and ``unlabeled`` perhaps."""
     root = config.path
     if root is None:
         raise ConfigError("data.source is folder but data.path is not set; give the folder of images: --data.path DIR")
-    train_root, test_root = _part(root, _TRAIN_NAMES), _part(root, _TEST_NAMES)
-    if train_root is None or test_root is None:
-        everything = _files_below(root, config)
-        return _held_out(everything, config, split)
-    part = _files_below(train_root if split == "train" else test_root, config)
-    if split == "test" and part.labels is not None:
-        # The training part decides which label is which number.
-        part = part.relabelled(_files_below(train_root, config).classes)
-    return part
-
-
-def _part(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _files_below(root: Path, config: DataConfig) -> ImageSet:
-    if not root.exists():
-        raise DataError(f"the folder {root} does not exist; give a folder of images: --data.path DIR")
-    if not root.is_dir():
-        raise DataError(f"{root} is a file; --data.path takes the folder that holds the images")
-    unreadable: list[OSError] = []
-    paths = []
-    for folder, folders, names in os.walk(root, onerror=unreadable.append, followlinks=True):
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and not _leads_back(Path(folder), n))
-        paths += [
-            Path(folder) / name
-            for name in sorted(names)
-            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
-        ]
-    if unreadable:
-        raise DataError(
-            f"the folder {unreadable[0].filename} cannot be read ({unreadable[0].strerror}); check its rights"
-        )
-    if not paths:
-        endings = " ".join(sorted(EXTENSIONS))
-        raise DataError(f"no image below {root}; files with these endings are images: {endings}")
-    if isinstance(config.labels, Path):
-        assert config.path is not None
-        labels, classes, values = read_labels(config.labels, config.path, paths)
+    listing = list_images(root)
+    paths = list(listing.paths)
+    kept_notes: list[str] = []
+    if kept is not None:
+        paths, kept_notes = kept.choose(root, paths, skip=config.broken == "skip")
+    pages = groups = None
+    if config.pages == "all":
+        paths, pages = expand_pages(paths)
+        groups = page_groups(paths)
+    below = [path.relative_to(root) for path in paths]
+    layout = find_layout([path.parts[:-1] for path in below], [path.as_posix() for path in below])
+    said = metadata_of_set(config, paths)
+    groups = said.groups if said.groups is not None else groups
+    labels, classes, values, notes = said.labels, said.classes, said.values, list(said.notes)
+    trained = len(classes)
+    if labels is None and values is None and not isinstance(config.labels, Path):
+        found = read_classes(layout, config.labels)
+        labels = None if found.labels is None else torch.tensor(found.labels)
+        classes, trained = found.classes, found.trained
+        notes += found.notes
+    if kept is not None and labels is not None and (as_listed := kept.numbered(labels, classes)) is not None:
+        labels, classes, trained = as_listed
+    layout = layout if said.splits is None else by_column(layout, said.splits)
+    if labels is not None:
+        known = (labels >= 0).tolist()
     else:
-        labels, classes = _labels(root, paths) if config.labels == "auto" else (None, ())
-        values = None
-    reader = Reader(
-        size=config.size, channels=config.channels, fit=config.fit, max_pixels=config.max_pixels, value_range=None
+        known = [False] * len(paths) if values is None else values.isfinite().tolist()
+    division, more = scored_parts(layout, known) if kept is None else (kept.division(root, paths), kept_notes)
+    if "test" not in division and kept is None:
+        more.append(
+            f"no test part: {100 * config.test_fraction:g} % of every class are held out (--data.test-fraction)"
+        )
+    training = division["train"] + division.get("unlabeled", [])
+    # One reader for all parts, else a value would be another gray in the test images.
+    reader, values_in_words = reader_for([paths[i] for i in training], config)
+    everything = ImageSet.from_files(
+        paths,
+        reader,
+        labels=labels,
+        classes=classes,
+        values=values,
+        groups=groups,
+        pages=pages,
+        name=str(root),
+        broken=config.broken,
+        notes=[*layout.notes, *notes, *more, *listing.notes(), *values_in_words],
     )
-    return ImageSet.from_files(
-        paths, reader, labels=labels, classes=classes, values=values, name=str(root), broken=config.broken
-    )
-
-
-def _leads_back(folder: Path, name: str) -> bool:
-    """Whether ``name`` in ``folder`` is a link to that folder or one above it, which would go round in circles."""
-    return (folder / name).is_symlink() and folder.resolve().is_relative_to((folder / name).resolve())
-
-
-def _labels(root: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...]]:
-    first = [path.relative_to(root).parts[:-1][:1] for path in paths]
-    if not all(first) or len(set(first)) < 2:
-        return None, ()
-    classes = tuple(sorted({parts[0] for parts in first}))
-    number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number[parts[0]] for parts in first]), classes
-
-
-def _held_out(images: ImageSet, config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
-    if len(images) < 2:
-        raise DataError(f"{images.name} has {len(images)} image; a training and a test part need at least 2")
-    train, test = split_by_class(images, config.test_fraction, config.split_seed)
-    return images.subset(train if split == "train" else test)
+    parts: dict[str, ImageSet] = {}
+    for part, numbers in division.items():
+        parts[part] = everything if len(numbers) == len(paths) else everything.subset(torch.tensor(numbers))
+    # A class that training has not seen is none of training's.
+    parts["train"] = replace(parts["train"], classes=classes[:trained])
+    return parts

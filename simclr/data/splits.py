@@ -12,7 +12,7 @@ Classes too are divided, not images alone: some to train on, others that trainin
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from simclr.config.data import DataConfig
+from simclr.data.groups import count_groups, divide_groups, one_of_each_group_first
 from simclr.data.image_set import ImageSet
 from simclr.distributed import derive_seed
 from simclr.errors import ConfigError, DataError
@@ -32,28 +33,64 @@ __all__ = [
     "class_disjoint_split",
     "divide_classes",
     "divide_training",
+    "hold_out",
     "keep_validation",
     "split_by_class",
     "with_targets",
 ]
 
 
-def split_by_class(images: ImageSet, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rising indices, int64, of the images kept and of the ``share`` of every class held out (at least one image)."""
+def split_by_class(images: ImageSet, share: float, seed: int, *, every_class: bool = False) -> tuple[Tensor, Tensor]:
+    """Rising indices, int64, of the images kept and of the ``share`` of every class held out (at least one image).
+
+    Where the set has groups, whole groups are held out, about as many images as that, and with ``every_class`` a group of
+    every class that has two: see ``divide_groups``.
+
+    Raises:
+        DataError: none would be left, or one group holds all images.
+    """
     labels = None if images.labels is None else images.labels.numpy()
-    groups = None if labels is None else _groups(labels)
+    classes = None if labels is None else _without_single_images(labels)
     n_out = max(1, round(share * len(images)))
     if n_out >= len(images):
         raise DataError(f"a share of {share:g} of the {len(images)} images of {images.name} leaves none to train on")
-    by_class = groups is not None and len(np.unique(groups)) <= min(n_out, len(images) - n_out)
+    by_class = classes is not None and len(np.unique(classes)) <= min(n_out, len(images) - n_out)
+    if images.groups is not None and _grouped(images):
+        if count_groups(images.groups) < 2:
+            raise DataError(
+                f"all {len(images)} images of {images.name} are of one group, which cannot be on two sides of a division; "
+                "give --data.group a pattern or a column that tells them apart"
+            )
+        mask = divide_groups(images.labels, images.groups, share, seed, every_class=every_class and by_class)
+        return (~mask).nonzero().flatten(), mask.nonzero().flatten()
     kept, out = train_test_split(
-        np.arange(len(images)), test_size=n_out, random_state=seed, stratify=groups if by_class else None
+        np.arange(len(images)), test_size=n_out, random_state=seed, stratify=classes if by_class else None
     )
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(out))
 
 
-def _groups(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
-    """``labels`` (N,) for a division group by group; None where there is no class of two images.
+def _grouped(images: ImageSet) -> bool:
+    return images.groups is not None and bool((images.groups >= 0).any())
+
+
+def hold_out(images: ImageSet, config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
+    """The part of a set without a test part of its own: ``config.test_fraction`` of every class is held out.
+
+    Raises:
+        DataError: fewer than two images, or than two groups.
+    """
+    if len(images) < 2:
+        raise DataError(f"{images.name} has {len(images)} image; a training and a test part need at least 2")
+    train, test = split_by_class(images, config.test_fraction, config.split_seed, every_class=True)
+    part = images.subset(train if split == "train" else test)
+    if images.groups is None or not _grouped(images):
+        return part
+    found, held = count_groups(images.groups), count_groups(images.groups[test])
+    return replace(part, notes=(*part.notes, f"groups: {found}; {held} of them, {len(test)} images, are the test part"))
+
+
+def _without_single_images(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """``labels`` (N,) for a division class by class; None where there is no class of two images.
 
     A class of one image cannot be in both parts, and scikit-learn refuses it. It goes with the largest class, and is left
     to chance there; so does a single image without a label. The other classes are divided as if it were not there.
@@ -114,7 +151,7 @@ def keep_validation(
     if len(images) < 2:
         raise DataError(f"{images.name} has {len(images)} training image; validation images need at least 2")
     train, validation = split_by_class(images, config.validation, config.split_seed)
-    if images.labels is not None:
+    if images.labels is not None and not _grouped(images):
         train, validation = _every_class_in_training(images.labels, train, validation)
     if not len(validation):
         raise DataError(
@@ -138,7 +175,10 @@ def _share_of_each_class(images: ImageSet, config: DataConfig) -> Tensor:
     order = torch.randperm(len(images), generator=generator)
     order = order[labels[order].argsort(stable=True)]  # class by class, each in random order
     _, counts = labels[order].unique_consecutive(return_counts=True)
-    taken = [rows[: max(1, round(config.label_fraction * len(rows)))] for rows in order.split(counts.tolist())]
+    classes = order.split(counts.tolist())
+    if images.groups is not None:  # two frames of a video say little more than one
+        classes = tuple(one_of_each_group_first(rows, images.groups) for rows in classes)
+    taken = [rows[: max(1, round(config.label_fraction * len(rows)))] for rows in classes]
     return torch.cat(taken).sort().values
 
 

@@ -22,7 +22,7 @@ from simclr.objectives import OBJECTIVES, Objective, ObjectiveConfig, build_obje
 
 __all__ = ["Classifier", "export_head", "load_classifier", "save_temperature"]
 
-FORMAT = 1
+FORMATS = (1,)
 
 
 class Classifier(nn.Module):
@@ -85,7 +85,7 @@ def export_head(
     tensors = nn.ModuleDict({"head": head, "objective": objective}).state_dict()
     write_tensors(folder / "head.safetensors", tensors)
     description = {
-        "format": FORMAT,
+        "format": FORMATS[-1],
         "head": to_dict(head_config),
         "objective": to_dict(objective_config),
         "classes": list(classes),
@@ -111,7 +111,7 @@ def load_classifier(path: str | Path) -> Classifier:
         raise CheckpointError(f"{folder} holds an encoder without a head: fine-tune it with scripts/finetune.py first")
     try:
         described: dict[str, Any] = json.loads((folder / "head.json").read_text())
-        check_format(described, FORMAT, folder / "head.json")
+        check_format(described, FORMATS, folder / "head.json")
         kinds = {kind.name: kind for kind in OBJECTIVES}
         kind = kinds[described["objective"]["name"]]
         where = f"{folder / 'head.json'}"

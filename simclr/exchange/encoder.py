@@ -5,7 +5,6 @@ tensors. Nothing in them is pickled, so a file from a stranger cannot run code.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,16 @@ from torch import Tensor, nn
 
 from augment import AugmentConfig, preprocess
 from simclr.config import EncoderConfig
-from simclr.config.yaml import from_dict, to_dict
+from simclr.data.decode import Fit, Reader
 from simclr.errors import CheckpointError
-from simclr.files import write_json, write_tensors
+from simclr.exchange.description import (
+    EncoderDescription,
+    check_format,
+    find_encoder,
+    read_description,
+    write_description,
+)
+from simclr.files import write_tensors
 from simclr.model.encoder import build_backbone, feature_width
 
 __all__ = [
@@ -33,19 +39,22 @@ __all__ = [
     "read_description",
 ]
 
-FORMAT = 1
+RAW = (torch.int16, torch.uint16, torch.int32, torch.uint32)
+"""Integers that are an instrument's own values, rather than those of a picture."""
 
 
 class Encoder(nn.Module):
     """A backbone with its preprocessing: images (B, C, H, W), uint8 or float in [0, 1], any size -> features (B, F).
 
-    Gray images (C = 1) are repeated to three channels. The shorter side is resized to ``size`` and the centre square
-    taken, then mean and standard deviation are applied as they were in training.
+    C is ``channels``; where that is 3, gray images (C = 1) are repeated to three channels. Images become squares of
+    ``size`` as ``fit`` says (``augment.preprocess``), then mean and standard deviation are applied as they were in
+    training. ``int16``, ``uint16``, ``int32`` and ``uint32`` are an instrument's own values: they become 0 to 255 by
+    ``value_range``, where that is None by the full range of their type. ``read`` reads a file as training did.
 
     Raises:
-        TypeError: no tensor, or one of integers other than uint8.
-        ValueError: not (B, C, H, W) with C = 1 or 3, or floating point far outside [0, 1]; the range is looked at once,
-            in the first batch of floating point.
+        TypeError: no tensor, or one of other integers.
+        ValueError: not (B, C, H, W) with C as it was in training, or floating point far outside [0, 1]; the range is
+            looked at once, in the first batch of floating point.
     """
 
     def __init__(
@@ -55,19 +64,47 @@ class Encoder(nn.Module):
         size: int,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        reader: Reader | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.size, self.mean, self.std = size, mean, std
-        self.features = feature_width(backbone, size)
+        self.reader = Reader(size=size) if reader is None else reader
+        """How files became pixels in training; None is colours, cropped."""
+        self.features = feature_width(backbone, size, self.channels)
         """Width F of the features."""
         self._range_known = False
 
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        return self.reader.channels
+
+    @property
+    def fit(self) -> Fit:
+        """How an image becomes a square: ``crop``, ``pad`` or ``stretch``."""
+        return self.reader.fit
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Values of files that become 0 and 255; None is the full range of each kind of file."""
+        return self.reader.value_range
+
+    def read(self, path: str | Path, page: int = 0) -> Tensor:
+        """A file as training read it: uint8 (1, C, S, S), whose features are those that ``scripts/embed.py`` writes.
+
+        Raises:
+            DataError: a file that does not decode, or has another number of bands.
+        """
+        return self.reader.square(Path(path), page)[None]
+
     def forward(self, images: Tensor) -> Tensor:
         self._check(images)
-        if images.ndim == 4 and images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1)
-        return self.backbone(preprocess(images, self.size, self.mean, self.std))
+        if images.shape[1] == 1:
+            images = images.expand(-1, self.channels, -1, -1)
+        if images.dtype in RAW:
+            images = _eight_bits(images, self.value_range)
+        return self.backbone(preprocess(images, self.size, self.mean, self.std, self.fit))
 
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):
@@ -75,16 +112,19 @@ class Encoder(nn.Module):
                 f"images are {type(images).__module__}.{type(images).__name__}: expected a tensor (B, C, H, W); of a PIL "
                 'image make one with torchvision.transforms.functional.pil_to_tensor(image.convert("RGB"))[None]'
             )
-        shape = tuple(images.shape)
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
+        shape, takes = tuple(images.shape), (1, 3) if self.channels == 3 else (self.channels,)
+        if images.ndim != 4 or images.shape[1] not in takes:
             hint = ""
             if images.ndim == 3:
                 hint = "; a single image needs a batch of its own: image[None]"
-            elif images.ndim == 4 and images.shape[3] in (1, 3, 4):
+            elif images.ndim == 4 and images.shape[3] in {*takes, 4}:
                 hint = "; channels come second: images.permute(0, 3, 1, 2)"
-            elif images.ndim == 4 and images.shape[1] == 4:
+            elif images.ndim == 4 and images.shape[1] == 4 and self.channels == 3:
                 hint = "; leave the alpha channel out: images[:, :3]"
-            raise ValueError(f"images have the shape {shape}: expected (B, C, H, W) with C = 1 or 3{hint}")
+            elif images.ndim == 4:
+                hint = f"; got C = {images.shape[1]}, and the encoder was trained on {self.channels}"
+            known = " or ".join(map(str, takes))
+            raise ValueError(f"images have the shape {shape}: expected (B, C, H, W) with C = {known}{hint}")
         # Once, because on a GPU it waits for the device; a program that is traced has no values to look at.
         if not self._range_known and images.is_floating_point() and not torch.compiler.is_compiling() and len(images):
             low, high = (bound.item() for bound in images.aminmax())
@@ -96,6 +136,13 @@ class Encoder(nn.Module):
             self._range_known = True
 
 
+def _eight_bits(images: Tensor, value_range: tuple[float, float] | None) -> Tensor:
+    """Raw values as uint8, rounded as a reader of files rounds them."""
+    full = torch.iinfo(images.dtype)
+    low, high = (full.min, full.max) if value_range is None else value_range
+    return ((images.double() - low) / (high - low) * 255).clamp(0, 255).round().to(torch.uint8)
+
+
 def export_encoder(
     backbone: nn.Module,
     folder: Path,
@@ -104,6 +151,7 @@ def export_encoder(
     augment: AugmentConfig,
     seed: int,
     training: dict[str, Any],
+    reader: Reader | None = None,
 ) -> Path:
     """Write ``folder/encoder.safetensors`` and ``folder/encoder.json``.
 
@@ -114,69 +162,18 @@ def export_encoder(
         augment: its size, mean and std are what the backbone expects of an image.
         seed: seed of the initial weights, so that the same encoder untrained can be built to compare with.
         training: JSON-able notes on how it was trained.
+        reader: how the training images became pixels: channels, fit, value range; None is colours, cropped.
 
     Raises:
         CheckpointError: the disk refuses.
     """
     write_tensors(folder / "encoder.safetensors", backbone.state_dict())
-    description = {
-        "format": FORMAT,
-        "encoder": to_dict(config),
-        "size": augment.size,
-        "mean": augment.mean,
-        "std": augment.std,
-        "features": feature_width(backbone, augment.size),
-        "init_seed": seed,
-        "training": training,
-    }
-    write_json(folder / "encoder.json", description)
+    reader = Reader(size=augment.size) if reader is None else reader
+    features = feature_width(backbone, augment.size, reader.channels)
+    write_description(
+        folder, config=config, augment=augment, features=features, seed=seed, training=training, reader=reader
+    )
     return folder
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderDescription:
-    """What ``encoder.json`` says: how to build the backbone, and how to prepare an image for it."""
-
-    config: EncoderConfig
-    """What ``build_backbone`` is given."""
-
-    size: int
-    """Height and width in pixels."""
-
-    mean: tuple[float, ...] | None
-    """Of the channels, None where they are not normalised."""
-
-    std: tuple[float, ...] | None
-    """Of the channels."""
-
-    features: int
-    """Width F of the features."""
-
-    init_seed: int
-    """Seed of the initial weights."""
-
-
-def read_description(folder: Path) -> EncoderDescription:
-    """Read ``folder/encoder.json``.
-
-    Raises:
-        CheckpointError: it is not there, not as ``export_encoder`` writes it, or of a format that another version writes.
-    """
-    file = folder / "encoder.json"
-    try:
-        described = json.loads(file.read_text())
-        check_format(described, FORMAT, file)
-        mean, std = described["mean"], described["std"]
-        return EncoderDescription(
-            config=from_dict(EncoderConfig, described["encoder"], where=f"{file}: encoder"),
-            size=described["size"],
-            mean=mean and tuple(mean),
-            std=std and tuple(std),
-            features=described["features"],
-            init_seed=described["init_seed"],
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is damaged: {type(error).__name__} {error}") from error
 
 
 def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
@@ -187,7 +184,7 @@ def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
         untrained: build the same encoder with the random weights it started from; to compare with.
 
     Returns:
-        A module: images (B, C, H, W), uint8 or float in [0, 1] -> features (B, F) float32.
+        A module: images (B, C, H, W), uint8 or float in [0, 1], or raw integers -> features (B, F) float32; see ``Encoder``.
 
     Raises:
         CheckpointError: nothing there, a damaged file, or tensors that are not exactly those of the backbone that
@@ -200,8 +197,10 @@ def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
 def build_encoder(folder: Path, described: EncoderDescription, *, untrained: bool = False) -> Encoder:
     """``load_encoder`` of a folder whose ``encoder.json`` has been read already."""
     config, size = described.config, described.size
-    backbone = build_backbone(dataclasses.replace(config, pretrained=False), size, described.init_seed)
-    encoder = Encoder(backbone, size=size, mean=described.mean, std=described.std)
+    backbone = build_backbone(
+        dataclasses.replace(config, pretrained=False), size, described.init_seed, described.channels
+    )
+    encoder = Encoder(backbone, size=size, mean=described.mean, std=described.std, reader=described.reader)
     if encoder.features != described.features:
         raise CheckpointError(
             f"{folder}: {config.name} gives {encoder.features} features, encoder.json says {described.features}"
@@ -215,30 +214,6 @@ def build_encoder(folder: Path, described: EncoderDescription, *, untrained: boo
         match_tensors(backbone, tensors, what=f"{file} is not a {config.name} as encoder.json describes it")
         backbone.load_state_dict(tensors)
     return encoder.eval()
-
-
-def find_encoder(path: Path) -> Path:
-    """The folder that holds ``encoder.json``, from a run directory, that folder, or a file in it."""
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; give a run directory or an encoder folder")
-    for folder in (path, path / "encoder", path.parent if path.is_file() else path):
-        if (folder / "encoder.json").is_file():
-            return folder
-    hint = (
-        "training has not finished there: run the same training command again"
-        if (path / "config.yaml").exists()
-        else ("expected encoder.json and encoder.safetensors")
-    )
-    raise CheckpointError(f"{path} holds no encoder ({hint})")
-
-
-def check_format(described: dict[str, Any], known: int, file: Path) -> None:
-    """Raise CheckpointError unless the ``format`` that ``file`` gives itself is the ``known`` one; KeyError without any."""
-    if described["format"] != known:
-        raise CheckpointError(
-            f"{file} is of format {described['format']!r}, this version reads {known}; install the version of "
-            "simclr-pipeline that wrote it, or export it again with this one"
-        )
 
 
 def match_tensors(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:

@@ -19,6 +19,7 @@ from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, 
 from simclr.exchange.program import check_onnx, load_onnx, load_program, write_onnx, write_program
 from simclr.exchange.timm_folder import load_timm, write_timm
 from simclr.files import refused
+from simclr.paths import expand_fields
 
 __all__ = ["TOLERANCE", "ExportOptions", "Exported", "Portable", "export_as"]
 
@@ -44,6 +45,9 @@ class ExportOptions:
     input: Literal["uint8", "float32"] = "uint8"
     """`torch` and `onnx`: images as 0 to 255, or as floating point in [0, 1]."""
 
+    def __post_init__(self) -> None:
+        expand_fields(self, "out")
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -63,7 +67,7 @@ class Exported:
 
 
 class Portable(nn.Module):
-    """What an exported file computes: images (B, 3, S, S) -> features (B, F), or with a classifier (features, answers).
+    """What an exported file computes: images (B, C, S, S) -> features (B, F), or with a classifier (features, answers).
 
     The answers are logits (B, C), divided by the temperature, or numbers (B,).
     """
@@ -170,7 +174,8 @@ def _write(
     classes = portable.classifier.classes if portable.classifier else ()
     write = write_program if options.format == "torch" else write_onnx
     example = _images(portable, 2, options)
-    return write(portable, example, partial, target, outputs=portable.outputs, classes=classes)
+    reader = portable.encoder.reader
+    return write(portable, example, partial, target, outputs=portable.outputs, classes=classes, reader=reader)
 
 
 @torch.no_grad()
@@ -192,8 +197,8 @@ def _difference(portable: Portable, partial: Path, options: ExportOptions) -> fl
 
 
 def _images(portable: Portable, count: int, options: ExportOptions) -> Tensor:
-    size = portable.encoder.size
+    size, channels = portable.encoder.size, portable.encoder.channels
     images = torch.randint(
-        256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
+        256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
     )
     return images if options.input == "uint8" or options.format == "timm" else images.float() / 255

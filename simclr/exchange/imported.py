@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from simclr.config.model import EncoderConfig
 from simclr.errors import CheckpointError
-from simclr.exchange.encoder import find_encoder
+from simclr.exchange.description import find_encoder, read_description
 
 __all__ = ["start_from"]
 
@@ -33,8 +33,8 @@ _CLASSIFIER = re.compile(r"^(fc|head|heads|classifier|linear|last_linear|head_di
 """Tensors of a file that a backbone has no place for and does not miss."""
 
 
-def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
-    """Load the weights that ``config.init`` names into ``backbone``; return what was done, in words.
+def start_from(backbone: nn.Module, config: EncoderConfig, channels: int = 3) -> str:
+    """Load the weights that ``config.init`` names into ``backbone`` of ``channels``; return what was done, in words.
 
     Raises:
         CheckpointError: no such file, not a file of weights, or, unless ``config.init_partial``, a tensor of the
@@ -45,6 +45,12 @@ def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
     path = Path(config.init)
     if path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
         path = find_encoder(path) / "encoder.safetensors"
+        theirs = read_description(path.parent).channels
+        if theirs != channels and not config.init_partial:
+            raise CheckpointError(
+                f"encoder.init={config.init} was trained on images of {theirs} channel{'s' if theirs > 1 else ''}, these "
+                f"have {channels}; set --data.channels {theirs}, or --encoder.init-partial starts its first layer afresh"
+            )
     tensors = _read(path)
     wanted = {name: t for name, t in backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
     prefix, names = _best_naming(wanted, tensors, backbone)
@@ -64,6 +70,13 @@ def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
     if not found or (unmatched and not config.init_partial):
         stem = any(line.startswith("conv1.weight is (") for line in unmatched)
         hint = " (--encoder.stem small is for networks whose first convolution is 3x3)" if stem else ""
+        others = {
+            found[name].shape[1]
+            for name, tensor in wanted.items()
+            if name in found and _differs_in_channels(tuple(found[name].shape), tuple(tensor.shape), channels)
+        }
+        if others:
+            hint = f" (its images have {others.pop()} channels, these {channels}: see --data.channels)"
         raise CheckpointError(
             f"{path} does not hold the weights of {config.name}: {len(found)} of {len(wanted)} tensors match; "
             f"{'; '.join(unmatched)}{hint}. Another --encoder.name may, or --encoder.init-partial takes what matches"
@@ -78,6 +91,15 @@ def start_from(backbone: nn.Module, config: EncoderConfig) -> str:
             "; lightly's ResNetGenerator as a Sequential has no ReLU after its first BatchNorm, this backbone has one"
         )
     return f"started from {path} (SHA-256 {digest}...): {len(fitting)} of {len(wanted)} tensors{under}{rest}"
+
+
+def _differs_in_channels(theirs: tuple[int, ...], ours: tuple[int, ...], channels: int) -> bool:
+    """Whether these are the shapes of one convolution of images, for other numbers of their channels."""
+    return (
+        len(theirs) == len(ours) == 4
+        and ours[1] == channels != theirs[1]
+        and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:])
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from simclr.data.decode import Reader
 from simclr.errors import CheckpointError, MissingExtraError
 from simclr.files import atomically, write_json
 
@@ -38,16 +39,18 @@ def write_program(
     *,
     outputs: tuple[str, ...],
     classes: tuple[str, ...],
+    reader: Reader,
 ) -> tuple[str, ...]:
     """Write ``model.pt2`` and ``model.json`` to ``partial``.
 
     Args:
-        module: images (B, 3, S, S) -> a tensor, or a tuple of them.
+        module: images (B, C, S, S) -> a tensor, or a tuple of them.
         example: images as the file will take them, two or more: their number becomes free, the rest is fixed.
         partial: where to write.
         target: where the files will be, for the lines that load them.
         outputs: name of each output.
         classes: name of each column of the logits, where there are any.
+        reader: how images became pixels in training, which is noted beside the program.
 
     Returns:
         Lines of Python that load and call it.
@@ -65,7 +68,7 @@ def write_program(
         f"program = torch.export.load({str(target / 'model.pt2')!r}).module()",
         f"{', '.join(outputs)} = program(images)  # {_in_words(example)}",
     )
-    _describe(example, outputs, classes, lines, partial)
+    _describe(example, outputs, classes, lines, partial, reader)
     return lines
 
 
@@ -91,6 +94,7 @@ def write_onnx(
     *,
     outputs: tuple[str, ...],
     classes: tuple[str, ...],
+    reader: Reader,
 ) -> tuple[str, ...]:
     """Write ``model.onnx``, weights included, and ``model.json`` to ``partial``; see ``write_program``."""
     try:
@@ -113,7 +117,7 @@ def write_onnx(
         f"{', '.join(outputs)}{',' if len(outputs) == 1 else ''} = session.run(None, {{'images': images}})"
         f"  # {_in_words(example)}, numpy",
     )
-    _describe(example, outputs, classes, lines, partial)
+    _describe(example, outputs, classes, lines, partial, reader)
     return lines
 
 
@@ -135,7 +139,8 @@ def _not_traced(error: RuntimeError) -> CheckpointError:
 
 def _in_words(example: Tensor) -> str:
     values = "0 to 255" if example.dtype == torch.uint8 else "in [0, 1]"
-    return f"{_type(example)} (B, {', '.join(map(str, example.shape[1:]))}), RGB, {values}"
+    bands = {1: "gray", 3: "RGB"}.get(example.shape[1], f"{example.shape[1]} bands")
+    return f"{_type(example)} (B, {', '.join(map(str, example.shape[1:]))}), {bands}, {values}"
 
 
 def _type(example: Tensor) -> str:
@@ -143,9 +148,19 @@ def _type(example: Tensor) -> str:
 
 
 def _describe(
-    example: Tensor, outputs: tuple[str, ...], classes: tuple[str, ...], lines: tuple[str, ...], partial: Path
+    example: Tensor,
+    outputs: tuple[str, ...],
+    classes: tuple[str, ...],
+    lines: tuple[str, ...],
+    partial: Path,
+    reader: Reader,
 ) -> None:
     size = example.shape[-1]
+    resize = {
+        "crop": f"shorter side to {size} px, bilinear with antialias, then the central {size} x {size}",
+        "pad": f"longer side to {size} px, bilinear with antialias, then black around it to {size} x {size}",
+        "stretch": f"both sides to {size} px, bilinear with antialias",
+    }
     described = {
         "input": {
             "name": "images",
@@ -153,7 +168,10 @@ def _describe(
             "shape": ["batch", *example.shape[1:]],
             "is": _in_words(example),
         },
-        "resize": f"shorter side to {size} px, bilinear with antialias, then the central {size} x {size}",
+        "resize": resize[reader.fit],
+        "channels": reader.channels,
+        "fit": reader.fit,
+        "value_range": reader.value_range,
         "normalisation": "in the program",
         "outputs": list(outputs),
         "classes": list(classes),

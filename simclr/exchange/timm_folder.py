@@ -21,6 +21,9 @@ from simclr.files import write_json, write_tensors
 
 __all__ = ["load_timm", "write_timm"]
 
+_CROP_MODE = {"crop": "center", "pad": "border", "stretch": "squash"}
+"""What timm calls each way to a square."""
+
 
 def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Path) -> tuple[str, ...]:
     """Write both files to ``partial``.
@@ -36,12 +39,15 @@ def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Pa
     """
     config = to_dict(built)
     name, size = config["name"].split(".")[0], encoder.size
+    channels = encoder.channels
     arguments = {key: config[key] for key in ("layers", "channels", "patch_size") if config.get(key) is not None}
     published = timm.get_pretrained_cfg(config["name"])
     fixed = published is not None and bool(published.fixed_input_size)
     if fixed:
         arguments["img_size"] = size
-    stem = _small_stem(encoder.backbone)
+    if channels != 3:
+        arguments["in_chans"] = channels
+    stem = _small_stem(encoder.backbone, channels)
     if stem is None:
         made = [f"model = timm.create_model({f'local-dir:{target}'!r}, pretrained=True).eval()"]
     else:
@@ -61,14 +67,15 @@ def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Pa
         "model_args": arguments,
         "pretrained_cfg": {
             "num_classes": 0,
-            "input_size": [3, size, size],
+            "input_size": [channels, size, size],
             "fixed_input_size": fixed,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": _three(encoder.mean, 0.0),
-            "std": _three(encoder.std, 1.0),
+            "crop_mode": _CROP_MODE[encoder.fit],
+            "mean": _one_each(channels, encoder.mean, 0.0),
+            "std": _one_each(channels, encoder.std, 1.0),
         },
+        "value_range": encoder.value_range,
         "small_stem": stem is not None,
         "load": list(lines),
     }
@@ -77,41 +84,44 @@ def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Pa
 
 
 def load_timm(folder: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """The network in ``folder`` by timm alone: uint8 images (B, 3, S, S) -> (features (B, F),)."""
+    """The network in ``folder`` by timm alone: uint8 images (B, C, S, S) -> (features (B, F),)."""
     config = json.loads((folder / "config.json").read_text())
     if config["small_stem"]:
         model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
         tensors = load_file(folder / "model.safetensors")
-        model.conv1 = nn.Conv2d(3, len(tensors["conv1.weight"]), 3, padding=1, bias=False)
+        outputs, channels = tensors["conv1.weight"].shape[:2]
+        model.conv1 = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
         model.load_state_dict(tensors, strict=True)
     else:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     model.eval()
-    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(-1, 1, 1) for key in ("mean", "std"))
     return lambda images: (model((images.float() / 255 - mean) / std),)
 
 
-def _small_stem(backbone: Any) -> str | None:
+def _small_stem(backbone: Any, channels: int) -> str | None:
     """The line that makes the small-image stem of ``backbone``, or None where it has timm's own."""
     if not isinstance(getattr(backbone, "maxpool", None), nn.Identity):
         return None
-    return f"torch.nn.Conv2d(3, {backbone.conv1.out_channels}, 3, padding=1, bias=False)"
+    return f"torch.nn.Conv2d({channels}, {backbone.conv1.out_channels}, 3, padding=1, bias=False)"
 
 
 def _call(encoder: Encoder) -> list[str]:
     """Lines that give the network uint8 images as it was trained to see them."""
-    said = f"# uint8 (B, 3, {encoder.size}, {encoder.size}), RGB, 0 to 255"
+    channels = encoder.channels
+    bands = {1: "gray", 3: "RGB"}.get(channels, f"{channels} bands")
+    said = f"# uint8 (B, {channels}, {encoder.size}, {encoder.size}), {bands}, 0 to 255"
     if encoder.mean is None:
         return [f"features = model(images / 255)  {said}"]
-    mean, std = _three(encoder.mean, 0.0), _three(encoder.std, 1.0)
+    mean, std = _one_each(channels, encoder.mean, 0.0), _one_each(channels, encoder.std, 1.0)
     return [
-        f"mean, std = torch.tensor([{mean}, {std}]).view(2, 3, 1, 1)",
+        f"mean, std = torch.tensor([{mean}, {std}]).view(2, {channels}, 1, 1)",
         f"features = model((images / 255 - mean) / std)  {said}",
     ]
 
 
-def _three(values: tuple[float, ...] | None, otherwise: float) -> list[float]:
-    """One value a channel, whether one, three or none were given."""
+def _one_each(channels: int, values: tuple[float, ...] | None, otherwise: float) -> list[float]:
+    """One value a channel, whether one, as many or none were given."""
     given = (otherwise,) if values is None else values
-    return [float(value) for value in (given * 3 if len(given) == 1 else given)]
+    return [float(value) for value in (given * channels if len(given) == 1 else given)]

@@ -13,13 +13,15 @@ __all__ = ["ContrastiveModel", "build_model"]
 
 
 class ContrastiveModel(nn.Module):
-    """Views (V, B, 3, S, S) -> embeddings z (V, B, D), all views in one pass.
+    """Views (V, B, C, S, S) -> embeddings z (V, B, D), all views in one pass.
 
     In training mode the embeddings go through ``predictor``, the identity unless ``head.predictor_dim`` asks for one.
     ``features`` keeps the latest features h (V * B, F), without a graph, for the diagnostics.
     """
 
     features: Tensor
+    width: int
+    """D, where ``build_model`` made it."""
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class ContrastiveModel(nn.Module):
         self.to(memory_format=memory_format)
 
     def forward(self, views: Tensor) -> Tensor:
-        images = views.flatten(0, 1).contiguous(memory_format=self.memory_format)  # (V*B, 3, S, S)
+        images = views.flatten(0, 1).contiguous(memory_format=self.memory_format)  # (V*B, C, S, S)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.only_head):
             h = self.backbone(images)  # (V*B, F)
         self.features = h.detach()
@@ -65,13 +67,15 @@ class ContrastiveModel(nn.Module):
 def build_model(config: TrainConfig) -> ContrastiveModel:
     """The model of a run, its weights a pure function of ``config`` and its seed."""
     seed = derive_seed(config.seed, "init")
-    backbone = build_backbone(config.encoder, config.augment.size, seed)
+    backbone = build_backbone(config.encoder, config.augment.size, seed, config.data.channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "head"))
-        width = feature_width(backbone, config.augment.size)
+        width = feature_width(backbone, config.augment.size, config.data.channels)
         head = projection_head(width, config.head)
-        predicts = predictor(config.head.out_dim if config.head.layers else width, config.head.predictor_dim)
+        width = config.head.out_dim if config.head.layers else width
+        predicts = predictor(width, config.head.predictor_dim)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = ContrastiveModel(backbone, head, memory_format, predicts)
+    model.width = width
     model.frozen = freeze(backbone, config.encoder.frozen_layers)
     return model

@@ -17,13 +17,15 @@ SMALL_IMAGE = 64
 """Up to this size in pixels, ``stem="auto"`` is the small-image stem."""
 
 
-def build_backbone(config: EncoderConfig, size: int, seed: int) -> nn.Module:
-    """A backbone (B, 3, size, size) -> (B, F), initialised under ``seed`` without touching the global generator.
+def build_backbone(config: EncoderConfig, size: int, seed: int, channels: int = 3) -> nn.Module:
+    """A backbone (B, C, size, size) -> (B, F), initialised under ``seed`` without touching the global generator.
 
     Args:
         config: timm name and what to change about it.
         size: height and width of the images, in pixels; transformers are built for it.
         seed: seed of the initial weights.
+        channels: C of the images. Published weights are of three: timm makes those of the first layer fit, by adding them
+            up for one channel and by repeating them, scaled down, for others.
 
     Raises:
         ConfigError: an unknown name, an option the model does not take, or a model that cannot take images this small.
@@ -34,11 +36,11 @@ def build_backbone(config: EncoderConfig, size: int, seed: int) -> nn.Module:
         raise ConfigError(f"encoder.name is {config.name!r}, which timm does not have; {hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = _create(config, size)
+        backbone = _create(config, size, channels)
         if _stem(config, size, backbone) == "small":
             _small_stem(backbone)
     try:
-        feature_width(backbone, size)
+        feature_width(backbone, size, channels)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"encoder.name={config.name} cannot take images of {size} px: {reason}") from error
@@ -53,14 +55,14 @@ def without_weights(config: EncoderConfig) -> EncoderConfig:
 
 
 @torch.no_grad()
-def feature_width(backbone: nn.Module, size: int) -> int:
-    """The width F of the features that ``backbone`` gives for images of ``size`` px, found by one forward pass.
+def feature_width(backbone: nn.Module, size: int, channels: int = 3) -> int:
+    """The width F of the features that ``backbone`` gives for images (B, channels, size, size), found by one forward pass.
 
     It is made where ``backbone`` is, and leaves it there, in its mode.
     """
     modes = {name: module.training for name, module in backbone.named_modules()}
     device = next((tensor.device for tensor in backbone.parameters()), None)
-    features = backbone.eval()(torch.zeros(1, 3, size, size, device=device))
+    features = backbone.eval()(torch.zeros(1, channels, size, size, device=device))
     for name, module in backbone.named_modules():
         module.training = modes[name]
     if not isinstance(features, Tensor) or features.ndim != 2:
@@ -68,7 +70,7 @@ def feature_width(backbone: nn.Module, size: int) -> int:
     return features.shape[1]
 
 
-def _create(config: EncoderConfig, size: int) -> nn.Module:
+def _create(config: EncoderConfig, size: int, channels: int) -> nn.Module:
     options: dict[str, Any] = {"num_classes": 0, "pretrained": config.pretrained}
     try:
         pretrained_cfg = timm.get_pretrained_cfg(config.name)
@@ -81,6 +83,7 @@ def _create(config: EncoderConfig, size: int) -> nn.Module:
         "channels": config.channels,
         "patch_size": config.patch_size,
         "drop_path_rate": config.drop_path or None,
+        "in_chans": channels if channels != 3 else None,
     }
     options |= {name: value for name, value in chosen.items() if value is not None}
     try:

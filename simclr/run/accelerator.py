@@ -84,7 +84,7 @@ def report_profile(
         profile: what was timed.
         config: the run.
         model: backbone and head.
-        views: a batch of this process (V, B, 3, S, S), to count the model's operations on.
+        views: a batch of this process (V, B, C, S, S), to count the model's operations on.
         accelerator: of the run; the main process speaks.
     """
     if not accelerator.is_main_process:

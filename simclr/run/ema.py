@@ -52,7 +52,7 @@ class Weights(nn.Module):
 def momentum_keys(
     weights: Weights, accelerator: Accelerator, chunk: int | None, compile_mode: str
 ) -> Callable[[Tensor], Tensor]:
-    """A function from this process's views (V, B, 3, S, S) to the keys (V, global B, D) of all processes.
+    """A function from this process's views (V, B, C, S, S) to the keys (V, global B, D) of all processes.
 
     The average is in eval mode, so that an image's key does not depend on the others in the batch, and ``chunk`` images at a
     time cut them as it likes.

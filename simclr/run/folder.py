@@ -1,13 +1,15 @@
 """A run's folder: who may write there, where the run stands, and what it left behind."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from simclr.config import TrainConfig
+from simclr.config import DataConfig, TrainConfig
 from simclr.config.yaml import differences, load_config, save_config, to_dict
+from simclr.data import ImageSet
+from simclr.data.parts_list import FILE, PartsList, write_parts
 from simclr.distributed import derive_seed
 from simclr.errors import ConfigError
 from simclr.exchange.classifier import export_head
@@ -49,8 +51,10 @@ class RunResult:
         return self.run_dir / "encoder"
 
 
-def find_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
+def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
     """Check that ``config.run_dir`` is free or this very run, and find its newest whole checkpoint. Writes nothing.
+
+    The config that is given back goes on as the run was begun, where an earlier version began it.
 
     Raises:
         ConfigError: the folder holds a run with another config (the differences are named), or something else.
@@ -59,22 +63,27 @@ def find_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
     folder = config.run_dir
     written = folder / "config.yaml"
     if not folder.exists():
-        return None, []
+        return config, None, []
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose another --name or --out")
     if not written.exists():
         if not all(is_leftover(path) for path in folder.iterdir()):
             raise ConfigError(f"{folder} holds files, but is no run of this program; choose another --name or --out")
-        return None, []
+        return config, None, []
     mend = (
         f"If that file was cut short, put a whole one in its place, as this command writes it under another --name (give "
         f"{config.name!r} for its key name); otherwise give this run a name of its own with --name, or remove that folder"
     )
     try:
-        found = load_config(written)
+        found, _ = _as_begun(load_config(written), written)
     except ConfigError as error:
         raise ConfigError(f"{error}. {mend}") from error
+    config, begun = _as_begun(config, written)
     changed = differences(found, config)
+    if config.data.source != "folder" or (folder / FILE).exists():
+        changed = [
+            text for text in changed if not _is_a_path(text, found, config)
+        ]  # the list tells whether it is the set
     if changed and _is_cut(written, config):
         raise ConfigError(f"{written} ends too early, and differs from this config: {'; '.join(changed)}. {mend}")
     if changed:
@@ -82,7 +91,22 @@ def find_run(config: TrainConfig) -> tuple[Checkpoint | None, list[str]]:
             f"{folder} holds a run with another config: {'; '.join(changed)}. "
             f"Give this run a name of its own with --name, or remove that folder"
         )
-    return newest_checkpoint(folder / "checkpoints")
+    checkpoint, notes = newest_checkpoint(folder / "checkpoints")
+    return config, checkpoint, [*begun, *notes]
+
+
+def _as_begun(config: TrainConfig, written: Path) -> tuple[TrainConfig, list[str]]:
+    """``config`` with what an earlier version did that had no such choice, where it began the run of ``written``; and words."""
+    content = yaml.safe_load(written.read_text()).get("data")
+    if config.data.source != "folder" or not isinstance(content, dict):
+        return config, []
+    kept: dict[str, Any] = {
+        name: value
+        for name, value in DataConfig.before.items()
+        if name not in content and getattr(config.data, name) != value
+    }
+    said = [f"data.{name} is {value}, as in the earlier version that began this run" for name, value in kept.items()]
+    return replace(config, data=replace(config.data, **kept)), said
 
 
 def _is_cut(written: Path, config: TrainConfig) -> bool:
@@ -96,12 +120,31 @@ def _is_cut(written: Path, config: TrainConfig) -> bool:
     return False
 
 
-def claim(config: TrainConfig) -> None:
-    """Make the run's folder and write its config there. Call it on one process only."""
+def _is_a_path(changed: str, found: TrainConfig, config: TrainConfig) -> bool:
+    """Whether ``changed`` is that the same images, or a file of labels, may be found by another path."""
+    if found.data.source != config.data.source:
+        return False
+    both_files = isinstance(found.data.labels, Path) and isinstance(config.data.labels, Path)
+    return changed.startswith("data.path:") or (both_files and changed.startswith("data.labels:"))
+
+
+def claim(config: TrainConfig, listed: PartsList | None = None) -> None:
+    """Make the run's folder and write its config there, and the list of its images. Call it on one process only.
+
+    Images that were found by another path than the run's are found by that one from now on.
+    """
+    written = config.run_dir / "config.yaml"
     with refused(config.run_dir):
         config.run_dir.mkdir(parents=True, exist_ok=True)
-        if not (config.run_dir / "config.yaml").exists():
-            save_config(config, config.run_dir / "config.yaml")
+        if listed is not None:  # before the config: a run without a list would be one of an earlier version
+            write_parts(config.run_dir / FILE, listed)
+        if not written.exists():
+            save_config(config, written)
+        else:
+            found = load_config(written)
+            if found.data.path != config.data.path or found.data.labels != config.data.labels:
+                moved = replace(found.data, path=config.data.path, labels=config.data.labels)
+                save_config(replace(found, data=moved), written)
 
 
 def export_run(
@@ -109,7 +152,7 @@ def export_run(
     model: ContrastiveModel,
     objective: Objective,
     objective_config: ObjectiveConfig,
-    classes: tuple[str, ...],
+    images: ImageSet,
     sizes: dict[str, int],
 ) -> None:
     """Write the finished run's encoder, and with labels its head, to ``config.run_dir / "encoder"``.
@@ -131,6 +174,7 @@ def export_run(
                 "epochs": config.train.epochs,
                 "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
             },
+            reader=images.reader,
         )
         if config.objective.needs_labels:
             export_head(
@@ -139,6 +183,6 @@ def export_run(
                 objective,
                 head_config=config.head,
                 objective_config=objective_config,
-                classes=classes,
+                classes=images.classes,
                 sizes=sizes,
             )

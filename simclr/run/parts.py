@@ -16,6 +16,7 @@ from simclr.distributed import derive_seed
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint
+from simclr.run.division import Division
 from simclr.run.ema import Weights
 from simclr.run.validation import ValidationScore
 
@@ -34,6 +35,7 @@ class Run:
     checkpoint: Checkpoint | None
     left_out: LeftOut
     notes: list[str]
+    division: Division
 
     @property
     def steps_per_epoch(self) -> int:
@@ -107,6 +109,6 @@ class Step(NamedTuple):
     gradient_norm: Tensor
     """Scalar, before clipping."""
     views: Tensor
-    """(V, B, 3, S, S)."""
+    """(V, B, C, S, S)."""
     drawn: ViewParameters
     """What acted on each of them."""

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from augment import AugmentConfig, ViewGenerator, ViewParameters
-from simclr.config import TrainConfig
-from simclr.data import load_source
-from simclr.distributed import derive_seed
-from simclr.files import atomically, refused
+from augment import AugmentConfig, ViewParameters
+from simclr.data.channels import note_on_bands, shown_bands
+from simclr.files import atomically
+from simclr.names import drawn as text_of
+from simclr.names import legible
 from simclr.run.log import figures_over, read_metrics
 
-__all__ = ["draw_contact_sheet", "draw_curves", "draw_views", "write_contact_sheet", "write_preview"]
+__all__ = ["draw_contact_sheet", "draw_curves", "draw_views", "write_contact_sheet"]
 
 _PANELS = (
     ("loss", "step", "loss"),
@@ -62,27 +62,10 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     atomically(picture, lambda file: FigureCanvasAgg(figure).print_png(file))
 
 
-def write_preview(config: TrainConfig, images: int = 8) -> Path:
-    """Write ``NAME-preview.png`` in the current folder: ``images`` random training images and their views.
-
-    Raises:
-        CheckpointError: the disk refuses.
-    """
-    source = load_source(config.data, "train")
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "preview"))
-    chosen = torch.randperm(len(source), generator=generator)[:images].tolist()
-    pixels = torch.stack([source[i][0] for i in chosen])  # (B, 3, H, W)
-    views = ViewGenerator(config.augment)
-    drawn = views.sample(len(pixels), (source.size, source.size), derive_seed(config.seed, "preview"), "cpu")
-    path = Path(f"{config.name}-preview.png")
-    with refused(path, "free some space or call it in another folder"):
-        return draw_views(config.augment, config.name, pixels, views.apply(pixels, drawn), drawn, path)
-
-
 def draw_views(
     augment: AugmentConfig, name: str, images: Tensor, views: Tensor, drawn: ViewParameters, path: Path
 ) -> Path:
-    """Draw the first 8 images of a batch (B, 3, H, W) beside their views (V, B, 3, S, S) to ``path``.
+    """Draw the first 8 images of a batch (B, C, H, W) beside their views (V, B, C, S, S) to ``path``.
 
     Args:
         augment: whose mean and standard deviation are taken out of the views again.
@@ -101,7 +84,7 @@ def draw_views(
         drawn.rows(slice(0, 8)).to("cpu"),
         mean=augment.mean,
         std=augment.std,
-        title=f"{name}: images and their views",
+        title=f"{name}: images and their views{note_on_bands(images.shape[1])}",
     )
     atomically(path, lambda file: figure.savefig(file, format="png"))
     return path
@@ -193,7 +176,10 @@ def draw_contact_sheet(
     shown, count = min(limit, len(images)), parameters.views
     originals, pictures = _displayable(images[:shown]), _displayable(_denormalised(views[:, :shown], mean, std))
     parameters = parameters.rows(slice(shown)).to("cpu")
-    captions = [_captions([parameters.describe(view, image) for view in range(count)]) for image in range(shown)]
+    captions = [
+        _captions([parameters.describe(view, image, images.shape[1]) for view in range(count)])
+        for image in range(shown)
+    ]
 
     # Side by side until the sheet is about six pictures wide; a row is as high as its longest caption.
     groups = min(max(1, 6 // (count + 1)), shown)
@@ -204,11 +190,9 @@ def draw_contact_sheet(
     width, height = groups * group_width + _GAP, _HEAD + sum(heights)
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    heading = title.encode(
-        errors="backslashreplace"
-    ).decode()  # a name from a file system may not be UTF-8, or hold "$"
+    heading = text_of(title, max(12, int(10 * width)))
     place = (_GAP / width, 1 - 0.2 / height)
-    figure.text(*place, heading, fontsize=11, weight="bold", color=_INK, va="center", parse_math=False)
+    figure.text(*place, heading, fontsize=11, weight="bold", color=_INK, va="center")
 
     for image in range(shown):
         group, row = divmod(image, rows)
@@ -217,7 +201,8 @@ def draw_contact_sheet(
             left = _GAP + group * group_width + column * (_PICTURE + _GAP)
             axes = figure.add_axes((left / width, bottom / height, _PICTURE / width, _PICTURE / height))
             if column == 0:
-                _draw_original(axes, originals[image], parameters.crop[:, image].tolist())
+                size = parameters.image_size[image].tolist() if isinstance(parameters.image_size, Tensor) else None
+                _draw_original(axes, originals[image], parameters.crop[:, image].tolist(), size)
             else:
                 _draw(axes, pictures[column - 1, image], _COLOURS[(column - 1) % len(_COLOURS)])
             if row == 0:
@@ -227,7 +212,7 @@ def draw_contact_sheet(
             for line, text in enumerate(captions[image][column]):
                 y = (bottom - 0.05 - _LINE * (line + 0.5)) / height
                 figure.text(left / width, y, text, fontsize=6.5, color=_INK, va="center")
-    return figure
+    return legible(figure)
 
 
 def _captions(described: list[list[str]]) -> list[list[str]]:
@@ -247,12 +232,10 @@ def _captions(described: list[list[str]]) -> list[list[str]]:
 
 
 def _displayable(pictures: Tensor) -> Tensor:
-    """(..., C, H, W) -> (..., H, W, 3) floating point in [0, 1] on the host."""
+    """(..., C, H, W) -> (..., H, W, 3) floating point in [0, 1] on the host; see ``shown_bands``."""
     pictures = pictures.detach().cpu()
     pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float().clamp(0, 1)
-    if pictures.shape[-3] == 1:
-        pictures = pictures.expand(*pictures.shape[:-3], 3, *pictures.shape[-2:])
-    return pictures.movedim(-3, -1)
+    return shown_bands(pictures).movedim(-3, -1)
 
 
 def _denormalised(views: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
@@ -262,9 +245,11 @@ def _denormalised(views: Tensor, mean: Sequence[float] | None, std: Sequence[flo
     return views * views.new_tensor(std)[:, None, None] + views.new_tensor(mean)[:, None, None]
 
 
-def _draw(axes: Axes, picture: Tensor, colour: str) -> None:
+def _draw(axes: Axes, picture: Tensor, colour: str, size: Sequence[int] | None = None) -> None:
+    height, width = picture.shape[:2] if size is None else size
     # Small images are shown pixel by pixel: smoothing would hide what the encoder sees.
-    axes.imshow(picture.numpy(), interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
+    smooth = "nearest" if max(picture.shape[:2]) < 128 else "antialiased"
+    axes.imshow(picture.numpy(), interpolation=smooth, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -272,9 +257,10 @@ def _draw(axes: Axes, picture: Tensor, colour: str) -> None:
         spine.set_linewidth(1.6)
 
 
-def _draw_original(axes: Axes, picture: Tensor, boxes: list[list[int]]) -> None:
-    _draw(axes, picture, "#bbbbbb")
-    height, width = picture.shape[:2]
+def _draw_original(axes: Axes, picture: Tensor, boxes: list[list[int]], size: Sequence[int] | None) -> None:
+    """An image with its crops; ``size`` is the height and width that a stretched one has by itself."""
+    _draw(axes, picture, "#bbbbbb", size)
+    height, width = picture.shape[:2] if size is None else size
     inset = 0.02 * max(height, width)  # keeps an outline along the border in sight
     for view, (top, left, box_height, box_width) in enumerate(boxes):
         if (box_height, box_width) == (height, width):

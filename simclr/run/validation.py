@@ -6,7 +6,10 @@ from augment import AugmentConfig
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.data.embed import embed_images
+from simclr.data.groups import count_groups, divide_groups
 from simclr.data.left_out import LeftOut
+from simclr.data.parts_list import PartsList
+from simclr.data.sources import has_validation
 from simclr.distributed import derive_seed
 from simclr.errors import DataError
 from simclr.model.contrastive import ContrastiveModel
@@ -21,10 +24,10 @@ _NEIGHBOURS, _QUERIES = 10_000, 2_000
 class ValidationScore:
     """A figure or two of a model in training, by name.
 
-    With validation images (``data.validation``) and an objective that predicts: its accuracy on them, or its mean
-    absolute error for numbers. Else the accuracy of kNN (k = 20, temperature 0.1) of the features, on the validation
-    images or on a fixed seeded part of the labelled training images. Files that break meanwhile are left out of it, with
-    ``data.broken="skip"``. Where there are several processes all of them must call it; they share the work.
+    With validation images (a part of the set's own, or ``data.validation``) and an objective that predicts: its accuracy on
+    them, or its mean absolute error for numbers. Else the accuracy of kNN (k = 20, temperature 0.1) of the features, on the
+    validation images or on a fixed seeded part of the labelled training images. Files that break meanwhile are left out of
+    it, with ``data.broken="skip"``. Where there are several processes all of them must call it; they share the work.
     """
 
     def __init__(
@@ -43,6 +46,13 @@ class ValidationScore:
         held_out = min(_QUERIES, len(order) // 5) if validation is None else 0
         self.validation = validation
         self.queries = images.subset(order[:held_out]) if validation is None else validation
+        if self.validation is None and images.groups is not None and held_out:
+            # The nearest neighbour of a frame is the next frame of its video: whole groups ask, others answer.
+            among = images.subset(order)
+            assert among.groups is not None
+            if count_groups(among.groups) > 1:
+                asks = divide_groups(among.labels, among.groups, held_out / len(order), split_seed)
+                self.queries, order, held_out = among.subset(asks.nonzero().flatten()[:_QUERIES]), order[~asks], 0
         self.bank = images.subset(order[held_out:][:_NEIGHBOURS])
 
     @torch.no_grad()
@@ -85,17 +95,24 @@ class ValidationScore:
 
 
 def make_validation_score(
-    images: ImageSet, data: DataConfig, augment: AugmentConfig, device: torch.device, left_out: LeftOut
+    images: ImageSet,
+    data: DataConfig,
+    augment: AugmentConfig,
+    device: torch.device,
+    left_out: LeftOut,
+    kept: PartsList | None = None,
 ) -> ValidationScore | None:
     """The score of a run on ``images``, or None where there is neither a label nor a number to compare with.
+
+    ``kept`` is the list that a run goes by that has begun before.
 
     Raises:
         DataError: validation images that do not decode, or none of which has a label.
     """
     if images.labels is None and images.values is None:
         return None
-    if data.validation:
-        validation = place(load_source(data, "validation"), device, data.device_resident, left_out.say).labelled()
+    if has_validation(data):
+        validation = place(load_source(data, "validation", kept), device, data.device_resident, left_out.say).labelled()
         if not len(validation):
             raise DataError(
                 f"none of the validation images of {images.name} has a label to compare with; label some, or set "

@@ -2,16 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from augment import AugmentConfig, Mix, ViewGenerator, ViewParameters
+from simclr.config import TrainConfig
+from simclr.data import load_source
+from simclr.data.cut import CropPlan, Cut
+from simclr.data.decode_batch import DecodeBatch
 from simclr.data.loader import Batch
+from simclr.data.pixel_faults import pixel_faults
+from simclr.distributed import derive_seed
 from simclr.errors import ConfigError
+from simclr.files import refused
 from simclr.model.encoder import feature_width
-from simclr.run.parts import Run
+from simclr.run.parts import Run, Step
+from simclr.run.pictures import draw_views
 
-__all__ = ["make_views", "views_by_step"]
+__all__ = ["crop_plan", "draw_first_views", "make_views", "views_by_step", "write_preview"]
 
 
 def views_by_step(
@@ -21,6 +31,7 @@ def views_by_step(
     total_steps: int,
     *,
     encoder: str = "the encoder",
+    channels: int = 3,
     compiled: bool = False,
 ) -> tuple[nn.ModuleList, Callable[[int], ViewGenerator]]:
     """The view generators of a run, one a size, and which of them serves a step: a function of the step alone.
@@ -32,6 +43,7 @@ def views_by_step(
         backbone: what takes them, on the CPU.
         total_steps: of the run.
         encoder: the backbone's name, for messages.
+        channels: of the images.
         compiled: torch.compile the augmentation.
 
     Raises:
@@ -40,15 +52,14 @@ def views_by_step(
     for _, size in view_sizes:
         try:
             replace(augment, size=size)  # a size that no view can have is refused here
-            feature_width(backbone, size)
+            feature_width(backbone, size, channels)
         except Exception as error:  # every architecture has a complaint of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(
                 f"schedule.view_sizes asks for views of {size} px, which {encoder} does not take: {reason}"
             ) from error
-    sizes = [*view_sizes, (1.0, augment.size)]
-    generators = [ViewGenerator(replace(augment, size=size), compile=compiled) for _, size in sizes]
-    ends = [round(share * total_steps) for share, _ in sizes[:-1]]
+    configs, ends = _by_size(augment, view_sizes, total_steps)
+    generators = [ViewGenerator(config, compile=compiled) for config in configs]
 
     def at(step: int) -> ViewGenerator:
         return generators[sum(step >= end for end in ends)]
@@ -56,17 +67,80 @@ def views_by_step(
     return nn.ModuleList(generators), at
 
 
+def crop_plan(run: Run) -> CropPlan | None:
+    """The crops that are cut out where images are decoded, or None where they are cut from squares on the device."""
+    config = run.config
+    if config.data.crops == "square" or (run.images.pixels is not None and run.images.originals is None):
+        return None
+    configs, ends = _by_size(config.augment, config.schedule.view_sizes, run.total_steps)
+    return CropPlan(configs=tuple(configs), ends=tuple(ends), batch=config.train.batch_size, seed=config.seed)
+
+
+def draw_first_views(run: Run, indices: Tensor, done: Step, path: Path) -> Path:
+    """Draw the first images of this process, of the numbers ``indices`` (B,), beside the views that a step made of them."""
+    images = run.images.shown(indices[:8].cpu())
+    return draw_views(run.config.augment, run.config.name, images, done.views, done.drawn, path)
+
+
+def write_preview(config: TrainConfig, images: int = 8, say: Callable[[str], object] = lambda line: None) -> Path:
+    """Write ``NAME-preview.png`` in the current folder: ``images`` random training images and their views.
+
+    ``say`` is called with what the folder was taken for, and for each image that is constant or uses few of the 256 levels.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    source = load_source(config.data, "train")
+    for note in source.first_lines():
+        say(note)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "preview"))
+    chosen = torch.randperm(len(source), generator=generator)[:images]
+    pixels = torch.stack([source[i][0] for i in chosen.tolist()])  # (B, C, H, W)
+    for i, image in zip(chosen.tolist(), pixels, strict=True):
+        for fault in pixel_faults(image):
+            say(f"warning: {source.describe(i)}: {fault}")
+    views, size = ViewGenerator(config.augment), (source.size, source.size)
+    drawn = views.sample(len(pixels), size, derive_seed(config.seed, "views", 0), "cpu", pixels.shape[1])
+    path = Path(f"{config.name}-preview.png")
+    with refused(path, "free some space or call it in another folder"):
+        if config.data.crops == "square" or source.pixels is not None:
+            return draw_views(config.augment, config.name, pixels, views.apply(pixels, drawn), drawn, path)
+        plan = CropPlan(configs=(config.augment,), ends=(), batch=len(chosen), seed=config.seed)
+        cut, _, _ = DecodeBatch(source, lambda _: chosen, plan)((0, chosen.tolist()))
+        assert isinstance(cut, Cut)
+        drawn = replace(drawn, crop=cut.boxes, image_size=cut.size)
+        return draw_views(
+            config.augment, config.name, source.shown(chosen), views.finish(cut.views, drawn), drawn, path
+        )
+
+
+def _by_size(
+    augment: AugmentConfig, view_sizes: Sequence[tuple[float, int]], total_steps: int
+) -> tuple[list[AugmentConfig], list[int]]:
+    sizes = [*view_sizes, (1.0, augment.size)]
+    return [replace(augment, size=size) for _, size in sizes], [round(share * total_steps) for share, _ in sizes[:-1]]
+
+
 def make_views(run: Run, generator: ViewGenerator, step: int, batch: Batch) -> tuple[Tensor, Tensor, ViewParameters]:
-    """This process's views (V, B, 3, S, S), what the objective is to learn of their images, and what was drawn for them.
+    """This process's views (V, B, C, S, S), what the objective is to learn of their images, and what was drawn for them.
 
     All is drawn for the batch of all processes, each of which takes its own rows: it does not depend on how many there are.
     Targets are labels or numbers (B,), or where they are soft the shares of the classes (B, C).
     """
     config, images = run.config, run.images
     drawn = generator.sample(
-        config.train.batch_size, (images.size, images.size), run.seed("views", step), run.accelerator.device
+        config.train.batch_size,
+        (images.size, images.size),
+        run.seed("views", step),
+        run.accelerator.device,
+        images.reader.channels,
     ).rows(run.own)
-    views = generator.apply(batch.images, drawn)  # (V, B, 3, S, S)
+    if isinstance(batch.images, Cut):
+        boxes = batch.images.boxes.to(drawn.device, non_blocking=True)
+        drawn = replace(drawn, crop=boxes, image_size=batch.images.size)
+        views = generator.finish(batch.images.views, drawn)  # (V, B, C, S, S)
+    else:
+        views = generator.apply(batch.images, drawn)
     soft = config.mix.active or (images.values is not None and config.objective.soft_labels)
     targets = batch.targets(len(images.classes), soft)
     if config.mix.active:

@@ -18,7 +18,6 @@ import simclr
 from simclr.command_line import run_command
 from simclr.config import DataConfig
 from simclr.data import EpochSampler, ImageSet, load_source, place
-from simclr.data.decode import Reader
 from simclr.run.log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,12 +85,13 @@ def test_a_broken_file_ends_the_run_with_a_checkpoint_and_one_line(pretrain: Pre
     file.write_bytes(content[:60])
     code, lines = pretrain("--name", "hit", *quick)
     assert code == 2
-    errors = [line for line in lines if not line.startswith(("starting", "step"))]
+    errors = lines[next(i for i, line in enumerate(lines) if line.startswith("starting")) :]
+    errors = [line for line in errors if not line.startswith(("starting", "step"))]
     assert len(errors) == 1 and errors[0].startswith(f"error: {file}: ") and "Traceback" not in "".join(lines)
     assert checkpoints("hit") == ["step-00000003"]
     file.write_bytes(content)
     code, lines = pretrain("--name", "hit", *quick)
-    assert code == 0 and "continuing runs/hit at step 3" in lines[0]
+    assert code == 0 and any("continuing runs/hit at step 3" in line for line in lines)
     assert same_weights("whole", "hit")
 
 
@@ -169,7 +169,7 @@ def test_a_killed_worker_ends_the_run_behind_the_step_it_fell_in(
     assert code == 2 and "error: DataLoader worker" in lines[-1] and "Traceback" not in "".join(lines)
     assert checkpoints("killed") == ["step-00000004"]
     code, lines = pretrain("--name", "killed", *quick)
-    assert code == 0 and "continuing runs/killed at step 4" in lines[0]
+    assert code == 0 and any("continuing runs/killed at step 4" in line for line in lines)
     assert same_weights("whole", "killed")
 
 
@@ -179,13 +179,13 @@ def test_a_signal_to_the_whole_group_is_a_stop_and_no_error(
 ) -> None:
     """It falls while the loop waits for its first batch, and the worker is gone before that is read."""
 
-    def ended_with_the_group(reader: Reader, path: Path, page: int = 0) -> torch.Tensor:
+    def ended_with_the_group(*arguments: object) -> None:
         os.kill(os.getppid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("still there")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reader, "square", ended_with_the_group)
+        patch.setattr("simclr.data.decode_batch.cut_views", ended_with_the_group)
         code, lines = pretrain("--train.knn-every", "0", "--data.workers", "1", "--name", "ended")
     assert code == 130 and lines[-1] == "stopped at step 0; the same command continues there"
     assert pretrain("--train.knn-every", "0", "--data.workers", "1", "--name", "ended")[0] == 0
