@@ -56,8 +56,8 @@ class ScoredRun:
 
     @property
     def data(self) -> DataConfig | None:
-        """The images it was trained on, or None where nobody knows."""
-        return None if self.config is None else self.config.data
+        """The images it was trained on, or None where nobody knows. Where they lie in memory is decided anew: nothing is cut."""
+        return None if self.config is None else replace(self.config.data, device_resident="auto")
 
     def encoder(self) -> Encoder:
         """The encoder, in eval mode on the CPU; a new one every time."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simclr.config import TrainConfig
 from simclr.config.yaml import to_dict
-from simclr.data import Batches, make_sampler, place, with_targets
+from simclr.data import Batches, make_sampler, with_targets
 from simclr.data.left_out import LeftOut
 from simclr.data.loader import Batch
 from simclr.distributed import any_rank, gather_rows
@@ -36,7 +36,7 @@ from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_lin
 from simclr.run.channels import channel_notes
 from simclr.run.checkpoint import gather_state, restore_state, save_checkpoint
 from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
-from simclr.run.division import expect_whole_file, open_images
+from simclr.run.division import expect_whole_file, open_images, place_images
 from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
 from simclr.run.grad_cache import cached_step
@@ -115,7 +115,7 @@ def open_run(config: TrainConfig) -> Run:
     notes += [*division.images.first_lines(), *channel_notes(config)]
     device, world = accelerator.device, accelerator.num_processes
     images = with_targets(division.images, config.objective)
-    images = place(images, device, config.data.device_resident, notes.append, config.data.crops == "original")
+    config, images = place_images(config, images, device, notes.append)
     sampler = make_sampler(config.sampler, images, config.train.batch_size, config.seed)
     left_out, validation = LeftOut(notes.append), None
     if config.train.knn_every:

@@ -1,5 +1,6 @@
 """Random crops are cut from the picture's own pixels: against Pillow, and whoever cuts them, and however often a run stops."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from simclr.data import Batches, EpochSampler, load_source, place
 from simclr.data.cut import CropPlan, Cut, cut_views
 from simclr.data.decode import Reader
 from simclr.data.originals import Originals
-from simclr.errors import DataError
+from simclr.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 AUGMENT = AugmentConfig(size=24)
@@ -218,6 +219,26 @@ def test_square_crops_are_others_than_those_of_the_picture(photographs: Path, tm
     ]
     a, b = (weights(run.run_dir) for run in runs)
     assert not all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("begun", "free"), [("yes", False), ("no", True)])
+def test_a_run_goes_on_with_the_crops_it_began_with_whatever_memory_is_free(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, free: bool
+) -> None:
+    undisturbed = weights(simclr.pretrain(config(photographs, tmp_path, "u", device_resident=begun, workers=0)).run_dir)
+    auto = config(photographs, tmp_path, "stopped", workers=0)
+    monkeypatch.setattr("simclr.run.division.fits_on", lambda *_: not free)
+    simclr.pretrain(replace(auto, train=replace(auto.train, checkpoint_every=2)))
+    for step in (tmp_path / "stopped" / "checkpoints").iterdir():
+        if step.name != "step-00000002":
+            shutil.rmtree(step)
+    shutil.rmtree(tmp_path / "stopped" / "encoder")
+    monkeypatch.setattr("simclr.run.division.fits_on", lambda *_: free)
+    resumed = weights(simclr.pretrain(auto).run_dir)
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in resumed)
+    other = replace(auto, data=replace(auto.data, device_resident="no" if begun == "yes" else "yes"))
+    with pytest.raises(ConfigError, match=r"would cut them .*leave it out"):
+        simclr.pretrain(other)
 
 
 def test_a_run_that_was_begun_before_there_was_a_choice_goes_on_with_squares(

@@ -19,12 +19,14 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from augment import AugmentConfig
 from linear_eval.reports.closed import write_report
 from simclr.command_line import parse_command
 from simclr.config import DataConfig
 from simclr.config.yaml import config_fields
-from simclr.data import ImageSet, load_source
+from simclr.data import Batches, EpochSampler, ImageSet, load_source, place
 from simclr.data.check import check_folder
+from simclr.data.cut import CropPlan, Cut
 from simclr.errors import ConfigError, DataError
 from simclr.names import drawable, printable
 
@@ -150,6 +152,7 @@ def _own_validation(folder: Path) -> None:
             fill(folder / part / name, 3, start + 3 * i)
     assert len(train(folder)) == len(test(folder)) == 6
     assert names(load_source(settings(folder), "validation")) == {f"{i}.png" for i in range(10, 16)}
+    assert any("gives way to the validation part" in note for note in train(folder, validation=0.1).notes)
     shutil.rmtree(folder / "test")
     assert names(test(folder)) == {f"{i}.png" for i in range(10, 16)}
 
@@ -162,6 +165,11 @@ def _unlabeled(folder: Path) -> None:
     images = train(folder)
     assert images.labels is not None and {"20.png", "21.png", "22.png"} <= names(images)
     assert int((images.labels < 0).sum()) == 3 and not names(test(folder)) & {"20.png", "21.png", "22.png"}
+    (folder / "train" / "cat").rename(folder / "cat")
+    (folder / "train" / "dog").rename(folder / "dog")
+    (folder / "train").rmdir()
+    images = train(folder)
+    assert images.labels is not None and images.classes == ("cat", "dog") and int((images.labels < 0).sum()) == 3
 
 
 @example
@@ -202,9 +210,13 @@ def _whole_path(folder: Path) -> None:
 @example
 def _endings(folder: Path) -> None:
     fill(folder)
-    for name in ("a.dcm", "b.dcm", "film.mp4", "notes.txt"):
+    for name in ("a.dcm", "b.dcm", "film.mp4", "c.unheard-of", "notes.txt", "LICENSE"):
         (folder / name).write_bytes(b"x")
-    assert any("left out: 2 .dcm, 1 .mp4, which are not read" in note for note in train(folder).notes)
+    shutil.copy(folder / "0.png", folder / "IMG_0001")
+    said = (
+        "left out: 2 .dcm, 1 without an ending, 1 .unheard-of, 1 .mp4, which are not read"
+    )
+    assert any(said in note for note in train(folder).notes)
 
 
 @example
@@ -558,6 +570,9 @@ def _every_page(folder: Path) -> None:
     _stacks(folder)
     parts = [part(folder, pages="all") for part in (train, test)]
     assert sum(map(len, parts)) == 11
+    rows = "".join(f"{i}.png,{i % 3}\n" for i in range(8))  # a group for all images but the stack
+    (folder / "metadata.csv").write_text(f"file_name,person\n{rows}")
+    assert sum("stack.tif" in names(part(folder, pages="all", group="person")) for part in (train, test)) == 1
     (whole,) = [part for part in parts if "stack.tif" in names(part)]
     shades = [int(whole[i][0][0, 0, 0]) for i, path in enumerate(whole.paths or ()) if path.name == "stack.tif"]
     assert sorted(shades) == [10, 20, 30]
@@ -574,6 +589,12 @@ def _groups(folder: Path) -> None:
     (folder / "metadata.csv").write_text(f"file_name,label,person\n{rows}")
     sides = [{path.parent.name for path in part(folder, group="person").paths or ()} for part in (train, test)]
     assert len(sides[1]) >= 2 and not sides[0] & sides[1]
+    fill(folder / "own" / "train" / "a", 6)
+    fill(folder / "own" / "train" / "b", 6, 6)
+    fill(folder / "own" / "test" / "a", 3, 4)
+    fill(folder / "own" / "test" / "b", 3, 10)
+    own = train(folder / "own", group=r"\d+\.png")
+    assert any("5 groups are in training and in the test part, with 5 test images" in note for note in own.notes)
     train(folder, group="nobody")
 
 
@@ -587,6 +608,26 @@ def _any_size(folder: Path) -> None:
     padded = decoded(folder, "wide.png", fit="pad")
     assert padded[0, 0].unique().tolist() == [0] and padded[0, 8, [2, 8, -3]].tolist() == [50, 100, 150]
     assert decoded(folder, "wide.png", fit="stretch")[0, 0, [1, 8, -2]].tolist() == [50, 100, 150]
+
+
+@example
+def _crops(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    wide = np.zeros((32, 64, 3), dtype=np.uint8)
+    wide[:, :14, 0] = 255  # red, where the middle square does not reach
+    for number in range(10):
+        Image.fromarray(wide).save(folder / f"{number}.png")
+    images = train(folder)
+    assert not images.resident(torch.device("cpu")).pixels[:, 0].any()  # type: ignore[index]
+    plan = CropPlan(configs=(AugmentConfig(size=16),), ends=(), batch=8, seed=0)
+    for where in ("yes", "no"):
+        placed = place(images, torch.device("cpu"), where, shapes=True)  # type: ignore[arg-type]
+        sampler = EpochSampler(images=len(placed), batch_size=8, seed=0)
+        (batch,) = Batches(placed, sampler, torch.device("cpu"), start=0, stop=1, workers=0, plan=plan)
+        assert isinstance(batch.images, Cut)
+        assert float(batch.images.views[:, :, 0].float().max()) == (
+            1 if batch.images.views.is_floating_point() else 255
+        )
 
 
 @example

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["count_groups", "divide_groups", "group_folds", "one_of_each_group_first"]
+__all__ = ["across_parts", "count_groups", "divide_groups", "group_folds", "one_of_each_group_first", "with_pages"]
 
 
 def count_groups(groups: Tensor) -> int:
@@ -129,6 +129,28 @@ def one_of_each_group_first(order: Tensor, groups: Tensor) -> Tensor:
         turn.append(seen[group] if group >= 0 else 0)
         seen[group] += 1
     return order[torch.tensor(turn, dtype=torch.int64).argsort(stable=True)]
+
+
+def with_pages(groups: Tensor | None, pages: Tensor | None) -> Tensor | None:
+    """``groups`` (N,), and where an image has none that of the file whose page it is, ``pages`` (N,); either may be missing.
+
+    >>> with_pages(torch.tensor([5, 5, -1, -1, -1]), torch.tensor([0, 0, 1, 1, -1])).tolist()
+    [5, 5, 7, 7, -1]
+    """
+    if groups is None or pages is None:
+        return pages if groups is None else groups
+    return torch.where((groups < 0) & (pages >= 0), pages + int(groups.max()) + 1, groups)
+
+
+def across_parts(groups: Tensor, train: Tensor, test: Tensor) -> tuple[int, int]:
+    """How many groups (N,) lie in both of two parts (N1,) and (N2,), and how many images of the second are of those.
+
+    >>> across_parts(torch.tensor([0, 0, 1, 1, 1, -1]), torch.tensor([0, 2, 5]), torch.tensor([1, 3, 4, 5]))
+    (2, 3)
+    """
+    tested = groups[test]
+    both = (tested >= 0) & torch.isin(tested, groups[train])
+    return len(tested[both].unique()), int(both.sum())
 
 
 def _table(labels: Tensor | None, groups: Tensor) -> tuple[Tensor, list[dict[int, int]]]:

@@ -15,14 +15,18 @@ _NO_PICTURES = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume i
 
 _LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 
-_PICTURES_OF_OTHERS = (
-    ".heic .heif .hif .jxl .avif .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .raw .psd .psb .xcf .ai .eps .svg .pdf "
-    ".ico .icns .exr .hdr .pcx .dds .jpx .j2k .jpf .jxr .wdp .bpg .fits .fit .dcm .dicom .nii .mha .mhd .nrrd .czi "
-    ".lsm .nd2 .lif .svs .ndpi .mrxs .scn .vms .bif .mat .h5 .hdf5 .hdf .nc .npz .pt .pth .pkl .pickle .bin "
-    ".tfrecord .rec .mdb .lmdb .mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .wmv .zip .tar .gz .tgz .bz2 .xz .7z .rar "
-    ".zst"
+_NO_PICTURE_FILES = (
+    ".txt .md .rst .log .csv .tsv .json .jsonl .ndjson .geojson .xml .yaml .yml .toml .ini .cfg .conf .html .htm .css .js .py "
+    ".pyc .ipynb .sh .bat .r .m .parquet .arrow .feather .sqlite .sqlite3 .doc .docx .odt .rtf .tex .bib .xls .xlsx .ods .ppt "
+    ".pptx .md5 .sha1 .sha256 .sha512 .sfv .sum .url .lnk .torrent .aae .xmp .thm .srt .vtt .wav .mp3 .m4a .flac .ogg .tmp "
+    ".bak .lock .part .crdownload .gitignore .ds_store .info .names .data .license .safetensors"
 )
-"""Endings of files that hold pictures, or may, and that are not read here: nobody should learn of them by counting."""
+"""Endings of what lies beside pictures and holds none. Any other that is not read is counted: nobody should miss them later."""
+
+_MARKS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF")
+"""How files of the usual formats begin."""
+
+_WITHOUT_ENDING = "without an ending"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ def list_images(root: Path) -> Listing:
     unreadable: list[OSError] = []
     paths: list[Path] = []
     others: Counter[str] = Counter()
-    entered, not_read = {_identity(root)}, set(_PICTURES_OF_OTHERS.split())
+    entered, no_pictures = {_identity(root)}, set(_NO_PICTURE_FILES.split())
     real_root = os.path.realpath(root)
     for folder, folders, names in os.walk(root, onerror=unreadable.append, followlinks=True):
         folders[:] = [name for name in sorted(folders) if _enters(os.path.join(folder, name), name, entered, real_root)]  # noqa: PTH118
@@ -73,18 +77,30 @@ def list_images(root: Path) -> Listing:
                 continue
             if ending in EXTENSIONS:
                 paths.append(Path(folder, name))
-            elif ending in not_read:
+            elif not ending:
+                others[_WITHOUT_ENDING] += _begins_like_an_image(os.path.join(folder, name))  # noqa: PTH118
+            elif ending not in no_pictures:
                 others[ending] += 1
     if unreadable:
         raise DataError(
             f"the folder {unreadable[0].filename} cannot be read ({unreadable[0].strerror}); check its rights"
         )
-    found = Listing(root=root, paths=tuple(paths), others=dict(others.most_common()))
+    found = Listing(root=root, paths=tuple(paths), others=dict((+others).most_common()))
     if not paths:
         endings = " ".join(sorted(EXTENSIONS))
         left = "".join(f"; {note}" for note in found.notes())
         raise DataError(f"no image below {root}; files with these endings are images: {endings}{left}")
     return found
+
+
+def _begins_like_an_image(path: str) -> bool:
+    if not os.path.isfile(path):  # noqa: PTH113
+        return False
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(4).startswith(_MARKS)
+    except OSError:
+        return False
 
 
 def _identity(path: Path | str) -> tuple[int, int]:

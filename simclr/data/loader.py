@@ -13,7 +13,6 @@ from simclr.data.cut import CropPlan, Cut
 from simclr.data.decode_batch import DecodeBatch
 from simclr.data.image_set import ImageSet
 from simclr.data.left_out import LeftOut
-from simclr.data.originals import LONGEST
 from simclr.data.samplers import Sampler
 from simclr.data.workers import read_by_workers
 from simclr.distributed import any_rank, gather_rare
@@ -66,8 +65,7 @@ def place(
     Files that do not decode are dealt with here (``images.broken``), before anything depends on how many there are; those
     that are skipped are named to ``say``. With ``shapes`` a decoded set keeps the shapes of its images, to cut crops from.
     """
-    kept = images.nbytes * (1 + LONGEST if shapes and images.pixels is None else 1)
-    if resident == "yes" or (resident == "auto" and fits_on(device, kept)):
+    if resident == "yes" or (resident == "auto" and fits_on(device, images.nbytes)):
         placed = images.resident(device, shapes)
     else:
         placed = images.intact() if images.broken == "skip" else images

@@ -14,6 +14,7 @@ from simclr.data.channels import with_channels
 from simclr.data.decode import to_stored_size
 from simclr.data.folder_classes import read_classes
 from simclr.data.folder_layout import by_column, find_layout, scored_parts
+from simclr.data.groups import across_parts, with_pages
 from simclr.data.image_set import ImageSet
 from simclr.data.listing import list_images
 from simclr.data.parts_list import FILE, PartsList, listed_files
@@ -153,14 +154,14 @@ def _folder_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str
     kept_notes: list[str] = []
     if kept is not None:
         paths, kept_notes = kept.choose(root, paths, skip=config.broken == "skip")
-    pages = groups = None
+    pages = of_file = None
     if config.pages == "all":
         paths, pages = expand_pages(paths)
-        groups = page_groups(paths)
+        of_file = page_groups(paths)
     below = [path.relative_to(root) for path in paths]
     layout = find_layout([path.parts[:-1] for path in below], [path.as_posix() for path in below])
     said = metadata_of_set(config, paths)
-    groups = said.groups if said.groups is not None else groups
+    groups = with_pages(said.groups, of_file)
     labels, classes, values, notes = said.labels, said.classes, said.values, list(said.notes)
     trained = len(classes)
     if labels is None and values is None and not isinstance(config.labels, Path):
@@ -181,6 +182,14 @@ def _folder_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str
             f"no test part: {100 * config.test_fraction:g} % of every class are held out (--data.test-fraction)"
         )
     training = division["train"] + division.get("unlabeled", [])
+    if config.validation and "validation" in division:
+        more.append("data.validation gives way to the validation part of the set's own")
+    if groups is not None and "test" in division:
+        both, images = across_parts(groups, torch.tensor(training), torch.tensor(division["test"]))
+        if both:
+            more.append(
+                f"{both} groups are in training and in the test part, with {images} test images; these are the set's own"
+            )
     # One reader for all parts, else a value would be another gray in the test images.
     reader, values_in_words = reader_for([paths[i] for i in training], config)
     everything = ImageSet.from_files(

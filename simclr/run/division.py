@@ -1,19 +1,25 @@
 """The images of a run that begins, and of one that goes on: those that its list names, in the parts that it names."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from simclr.config import TrainConfig
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet
+from simclr.data.loader import fits_on, place
+from simclr.data.originals import LONGEST
 from simclr.data.parts_list import FILE, PartsList, read_parts, write_parts
 from simclr.data.sources import list_parts, load_source
-from simclr.distributed import rank
+from simclr.distributed import any_rank, rank
 from simclr.errors import DataError, PipelineError
 from simclr.exchange.description import find_encoder
 
-__all__ = ["Division", "expect_whole_file", "kept_parts", "open_images"]
+__all__ = ["Division", "expect_whole_file", "kept_parts", "open_images", "place_images"]
 
 
 def kept_parts(config: TrainConfig) -> PartsList | None:
@@ -74,6 +80,22 @@ def open_images(config: TrainConfig) -> Division:
     assert config.data.path is not None
     kept.check_labels(config.data.path, images)
     return Division(images, kept, None)
+
+
+def place_images(
+    config: TrainConfig, images: ImageSet, device: torch.device, say: Callable[[str], object]
+) -> tuple[TrainConfig, ImageSet]:
+    """``images`` where they live while they are trained on, see ``place``; and the config with what was decided.
+
+    Crops of files' own pixels are other crops than those of images that memory keeps with their shorter side at
+    ``data.size``. So all processes do the same, and the run's config says which: it goes on so, whatever memory is free then.
+    """
+    where, shapes = config.data.device_resident, config.data.crops == "original" and images.pixels is None
+    if shapes:
+        if where == "auto":
+            where = "no" if any_rank(not fits_on(device, images.nbytes * (1 + LONGEST)), device) else "yes"
+        config = replace(config, data=replace(config.data, device_resident=where))
+    return config, place(images, device, where, say, shapes)
 
 
 def expect_whole_file(config: TrainConfig, error: DataError) -> None:

@@ -79,6 +79,7 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
     except ConfigError as error:
         raise ConfigError(f"{error}. {mend}") from error
     config, begun = _as_begun(config, written)
+    config = _as_placed(config, found)
     changed = differences(found, config)
     if config.data.source != "folder" or (folder / FILE).exists():
         changed = [
@@ -107,6 +108,20 @@ def _as_begun(config: TrainConfig, written: Path) -> tuple[TrainConfig, list[str
     }
     said = [f"data.{name} is {value}, as in the earlier version that began this run" for name, value in kept.items()]
     return replace(config, data=replace(config.data, **kept)), said
+
+
+def _as_placed(config: TrainConfig, found: TrainConfig) -> TrainConfig:
+    """``config`` with its images where the run that was ``found`` has them, where its crops depend on that."""
+    kept, asked = found.data.device_resident, config.data.device_resident
+    if kept == "auto" or kept == asked or "square" in (config.data.crops, found.data.crops):
+        return config
+    if asked != "auto":
+        lies = {"yes": "of images kept in memory, scaled to data.size", "no": "of the files' own pixels"}
+        raise ConfigError(
+            f"{found.run_dir} has cut its crops {lies[kept]}, and data.device_resident={asked} would cut them "
+            f"{lies[asked]}: leave it out, or give this run a name of its own with --name"
+        )
+    return replace(config, data=replace(config.data, device_resident=kept))
 
 
 def _is_cut(written: Path, config: TrainConfig) -> bool:
