@@ -7,6 +7,11 @@ exit code is 1 where a file does not decode.
 
 import sys
 
+from simclr.stopping import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from rich.progress import Progress
 
 from simclr.command_line import parse_command, run_command

@@ -7,6 +7,11 @@ folder that may be larger than memory. --query IMG prints the images nearest to 
 
 import sys
 
+from simclr.stopping import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from rich.console import Console
 from rich.progress import Progress
 

@@ -8,6 +8,11 @@ retrieval, verification, identification and one-shot on classes that were not tr
 
 import sys
 
+from simclr.stopping import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from linear_eval.config import EvaluationOptions
 from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_open import evaluate_open_set

@@ -6,6 +6,11 @@ encoder before it is put into its place; the lines of Python that load it are pr
 
 import sys
 
+from simclr.stopping import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from simclr.command_line import parse_flags, run_and_flags, run_command
 from simclr.exchange.formats import ExportOptions, export_as
 from simclr.names import printable

@@ -7,11 +7,15 @@ images are scored once. The same command run again continues where it was stoppe
 
 import sys
 
+from simclr.stopping import exit_code, listen, request
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from linear_eval.finetuned import evaluate_finetuned
 from simclr import pretrain
 from simclr.command_line import run_command
 from simclr.finetune import from_scratch, parse_finetuning
-from simclr.run.process import die_with_parent
 
 
 def main(arguments: list[str]) -> int:
@@ -23,12 +27,12 @@ def main(arguments: list[str]) -> int:
             return 0
         if not result.finished:
             print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
-            return 130
+        if not result.finished or request() is not None:
+            return exit_code()
     if config.train.evaluate and result.main:
         evaluate_finetuned(config)
     return 0
 
 
 if __name__ == "__main__":
-    die_with_parent()
     sys.exit(run_command(main))

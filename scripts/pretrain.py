@@ -5,12 +5,16 @@ The same command run again continues where it was stopped. Everything goes to ru
 
 import sys
 
+from simclr.stopping import exit_code, listen, request
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from linear_eval.evaluate import evaluate_run
 from simclr import pretrain
 from simclr.command_line import parse_command, run_command
 from simclr.config.presets import describe_presets
 from simclr.names import printable
-from simclr.run.process import die_with_parent
 
 
 def main(arguments: list[str]) -> int:
@@ -20,11 +24,13 @@ def main(arguments: list[str]) -> int:
         return 0
     if not result.finished:
         print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
-        return 130
+        return exit_code()
     run = result.run_dir
     if result.main:
         uses = "evaluate.py, finetune.py, embed.py, export.py and simclr.load_encoder"
         print(printable(f"{result.encoder}: the encoder, for {uses}"))
+    if request() is not None:
+        return exit_code()
     if config.train.evaluate and result.scorable:
         evaluate_run(run)
     elif result.main and not result.scorable:
@@ -35,5 +41,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    die_with_parent()
     sys.exit(run_command(main))

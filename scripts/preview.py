@@ -6,6 +6,11 @@ are constant or use few levels are named: their values may have been taken for t
 
 import sys
 
+from simclr.stopping import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from simclr.command_line import parse_command, run_command
 from simclr.names import printable
 from simclr.run.views import write_preview

@@ -7,6 +7,11 @@ pictures.
 
 import sys
 
+from simclr.stopping import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
 from linear_eval.comparison.tables import ReportOptions, compare_runs
 from simclr.command_line import parse_flags, run_command
 from simclr.errors import ConfigError

@@ -5,12 +5,15 @@ A command on a finished run takes the run as its first word; what follows are fl
 
 import contextlib
 import io
+import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TextIO
 
 import tyro
 
@@ -24,6 +27,7 @@ from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro,
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.run.process import keep_freed_memory
+from simclr.stopping import exit_code, ignore_requests, imports_are_done, request
 
 __all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
 
@@ -31,24 +35,63 @@ __all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags",
 def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> int:
     """Run ``main`` on the command line's words; return its exit code, or 2 after a user's mistake.
 
+    A command that is asked to stop says so in a line and returns 128 + the signal's number (``simclr/stopping.py``). What it
+    prints may go to a terminal that was closed, a pipe whose reader left or a full disk: that ends no command.
+
     With ``keep_memory`` the process holds what it frees until it ends (``simclr/run/process.py``).
     """
+    imports_are_done()
     use_cores()
     if keep_memory:
         keep_freed_memory()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal without UTF-8 shows what it cannot write as an escape, rather than ending the run.
-            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _undisturbed(sys.stdout), _undisturbed(sys.stderr)
+    code = 2
     try:
-        return main(sys.argv[1:])
+        code = main(sys.argv[1:])
     except PipelineError as error:
-        # Several processes make the same mistake; one of them says so.
-        if os.environ.get("RANK", "0") == "0":
-            print(printable(f"error: {error}"), file=sys.stderr)
-        return 2
+        _say(f"error: {error}")
     except KeyboardInterrupt:
-        return 130
+        code = exit_code()
+        stopped = request()
+        _say(f"stopped by {'Ctrl-C' if stopped in (None, signal.SIGINT) else stopped.name}; the same command goes on")
+    finally:
+        ignore_requests()
+        for worker in multiprocessing.active_children():
+            worker.kill()  # it may hang in a file, and ignores what asks it to stop
+    return code
+
+
+def _say(text: str) -> None:
+    # Several processes make the same mistake; one of them says so.
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(text), file=sys.stderr)
+
+
+class _Deaf(io.FileIO):
+    """A file that takes what cannot be written as well."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError:
+            return memoryview(content).nbytes
+
+
+def _undisturbed(stream: TextIO) -> TextIO:
+    """``stream`` as one that neither its other end nor a letter that its encoding lacks can bring down."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    if stream not in (sys.__stdout__, sys.__stderr__):  # somebody else's, a test's say
+        stream.reconfigure(errors="backslashreplace")
+        return stream
+    raw = io.BufferedWriter(_Deaf(stream.fileno(), "wb", closefd=False))
+    return io.TextIOWrapper(
+        raw,
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+        write_through=stream.write_through,
+    )
 
 
 def run_and_flags(

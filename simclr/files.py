@@ -7,6 +7,7 @@ Python, a SafetensorError to safetensors, to torch a RuntimeError about position
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = [
     "AGAIN",
     "WriteError",
     "atomically",
+    "free_space",
     "is_leftover",
     "refused",
     "sync",
@@ -98,6 +100,19 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write JSON, atomically; raises WriteError."""
     atomically(path, lambda file: file.write(f"{json.dumps(content, indent=2)}\n".encode()))
+
+
+def free_space(path: Path) -> int | None:
+    """Bytes that may still be written below ``path``, which need not be there yet; None where the system does not say."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        usage = os.statvfs(path) if hasattr(os, "statvfs") else None
+        if usage is not None and usage.f_files and usage.f_favail < 10:
+            return 0  # room for bytes, but for no more files
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
 
 
 def is_leftover(path: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from simclr.errors import ConfigError
 
-__all__ = ["check_paths", "expand_fields", "expanded", "given_path"]
+__all__ = ["check_paths", "expand_fields", "expanded", "given_path", "is_folder_name"]
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
@@ -94,3 +94,17 @@ def _check(path: Path, what: str) -> None:
             raise ConfigError(
                 f"{what} is {path}: the variable {name[0]} is not set, and there is no {found}; set it, or write the path out"
             )
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether ``name`` is the name of one folder, wherever: no path, none of the names that mean another folder, not too long.
+
+    >>> [is_folder_name(name) for name in ("birds", "..", "a/b", "a\\0b", "", "x" * 300, "\\ud800")]
+    [True, False, False, False, False, False, False]
+    """
+    try:
+        length = len(os.fsencode(name))
+    except UnicodeEncodeError:  # half a letter
+        return False
+    foreign = set('<>:"|?*\\') if os.name == "nt" else set()
+    return name not in ("", ".", "..") and 0 < length <= 200 and not set(name) & ({"/", "\0"} | foreign)

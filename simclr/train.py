@@ -6,8 +6,6 @@ A step is a pure function of (config, weights, step): the order of the images, t
 come from seeds derived from it. So no random state is saved, a resumed run is an undisturbed one, and processes share its batch.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -18,8 +16,8 @@ from simclr.config.yaml import to_dict
 from simclr.data import Batches, make_sampler, with_targets
 from simclr.data.left_out import LeftOut
 from simclr.data.loader import Batch
-from simclr.distributed import any_rank, gather_rows
-from simclr.errors import ConfigError, DataError
+from simclr.distributed import gather_rows
+from simclr.errors import ConfigError
 from simclr.exchange.imported import start_from
 from simclr.losses import EmbeddedBatch
 from simclr.model.contrastive import build_model
@@ -34,19 +32,20 @@ from simclr.optim.optimizers import (
 from simclr.optim.schedule import set_learning_rate
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
 from simclr.run.channels import channel_notes
-from simclr.run.checkpoint import gather_state, restore_state, save_checkpoint
+from simclr.run.checkpoint import restore_state
 from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
-from simclr.run.division import expect_whole_file, open_images, place_images
+from simclr.run.division import open_images, place_images
 from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
 from simclr.run.grad_cache import cached_step
+from simclr.run.lock import release
 from simclr.run.log import Meter, RunLog, check_trackers, start_trackers
 from simclr.run.nan_guard import FiniteGuard, refuse_weights
 from simclr.run.offline_mining import mine_offline
 from simclr.run.parts import Learner, Run, Step
 from simclr.run.pictures import draw_curves
-from simclr.run.process import StopFlag
 from simclr.run.profile import StepProfile
+from simclr.run.saving import Saving, expect_space, persist
 from simclr.run.validation import make_validation_score
 from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
 
@@ -68,12 +67,15 @@ def pretrain(config: TrainConfig) -> RunResult:
         CheckpointError: damaged checkpoints, or a disk that refuses them.
         NotFiniteError: NaN or infinity in training; the message names the step and the images.
     """
-    run = open_run(config)  # everything that can be refused is refused before anything is written
-    learner = build(run)
-    batches = resume(run, learner)
-    log = start_log(run, learner, batches.start)
-    step = loop(run, learner, log, batches)
-    return close(run, learner, log, step)
+    try:
+        run = open_run(config)  # everything that can be refused is refused before anything is written
+        learner = build(run)
+        batches = resume(run, learner)
+        log = start_log(run, learner, batches.start)
+        step = loop(run, learner, log, batches)
+        return close(run, learner, log, step)
+    finally:
+        release(config.run_dir)
 
 
 def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepProfile) -> Step:
@@ -186,7 +188,9 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     config, accelerator = run.config, run.accelerator
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        short = expect_space(run, learner, config.optim)
         claim(config, run.division.listed)
+        run.notes.extend(short)
     start_trackers(accelerator, config.train.trackers, to_dict(config))
     log = RunLog(config.run_dir, accelerator, total_steps=run.total_steps, start_step=start)
     for note in run.notes:
@@ -202,35 +206,9 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
     guard, profile = FiniteGuard(run.local, device), StepProfile(20 if config.profile else 0, device)
     meter = Meter(device, run.checkpoint.progress["epoch_loss"] if run.checkpoint else 0.0)
     mine_offline(run, learner.model, batches, log.say)
-    saved = step = batches.start
-
-    def save() -> None:
-        nonlocal saved
-        guard.refuse(run.images)
-        refuse_weights(learner.weights, learner.optimizer, step - 1)
-        if accelerator.is_main_process:
-            tensors, state = gather_state(learner.weights, run.sampler, learner.optimizer, accelerator)
-            progress = {"processes": accelerator.num_processes, "epoch_loss": meter.epoch_loss.item()}
-            folder = config.run_dir / "checkpoints"
-            save_checkpoint(folder, step, tensors, state, progress, keep=train.keep_checkpoints)
-        saved = step
-        accelerator.wait_for_everyone()
-
-    @contextmanager
-    def nothing_lost() -> Iterator[None]:
-        """What images do wrong ends the run between two steps, in all processes: the last one is saved first."""
-        try:
-            yield
-        except DataError as error:
-            expect_whole_file(config, error)
-            if step != saved:
-                save()
-            # A signal to the whole group ends the workers too: a stop like any other.
-            if not any_rank(stop.raised is not None, device):
-                raise
-
+    saving, step = Saving(run, learner, guard, meter, log, batches.start), batches.start
     learner.model.train()
-    with StopFlag() as stop, log, nothing_lost():
+    with saving.nothing_lost(), log:
         for step, batch in enumerate(batches, start=batches.start):
             profile.mark("other")
             rate = set_learning_rate(learner.optimizer, config.schedule, step, **run.lengths, peak=learner.peak)
@@ -246,19 +224,22 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
             meter.add(done.loss)
             step += 1
             log.pace(step)
+            saving.reached(step)
             last, due = step == run.total_steps, step % train.log_every == 0
             if due or last:
                 guard.refuse(run.images)
                 figures = meter.line(train.batch_size, run.total_steps - step, batches.waited)
                 figures |= {"learning_rate": rate, "gradient_norm": done.gradient_norm.item()}
                 log.step(step, (step - 1) // run.steps_per_epoch + 1, figures | learner.objective.figures())
+            better = False
             if step % run.steps_per_epoch == 0:
                 guard.refuse(run.images)
-                end_epoch(run, learner, log, step, done.z, meter.end_epoch() / run.steps_per_epoch)
-            # With one process the flag is free to read at every step; several must agree, which costs a wait.
-            stopped = (due or accelerator.num_processes == 1) and any_rank(stop.raised is not None, device)
-            if stopped or last or step % train.checkpoint_every == 0:
-                save()
+                saving.settle()  # scoring starts processes, which a thread in the midst of writing might disturb
+                figures = end_epoch(run, learner, log, step, done.z, meter.end_epoch() / run.steps_per_epoch)
+                better = saving.is_best(step, figures)
+            stopped = saving.asked(step)
+            if stopped or last or better or step % train.checkpoint_every == 0:
+                saving.save(step, wait=stopped or last)
             if stopped or profile.end_step():
                 break
     if config.profile and step > batches.start:
@@ -266,7 +247,7 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
     return step
 
 
-def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mean_loss: float) -> None:
+def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mean_loss: float) -> dict[str, float]:
     """Figures that tell learning from collapse, words for what they show, and every few epochs the score so far."""
     train, epoch = run.config.train, step // run.steps_per_epoch
     figures = contrastive_diagnostics(gather_rows(z), learner.model.features)
@@ -280,6 +261,7 @@ def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mea
             figures |= run.validation(*learner.weights.final, run.accelerator.device)
     finally:  # a file may break that is scored: the epoch is done all the same
         log.epoch(step, epoch, {"epoch_loss": mean_loss, **figures})
+    return figures
 
 
 def close(run: Run, learner: Learner, log: RunLog, step: int) -> RunResult:
@@ -291,7 +273,8 @@ def close(run: Run, learner: Learner, log: RunLog, step: int) -> RunResult:
     if main:
         log.picture(config.run_dir / "curves.png", partial(draw_curves, config.run_dir / "metrics.jsonl"))
         if finished:
-            export_run(config, *learner.weights.final, learner.objective_config, run.images, learner.sizes)
+            parts = (*learner.weights.final, learner.objective_config, run.images, learner.sizes)
+            persist(partial(export_run, config, *parts), log.say)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     scorable = finished and main and (len(run.images.classes) > 1 or run.images.values is not None)

@@ -54,6 +54,13 @@ def small_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(f"simclr.train.{name}", lambda *args: Image.new("RGB", (1, 1)).save(args[-1], "png"))
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process do not wait for a full disk to be emptied."""
+    for name in ("PATIENCE", "STOP_PATIENCE"):
+        monkeypatch.setattr(f"simclr.run.saving.{name}", 0.0)
+
+
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> TrainConfig:
     """Digits at 16 px, a ResNet of 20k parameters, 2 epochs of 5 steps; everything below the test's own folder."""
@@ -143,7 +150,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractConte
                 return True if next(looks) == steps else None
 
         with monkeypatch.context() as patch:
-            patch.setattr("simclr.train.StopFlag", Flag)
+            patch.setattr("simclr.run.saving.StopFlag", Flag)
             yield
 
     return stopping

@@ -23,7 +23,7 @@ FLOORS = {
         ("views",),
     ),
     "simclr": (
-        ("errors", "names"),
+        ("errors", "names", "stopping"),
         ("files", "distributed", "numerics", "cores", "paths"),
         ("distances", "neighbours"),
         ("mining",),

@@ -44,8 +44,8 @@ from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import build_backbone, feature_width
 from simclr.objectives import Objective
 from simclr.run.accelerator import make_accelerator
-from simclr.run.process import StopFlag
 from simclr.run.validation import ValidationScore
+from simclr.stopping import StopFlag
 
 RATE, MOMENTUM, WEIGHT_DECAY, TEMPERATURE, STRENGTH, WIDTH = 0.06, 0.9, 5e-4, 0.5, 0.5, 128
 """What lightly publishes for CIFAR-10; the rate is for a batch of 128."""

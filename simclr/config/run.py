@@ -12,7 +12,7 @@ from simclr.config.normalisation import normalised_for
 from simclr.config.optim import OptimConfig, ScheduleConfig
 from simclr.errors import ConfigError, require
 from simclr.objectives import OBJECTIVES, NTXentConfig, ObjectiveConfig
-from simclr.paths import expand_fields
+from simclr.paths import expand_fields, is_folder_name
 
 __all__ = ["RUNTIME_FIELDS", "LoopConfig", "TrainConfig"]
 
@@ -53,7 +53,10 @@ class LoopConfig:
     """Steps between two checkpoints; one is also written when a run is asked to stop."""
 
     keep_checkpoints: Runtime[Rare[int]] = 2
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints stay on disk; the one of the best online score stays too, where there are scores."""
+
+    keep_every: Runtime[Rare[int | None]] = None
+    """Keep every checkpoint whose step this divides as well; None keeps none for good."""
 
     knn_every: Runtime[Rare[int]] = 10
     """Epochs between two online kNN scores on held-out images, where there are labels; 0 is never."""
@@ -74,6 +77,9 @@ class LoopConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(
+            self.keep_every is None or self.keep_every >= 1, "train.keep_every", self.keep_every, "at least 1, or none"
+        )
         require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2: NT-Xent needs negatives")
         require(
             self.cached_chunk is None or self.cached_chunk >= 1, "train.cached_chunk", self.cached_chunk, "at least 1"
@@ -130,7 +136,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         expand_fields(self, "out")
-        require(bool(self.name) and Path(self.name).name == self.name, "name", self.name, "a single folder name")
+        require(
+            is_folder_name(self.name),
+            "name",
+            self.name,
+            "a single folder name, of at most 200 bytes, that a file system takes",
+        )
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         object.__setattr__(self, "augment", normalised_for(self.data.channels, self.augment))
         if self.schedule.warmup_epochs > self.train.epochs:

@@ -52,6 +52,7 @@ def read_by_workers(
         multiprocessing_context=context if workers else None,
         pin_memory=pin_memory,
         prefetch_factor=prefetch if workers else None,
+        worker_init_fn=_ignore_requests,
     )
     source = iter(loader)
     with _Deaths() as deaths:
@@ -72,6 +73,13 @@ class _Told(Dataset[Any], Generic[Key, Read]):
             return self.read(key)
         except PipelineError as error:
             return error
+
+
+def _ignore_requests(worker: int) -> None:
+    # A request to stop goes to a whole group: the process that trains answers it, and needs its batches meanwhile.
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_it_is(item: Read) -> Read:

@@ -1,5 +1,6 @@
 """Where a run runs: the Accelerator, the arithmetic that the device does natively, torch.compile, the run's first line."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from simclr.config import LoopConfig, TrainConfig
 from simclr.data import ImageSet
+from simclr.errors import ConfigError
 from simclr.numerics import native_bf16
 from simclr.run.flops import model_flops, peak_flops
 from simclr.run.profile import StepProfile
@@ -27,7 +29,11 @@ __all__ = [
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The process group, placement, precision and trackers of a run."""
+    """The process group, placement, precision and trackers of a run.
+
+    Raises:
+        ConfigError: a launcher started several processes, and they do not see each other: each would train alone.
+    """
     # accelerate keeps one state a process, which would refuse a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     precision = resolved_precision(config.train)
@@ -38,6 +44,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         # While only the head learns, the backbone's weights get no gradient that processes could wait for.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.schedule.head_epochs > 0)],
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"the launcher started {launched} processes (WORLD_SIZE), and each sees {accelerator.num_processes}: without a GPU "
+            "set ACCELERATE_USE_CPU=true before torchrun, or start accelerate launch --cpu --num_processes 1"
+        )
     if accelerator.gradient_accumulation_steps != 1:
         if accelerator.is_main_process:
             print(

@@ -52,9 +52,17 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any], progress: dict[str, Any], keep: int = 2
+    folder: Path,
+    step: int,
+    model: dict[str, Tensor],
+    state: dict[str, Any],
+    progress: dict[str, Any],
+    keep: int = 2,
+    every: int | None = None,
 ) -> Path:
     """Write ``folder/step-XXXXXXXX`` and then remove all but the newest ``keep`` whole checkpoints up to this one.
+
+    Those whose step ``every`` divides stay as well, and the one whose ``progress["score"]`` is the highest.
 
     Those of later steps go first: the run was continued from an earlier one, since they were damaged. To know that the
     others are whole they are read, which takes a fraction of the time that writing does.
@@ -66,6 +74,7 @@ def save_checkpoint(
         state: whatever else, as ``torch.save`` of plain containers and tensors.
         progress: JSON-able notes; ``step`` is added.
         keep: how many stay.
+        every: steps between those that stay for good; None is none.
 
     Raises:
         CheckpointError: the disk refused; the checkpoints before this one are untouched.
@@ -86,7 +95,7 @@ def save_checkpoint(
             shutil.rmtree(final)  # the same step again, after a resume from an older checkpoint
         partial.rename(final)
         sync(folder)
-    _prune(folder, step, keep)
+    _prune(folder, step, keep, every)
     return final
 
 
@@ -107,14 +116,28 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, said
 
 
-def _prune(folder: Path, written: int, keep: int) -> None:
-    """Leave the checkpoint of the step just ``written`` and the newest whole ones before it, ``keep`` in all."""
+def _prune(folder: Path, written: int, keep: int, every: int | None) -> None:
+    """Leave the checkpoint of the step just ``written``, the newest whole ones before it, ``keep`` in all, and those for good."""
     kept = 0
+    best = _best(folder, written)
     for step, path in reversed(_steps(folder)):
         if step == written or (step < written and kept < keep and _fault(path) is None):
             kept += 1
-        else:
+        elif step > written or not (path == best or (every is not None and step % every == 0)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _best(folder: Path, last: int) -> Path | None:
+    """The whole checkpoint of a step up to ``last`` whose score is the highest; of equal ones the earliest."""
+    scored = []
+    for step, path in _steps(folder):
+        try:
+            score = json.loads((path / "progress.json").read_text()).get("score")
+        except (OSError, ValueError, RecursionError, AttributeError):
+            continue
+        if step <= last and isinstance(score, float):
+            scored.append((-score, step, path))
+    return next((path for _, _, path in sorted(scored) if _fault(path) is None), None)
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:

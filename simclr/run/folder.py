@@ -19,6 +19,7 @@ from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import without_weights
 from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint, newest_checkpoint
+from simclr.run.lock import take
 
 __all__ = ["RunResult", "claim", "export_run", "find_run"]
 
@@ -57,7 +58,8 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
     The config that is given back goes on as the run was begun, where an earlier version began it.
 
     Raises:
-        ConfigError: the folder holds a run with another config (the differences are named), or something else.
+        ConfigError: another process writes there; or it holds a run with another config (the differences are named), or
+            something else.
         CheckpointError: it holds checkpoints, but none that is whole.
     """
     folder = config.run_dir
@@ -66,6 +68,7 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
         return config, None, []
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose another --name or --out")
+    take(folder)
     if not written.exists():
         if not all(is_leftover(path) for path in folder.iterdir()):
             raise ConfigError(f"{folder} holds files, but is no run of this program; choose another --name or --out")
@@ -151,6 +154,7 @@ def claim(config: TrainConfig, listed: PartsList | None = None) -> None:
     written = config.run_dir / "config.yaml"
     with refused(config.run_dir):
         config.run_dir.mkdir(parents=True, exist_ok=True)
+        take(config.run_dir)
         if listed is not None:  # before the config: a run without a list would be one of an earlier version
             write_parts(config.run_dir / FILE, listed)
         if not written.exists():

@@ -1,46 +1,9 @@
-"""The process itself: the signals it is asked to stop with, its parent's death, and the memory it keeps."""
+"""The process itself: the memory it keeps."""
 
 import ctypes
-import os
 import platform
-import signal
-import sys
-from types import FrameType, TracebackType
-from typing import Any
 
-__all__ = ["StopFlag", "die_with_parent", "keep_freed_memory"]
-
-
-class StopFlag:
-    """While active, the first SIGTERM or SIGINT only sets ``raised``; a second one acts as it always did."""
-
-    def __init__(self) -> None:
-        self.raised: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopFlag":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._on)
-            except ValueError:  # not the main thread, e.g. in a notebook's worker: the caller's handlers stay
-                break
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on(self, number: int, frame: FrameType | None) -> None:
-        self.raised = signal.Signals(number)
-        signal.signal(number, self._before[self.raised])
-
-
-def die_with_parent() -> None:
-    """On Linux, get SIGTERM when the parent process ends: ``accelerate launch`` leaves its child running otherwise."""
-    if not sys.platform.startswith("linux") or "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+__all__ = ["keep_freed_memory"]
 
 
 # glibc's malloc.h. The thresholds are C ints.

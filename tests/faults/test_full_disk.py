@@ -39,16 +39,52 @@ def test_a_run_that_may_not_write_its_config_leaves_no_half_of_it(tiny_run: Trai
     assert find_run(tiny_run)[1:] == (None, [])
 
 
-def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_run_goes_on_from_the_last(
+def test_checkpoints_that_do_not_fit_are_said_and_the_last_is_awaited(
     tiny_run: TrainConfig, small_disk: SmallDisk, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with small_disk(20_000), pytest.raises(CheckpointError) as error:
         simclr.pretrain(tiny_run)
-    said_once(error, "checkpoints/step-00000003 could not be written (", "File too large", "run the same command again")
+    said_once(error, "checkpoints/step-00000010 could not be written (", "File too large", "run the same command again")
+    said = capfd.readouterr().err
+    for step in (3, 6, 9):
+        assert said.count(f"step-{step:08d} could not be written") == 1
+    assert "training goes on" in said and "step 10/10" in said
     result = simclr.pretrain(tiny_run)
     undisturbed = simclr.pretrain(replace(tiny_run, name="undisturbed"))
     weights = [load_file(one.encoder / "encoder.safetensors") for one in (result, undisturbed)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[1])
+
+
+def test_a_disk_that_has_room_again_gets_the_checkpoint(
+    tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("simclr.run.saving.PATIENCE", 60.0)
+    monkeypatch.setattr("simclr.run.saving._BETWEEN", 0.01)
+    refusals = iter([OSError(28, "No space left on device")] * 3)
+    written = simclr.run.checkpoint.write_json
+
+    def on_a_full_disk(path: Path, content: object) -> None:
+        if path.name == "progress.json" and "step-00000010" in str(path) and (error := next(refusals, None)):
+            raise error
+        written(path, content)
+
+    monkeypatch.setattr("simclr.run.checkpoint.write_json", on_a_full_disk)
+    assert simclr.pretrain(tiny_run).finished and next(refusals, None) is None
+    assert capfd.readouterr().err.count("No space left on device") == 1
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_said_before_the_first_step(
+    tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("simclr.run.saving.free_space", lambda _: 10_000)
+    with pytest.raises(
+        CheckpointError, match=r"a checkpoint takes about .* MB, and .* has room for 0 MB; free some space"
+    ):
+        simclr.pretrain(tiny_run)
+    assert not tiny_run.run_dir.exists()
+    monkeypatch.setattr("simclr.run.saving.free_space", lambda _: 300_000)
+    assert simclr.pretrain(tiny_run).finished
+    assert "warning: a checkpoint takes about" in capfd.readouterr().err
 
 
 def test_pictures_that_do_not_fit_are_warnings_and_the_run_ends_well(
