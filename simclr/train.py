@@ -45,7 +45,7 @@ from simclr.run.offline_mining import mine_offline
 from simclr.run.parts import Learner, Run, Step
 from simclr.run.pictures import draw_curves
 from simclr.run.profile import StepProfile
-from simclr.run.saving import Saving, expect_space, persist
+from simclr.run.saving import Saving, expect_space, other_processes, persist
 from simclr.run.validation import make_validation_score
 from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
 
@@ -164,6 +164,7 @@ def resume(run: Run, learner: Learner) -> Batches:
     config, accelerator, done = run.config, run.accelerator, 0
     if run.checkpoint is not None:
         done = restore_state(run.checkpoint, learner.weights, run.sampler, learner.optimizer, accelerator)
+        run.notes.extend(other_processes(run))
     learner.wrapped, learner.optimizer = accelerator.prepare(
         maybe_compiled(learner.model, config.train.compile), learner.optimizer
     )

@@ -114,3 +114,13 @@ def test_a_manifest_that_does_not_vouch_for_every_file_vouches_for_none(
     checkpoint, said = newest_checkpoint(tmp_path)
     assert checkpoint.progress["step"] == 1
     assert len(said) == 1 and "manifest.json does not name model.safetensors, state.pt, progress.json" in said[0]
+
+
+def test_every_so_many_steps_and_the_best_are_kept_for_good(tmp_path: Path) -> None:
+    for step, score in ((10, 0.3), (20, 0.9), (25, None), (30, 0.9), (40, 0.4), (45, None), (50, 0.1)):
+        progress = {} if score is None else {"score": score}
+        save_checkpoint(tmp_path, step, {"w": torch.ones(1)}, {}, progress, keep=2, every=25)
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == [20, 25, 45, 50]
+    # A run that is continued from before them starts those of later steps anew.
+    save_checkpoint(tmp_path, 22, {"w": torch.ones(1)}, {}, {}, keep=2, every=25)
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == [20, 22]

@@ -1,6 +1,7 @@
 """Several processes are one: two and three gloo processes give the gradient and the weights of a single one."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
 from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
 from simclr.model.contrastive import build_model
 from simclr.run.diagnostics import contrastive_diagnostics
+from simclr.run.log import read_metrics
 from simclr.run.nan_guard import FiniteGuard, NotFiniteError, refuse_weights
 
 Ranks = Callable[..., None]
@@ -121,7 +123,7 @@ def pretrain_on(rank: int, world: int, port: int, config: TrainConfig) -> None:
 
 
 def test_a_run_on_two_processes_ends_where_one_does(
-    ranks: Ranks, free_port: Port, tiny_run: TrainConfig, tmp_path: Path
+    ranks: Ranks, free_port: Port, tiny_run: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An encoder without batch statistics, so that nothing but rounding may differ."""
     import simclr
@@ -132,7 +134,7 @@ def test_a_run_on_two_processes_ends_where_one_does(
         head=replace(tiny_run.head, batch_norm=False),
         augment=replace(tiny_run.augment, size=32),
         optim=replace(tiny_run.optim, name="sgd", learning_rate=0.05),
-        train=replace(tiny_run.train, epochs=1, batch_size=32, checkpoint_every=100, knn_every=0),
+        train=replace(tiny_run.train, epochs=1, batch_size=32, checkpoint_every=2, log_every=1, knn_every=0),
         data=replace(tiny_run.data, limit=128),
     )
     configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9))]
@@ -146,6 +148,18 @@ def test_a_run_on_two_processes_ends_where_one_does(
         moved, apart = (flat[0] - flat[2]).norm(), (flat[0] - flat[1]).norm()
         assert moved > 0.01
         assert apart < 1e-3 * moved
+
+    # Begun on two processes, ended on one: said, and the same losses.
+    shutil.rmtree(shared[0].run_dir / "encoder")
+    shutil.rmtree(shared[0].run_dir / "checkpoints" / "step-00000004")
+    capfd.readouterr()
+    simclr.pretrain(shared[0])
+    assert "the checkpoint is of 2 processes, this is 1" in capfd.readouterr().err
+    losses = [
+        [line["loss"] for line in read_metrics(run.run_dir / "metrics.jsonl") if line["kind"] == "step"]
+        for run in (configs[0], shared[0])
+    ]
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_seeds_are_spread_and_repeatable() -> None:

@@ -86,11 +86,15 @@ def save_checkpoint(
         for leftover in folder.glob(".partial-*"):
             shutil.rmtree(leftover)
         partial.mkdir()
-        write_tensors(partial / "model.safetensors", model)
-        write_state(partial / "state.pt", state)
-        write_json(partial / "progress.json", {**progress, "step": step})
-        write_json(partial / "manifest.json", {name: _sha256(partial / name) for name in _FILES})
-        sync(partial)
+        try:
+            write_tensors(partial / "model.safetensors", model)
+            write_state(partial / "state.pt", state)
+            write_json(partial / "progress.json", {**progress, "step": step})
+            write_json(partial / "manifest.json", {name: _sha256(partial / name) for name in _FILES})
+            sync(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+            raise
         if final.exists():
             shutil.rmtree(final)  # the same step again, after a resume from an older checkpoint
         partial.rename(final)

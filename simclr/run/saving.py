@@ -28,7 +28,7 @@ from simclr.run.nan_guard import FiniteGuard, refuse_weights
 from simclr.run.parts import Learner, Run
 from simclr.stopping import StopFlag
 
-__all__ = ["PATIENCE", "STOP_PATIENCE", "Saving", "expect_space", "persist"]
+__all__ = ["PATIENCE", "STOP_PATIENCE", "Saving", "expect_space", "other_processes", "persist"]
 
 PATIENCE = 600.0
 """Seconds for which a finished run tries again to write what a disk refuses: hours of training are worth the wait."""
@@ -84,6 +84,16 @@ def expect_space(run: Run, learner: Learner, config: OptimConfig) -> list[str]:
     if free < one:
         raise WriteError(f"{there}; free some space, or choose another --out", "no space")
     return [f"warning: {there}, where {keeps} have to be for a moment (--train.keep-checkpoints)"]
+
+
+def other_processes(run: Run) -> list[str]:
+    """A line where another number of processes wrote the checkpoint than goes on from it; else none."""
+    before = None if run.checkpoint is None else run.checkpoint.progress.get("processes")
+    now = run.accelerator.num_processes
+    if before in (None, now):
+        return []
+    means = "" if run.accelerator.device.type == "cuda" else "; BatchNorm sees each process's images alone"
+    return [f"the checkpoint is of {before} processes, this is {now}: the batches are the same{means}"]
 
 
 class Saving:

@@ -1,0 +1,106 @@
+"""scripts/pretrain.py as people start it, and all the processes that come of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCHERS = {
+    ("python", 1): [sys.executable],
+    ("accelerate", 1): [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+    ("accelerate", 2): [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *("--main_process_port", "0"),
+    ],
+    ("torchrun", 1): [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"],
+    ("torchrun", 2): [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+}
+
+
+class Command:
+    """scripts/pretrain.py by a launcher, in ``folder``, whose processes are known by a mark in their environment."""
+
+    def __init__(
+        self, folder: Path, launcher: str, count: int, words: list[str], without: tuple[str, ...] = ()
+    ) -> None:
+        self.folder, self.mark = folder, uuid.uuid4().hex
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "FAULTS_MARK": self.mark}
+        if launcher != "python":
+            environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
+        environment = {name: value for name, value in environment.items() if name not in without}
+        self.log = (folder / f"{self.mark}.log").open("wb")
+        self.process = subprocess.Popen(
+            [*LAUNCHERS[launcher, count], str(ROOT / "scripts" / "pretrain.py"), *words],
+            cwd=folder, env=environment, stdout=self.log, stderr=self.log, start_new_session=True,
+        )  # fmt: skip
+
+    def said(self) -> str:
+        return (self.folder / f"{self.mark}.log").read_text(errors="replace")
+
+    def processes(self) -> list[int]:
+        """All that are alive, the launcher and loader workers too, in the order in which they were started."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if self.mark.encode() in (entry / "environ").read_bytes():
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return sorted(found)
+
+    def training(self) -> list[int]:
+        """Those that run the command itself."""
+        found = []
+        for number in self.processes():
+            try:
+                words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+                parent = int(Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+            script = next((i for i, word in enumerate(words) if word.endswith(b"pretrain.py")), None)
+            launches = any(word in (b"accelerate.commands.launch", b"torch.distributed.run") for word in words)
+            if script is not None and not launches and (parent == self.process.pid or number == self.process.pid):
+                found.append(number)
+        return found
+
+    def until(self, what: str, seconds: float = 120) -> None:
+        """Wait until a file that ``what`` matches holds something."""
+        deadline = time.monotonic() + seconds
+        while not any(path.stat().st_size for path in self.folder.glob(what)):
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def until_it_says(self, words: tuple[str, ...], seconds: float = 120) -> None:
+        """Wait until one of the ``words`` is in its output, or it has ended."""
+        deadline = time.monotonic() + seconds
+        while not any(word in self.said() for word in words) and self.process.poll() is None:
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def send(self, number: signal.Signals, to: str) -> None:
+        if to == "group":
+            os.killpg(self.process.pid, number)
+        else:
+            goals = {"process": self.training()[:1], "launcher": [self.process.pid], "all": self.processes()}[to]
+            for goal in goals:
+                os.kill(goal, number)
+
+    def is_gone_in(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None or self.processes():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def end(self) -> None:
+        for number in self.processes():
+            os.kill(number, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
