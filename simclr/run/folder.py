@@ -19,6 +19,7 @@ from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import without_weights
 from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint, newest_checkpoint
+from simclr.run.checkpoint_content import RUN_PROGRESS, RUN_STATE
 
 __all__ = ["RunResult", "claim", "export_run", "find_run"]
 
@@ -92,7 +93,7 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
             f"{folder} holds a run with another config: {'; '.join(changed)}. "
             f"Give this run a name of its own with --name, or remove that folder"
         )
-    checkpoint, notes = newest_checkpoint(folder / "checkpoints")
+    checkpoint, notes = newest_checkpoint(folder / "checkpoints", RUN_PROGRESS, RUN_STATE)
     return config, checkpoint, [*begun, *notes]
 
 
