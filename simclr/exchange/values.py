@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from simclr.errors import CheckpointError
+from simclr.errors import CheckpointError, shown
 
 __all__ = ["Values"]
 
@@ -32,7 +32,7 @@ class Values:
 
     def fault(self, key: str, expected: str) -> CheckpointError:
         """The error that says that the value of ``key`` is not what was ``expected``."""
-        given = _short(self.content[key]) if key in self.content else "missing"
+        given = shown(self.content[key]) if key in self.content else "missing"
         return CheckpointError(f"{self.file}: {self.part}{key} is {given}; expected {expected}")
 
     def whole(self, key: str, low: int, high: int, otherwise: Any = _MISSING) -> int:
@@ -91,12 +91,3 @@ def _is_number(value: Any) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)
-
-
-def _short(value: Any) -> str:
-    # A whole number of 5,000 digits has no text in Python.
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        text = f"a {type(value).__name__} without end"
-    return text if len(text) <= 60 else f"{text[:57]}..."

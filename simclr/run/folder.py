@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from simclr.config import DataConfig, TrainConfig
 from simclr.config.yaml import differences, load_config, save_config, to_dict
+from simclr.config.yaml_text import read_yaml
 from simclr.data import ImageSet
 from simclr.data.parts_list import FILE, PartsList, write_parts
 from simclr.distributed import derive_seed
@@ -99,7 +98,7 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
 
 def _as_begun(config: TrainConfig, written: Path) -> tuple[TrainConfig, list[str]]:
     """``config`` with what an earlier version did that had no such choice, where it began the run of ``written``; and words."""
-    content = yaml.safe_load(written.read_text()).get("data")
+    content = read_yaml(written).get("data")
     if config.data.source != "folder" or not isinstance(content, dict):
         return config, []
     kept: dict[str, Any] = {
@@ -127,7 +126,7 @@ def _as_placed(config: TrainConfig, found: TrainConfig) -> TrainConfig:
 
 def _is_cut(written: Path, config: TrainConfig) -> bool:
     """Whether ``written`` lacks the last line of a config, which a file that was cut loses before any other."""
-    wanted, found = to_dict(config), yaml.safe_load(written.read_text())
+    wanted, found = to_dict(config), read_yaml(written)
     while isinstance(wanted, dict):
         last = list(wanted)[-1]
         if not isinstance(found, dict) or last not in found:
