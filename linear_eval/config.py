@@ -9,6 +9,7 @@ from linear_eval.classify.few_labels import FEW_LABEL_C
 from linear_eval.classify.probe import STRENGTHS
 from simclr.config.data import DataConfig
 from simclr.config.marks import Rare
+from simclr.config.numbers import check_numbers
 from simclr.errors import ConfigError
 
 __all__ = ["AUTOCAST", "EvalConfig", "EvaluationOptions"]
@@ -85,6 +86,7 @@ class EvalConfig:
     """Open set: one-shot trials of each difficulty."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in (
             "one_shot_trials",
             "knn_k",
@@ -103,6 +105,8 @@ class EvalConfig:
             raise ConfigError(f"strengths is {self.strengths}: expected at least one, each > 0")
         if not 0 < self.validation < 1:
             raise ConfigError(f"validation is {self.validation}: expected a share in (0, 1)")
+        if not 0 <= self.sgd_flip <= 1:
+            raise ConfigError(f"sgd_flip is {self.sgd_flip}: expected a probability in [0, 1]")
         if any(k < 1 for k in self.labels_per_class) or any(not 0 < share <= 1 for share in self.label_fractions):
             raise ConfigError(
                 f"labels_per_class is {self.labels_per_class} and label_fractions is {self.label_fractions}: expected "

@@ -4,7 +4,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from simclr.errors import CheckpointError
+from simclr.errors import CheckpointError, shown
 
 __all__ = ["LEFT_OUT", "Written"]
 
@@ -93,5 +93,5 @@ def _has_default(one: "Field[Any]", below: str) -> bool:
 
 def _expect(right: bool, key: str, value: Any, expected: str) -> None:
     if not right:
-        given = repr(value)
+        given = shown(value)
         raise _UnlikeError(f"{key or 'it'} is {given if len(given) < 50 else given[:50] + '...'}, expected {expected}")

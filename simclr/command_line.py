@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import tyro
 
 from simclr.config import DataConfig, TrainConfig
+from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, suggestion
 from simclr.cores import use_cores
@@ -183,6 +184,7 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
             print(more_flags(cls))
         raise
     config = from_tyro(cls, parsed)
+    check_numbers(config)
     check_paths(config)
     return config
 

@@ -4,7 +4,9 @@ The commands in ``scripts/`` print them without a traceback and exit with 2; any
 and keeps its traceback.
 """
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "MissingExtraError", "PipelineError", "require"]
+import reprlib
+
+__all__ = ["CheckpointError", "ConfigError", "DataError", "MissingExtraError", "PipelineError", "require", "shown"]
 
 
 class PipelineError(Exception):
@@ -30,4 +32,32 @@ class MissingExtraError(PipelineError, ImportError):
 def require(holds: bool, field: str, given: object, expected: str) -> None:
     """Raise `ConfigError` that names the setting, its value and what was expected, unless ``holds``."""
     if not holds:
-        raise ConfigError(f"{field} is {given!r}; it must be {expected}")
+        raise ConfigError(f"{field} is {shown(given)}; it must be {expected}")
+
+
+def shown(value: object) -> str:
+    """``repr`` of a value that came from a file or a command line, cut where it is long: any value has one, and a short one.
+
+    >>> shown((0.9, 2.0)), shown("x" * 500)[:4], len(shown("x" * 500)), shown(1 << 90_000)
+    ('(0.9, 2.0)', "'xxx", 200, 'a whole number of 90001 bits')
+    """
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+_LONGEST = 200
+"""Letters of a value in a message."""
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 5, 4 * _LONGEST, 4 * _LONGEST
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 32
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write one of more than some 4,300 digits.
+        return repr(x) if x.bit_length() < 4 * _LONGEST else f"a whole number of {x.bit_length()} bits"
+
+
+_SHORT = _Short()

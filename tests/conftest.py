@@ -20,6 +20,33 @@ from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
 Ranks = Callable[..., None]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--long``: tests that draw their cases draw many more of them."""
+    parser.addoption(
+        "--long", action="store_true", help="the long form of tests that draw their cases: many more of them"
+    )
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """``tally("200 damages, 198 refused")`` puts a line under pytest's results, whoever ran the test."""
+    return lambda line: request.node.user_properties.append(("tally", line))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The lines of ``tally``, in the order of the tests' names."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    lines = [
+        f"{report.nodeid.split('::')[-1]}: {line}"
+        for report in sorted(reports, key=lambda report: report.nodeid)
+        for name, line in getattr(report, "user_properties", ())
+        if name == "tally" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("counts")
+        terminalreporter.write("\n".join([*lines, ""]))
+
+
 @pytest.fixture(scope="session")
 def ranks() -> Ranks:
     """``ranks(n, function, *args)`` calls ``function(rank, *args)`` in n processes at once and waits for all of them.

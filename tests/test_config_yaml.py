@@ -69,6 +69,59 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, said: str, tmp_path: Pat
     assert "\n" not in str(error.value)
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghi", "bcdefghij")
+)
+MERGED = "a: &a {seed: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}\n" for before, name in zip("abcdefghi", "bcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 3000, "is not YAML: it opens brackets or levels without end"),
+        ("{" * 3000, "is not YAML: it opens brackets or levels without end"),
+        ("\n".join(" " * i + "a:" for i in range(700)), "is not YAML: it opens brackets or levels without end"),
+        ("\n".join(" " * i + "a:" for i in range(50)), "nests or repeats itself more than any config does"),
+        ("data: &a\n  path: *a\n", "nests or repeats itself more than any config does"),
+        ("&a\ndata: *a\n", "nests or repeats itself more than any config does"),
+        ("augment:\n  extra: &x [*x]\n", "nests or repeats itself more than any config does"),
+        (BOMB, "nests or repeats itself more than any config does"),
+        (f"{BOMB}data: *j\n", "nests or repeats itself more than any config does"),
+        (MERGED, "unknown key 'a'"),
+        ("seed: 1\nname: x\nseed: 2\n", "is not YAML: the key 'seed' is there twice, at line 3"),
+        ("data:\n  size: 8\n  size: 32\n", "is not YAML: the key 'size' is there twice, at line 3"),
+        ("data: {size: 8, size: 32}\n", "is not YAML: the key 'size' is there twice, at line 1"),
+        ("data: 0x" + "f" * 9000 + "\n", "data: expected keys and values, got a whole number of 36000 bits"),
+        ("seed: '" + "9" * 6000 + "'\n", "seed is '999"),
+        ("name: x\n" + "#" * (1 << 20), "is larger than any config"),
+        ("!!timestamp x\n", "is not YAML: "),
+        ("!!bool x\n", "is not YAML: "),
+        ("seed: !!int ''\n", "is not YAML: "),
+    ],
+    ids=[
+        "brackets", "braces", "700 levels", "50 levels", "in itself", "all in itself", "a list in itself", "a billion", "shown",
+        "merged", "twice", "twice below", "twice in a row", "hexadecimal", "digits", "large", "timestamp", "bool", "int",
+    ],
+)  # fmt: skip
+def test_a_file_without_end_or_with_a_key_twice_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert said in str(error.value) and str(file) in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_mapping_may_take_the_keys_of_another_and_change_one(tmp_path: Path) -> None:
+    (tmp_path / "merged.yaml").write_text("augment: &a {size: 16, jitter: 0.5}\ndata: {size: 16}\n")
+    assert load_config(tmp_path / "merged.yaml").augment.jitter == 0.5
+    (tmp_path / "merged.yaml").write_text("data: &a {size: 16}\naugment: {<<: *a, size: 24}\n")
+    config = load_config(tmp_path / "merged.yaml")
+    assert (config.data.size, config.augment.size) == (16, 24)
+
+
 def test_a_file_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("preset: folder\nname: v\u00e9\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.yaml is not UTF-8 text"):

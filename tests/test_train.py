@@ -221,17 +221,31 @@ def test_no_checkpoint_and_no_encoder_holds_what_is_not_finite(
     assert str(failure.value).startswith(failed[0]["what"]) and "at step 1" in failed[0]["what"]
 
 
-def test_a_finished_run_that_is_not_finite_is_not_exported(tiny_run: TrainConfig) -> None:
+def test_a_finished_run_that_is_not_finite_is_finished_from_the_checkpoint_before(
+    tiny_run: TrainConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A finished run whose last checkpoint nobody looked at."""
     config = replace(tiny_run, train=replace(tiny_run.train, epochs=1, knn_every=0))
     simclr.pretrain(config)
     encoder = config.run_dir / "encoder" / "encoder.safetensors"
+    wanted = encoder.read_bytes()
     encoder.unlink()
-    checkpoint = newest_checkpoint(config.run_dir / "checkpoints")[0]
+    folder = config.run_dir / "checkpoints"
+    checkpoint = newest_checkpoint(folder)[0]
     tensors, progress = checkpoint.model(), dict(checkpoint.progress)
     tensors["model.backbone.bn1.running_var"][1] = torch.inf
-    save_checkpoint(config.run_dir / "checkpoints", progress.pop("step"), tensors, checkpoint.state(), progress)
-    with pytest.raises(PipelineError, match=r"^model\.backbone\.bn1\.running_var became NaN or infinite at step 4"):
+    save_checkpoint(folder, progress.pop("step"), tensors, checkpoint.state(), progress)
+    capfd.readouterr()
+    simclr.pretrain(config)
+    said = capfd.readouterr().err
+    assert (
+        "step-00000005 is damaged (model.safetensors holds NaN or infinity, in model.backbone.bn1.running_var" in said
+    )
+    assert "continuing" in said and "at step 3 of 5" in said and encoder.read_bytes() == wanted
+    for path in folder.iterdir():  # with no other one to go on from, nothing is exported
+        save_checkpoint(folder, int(path.name[5:]), tensors, checkpoint.state(), progress, keep=9)
+    encoder.unlink()
+    with pytest.raises(PipelineError, match=r"^no whole checkpoint in .*running_var"):
         simclr.pretrain(config)
     assert not encoder.exists()
 

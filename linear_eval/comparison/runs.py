@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
 from linear_eval.results_numbers import NumbersResult
 from simclr.config import RUNTIME_FIELDS
 from simclr.config.yaml import flat_fields, load_config, to_dict
+from simclr.config.yaml_text import read_yaml
 from simclr.errors import CheckpointError, ConfigError
 from simclr.run.log import figures_over, read_metrics
 
@@ -117,7 +116,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
             raise TypeError("it holds no keys and values")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {error}); score the run again with scripts/evaluate.py"
         ) from error
@@ -132,9 +131,9 @@ def _config(path: Path) -> dict[str, Any]:
     except ConfigError:
         # Written by another version of this project: what it says is shown as it stands.
         try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, or no date, is a ValueError
-            raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+            content = read_yaml(path)
+        except ConfigError as error:
+            raise CheckpointError(f"{path} cannot be read ({str(error).removeprefix(f'{path} ')})") from error
         return flat_fields(content) if isinstance(content, dict) else {}
 
 

@@ -140,6 +140,8 @@ class SamplerConfig:
     """`mined`: triplets whose negative is farther than the positive by this teach nothing and are left out."""
 
     def __post_init__(self) -> None:
+        require(self.classes >= 1, "sampler.classes", self.classes, "at least 1")
+        require(self.per_class >= 1, "sampler.per_class", self.per_class, "at least 1")
         require(self.mine_every >= 1, "sampler.mine_every", self.mine_every, "at least 1")
         require(self.mine_images >= 3, "sampler.mine_images", self.mine_images, "at least 3")
         require(self.mine_margin > 0, "sampler.mine_margin", self.mine_margin, "positive")

@@ -53,6 +53,12 @@ class EncoderConfig:
         for name in ("layers", "channels"):
             values = getattr(self, name)
             require(values is None or all(v >= 1 for v in values), f"encoder.{name}", values, "numbers of at least 1")
+        require(
+            self.patch_size is None or self.patch_size >= 1,
+            "encoder.patch_size",
+            self.patch_size,
+            "at least 1, or none",
+        )
         require(self.frozen_layers >= -1, "encoder.frozen_layers", self.frozen_layers, "-1, 0 or more")
         require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "in [0, 1)")
 
@@ -77,6 +83,9 @@ class HeadConfig:
     """Hidden width of MoCo v3's predictor, an MLP of two layers behind the head; 0 is none. For `objective:moco`."""
 
     def __post_init__(self) -> None:
+        require(
+            self.hidden_dim is None or self.hidden_dim >= 1, "head.hidden_dim", self.hidden_dim, "at least 1, or none"
+        )
         require(self.predictor_dim >= 0, "head.predictor_dim", self.predictor_dim, "0 or more")
         require(0 <= self.layers <= 3, "head.layers", self.layers, "0, 1, 2 or 3")
         require(self.out_dim >= 2, "head.out_dim", self.out_dim, "at least 2")

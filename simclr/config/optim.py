@@ -4,13 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simclr.config.marks import Rare
+from simclr.config.numbers import LARGEST
 from simclr.errors import ConfigError, require
 
 __all__ = ["OptimConfig", "ScheduleConfig"]
-
-_LARGEST = 1e30
-"""What a learning rate, a decay or a coefficient may be at most: their products with each other, with a batch's share and with a
-tensor's norms have to fit float32, which ends at 3.4e38."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +44,8 @@ class OptimConfig:
     """Clip the global norm of the gradient to this, before the step."""
 
     def __post_init__(self) -> None:
-        positive = f"positive, up to {_LARGEST:g}"
-        require(0 < self.learning_rate <= _LARGEST, "optim.learning_rate", self.learning_rate, positive)
+        positive = f"positive, up to {LARGEST:g}"
+        require(0 < self.learning_rate <= LARGEST, "optim.learning_rate", self.learning_rate, positive)
         # The presets' rates are LARS's: changing the optimizer alone would train nothing, at great length.
         usual = {"adamw": (0.2, "1e-3, with scaling sqrt"), "muon": (0.2, "0.02, with scaling sqrt and momentum 0.95")}
         highest, instead = usual.get(self.name, (float("inf"), ""))
@@ -56,11 +53,11 @@ class OptimConfig:
             raise ConfigError(
                 f"optim.learning_rate={self.learning_rate:g} is a rate for LARS; {self.name} takes about {instead}"
             )
-        require(0 <= self.weight_decay <= _LARGEST, "optim.weight_decay", self.weight_decay, f"0 to {_LARGEST:g}")
+        require(0 <= self.weight_decay <= LARGEST, "optim.weight_decay", self.weight_decay, f"0 to {LARGEST:g}")
         require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "in (0, 1]")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers in [0, 1)")
-        require(0 < self.trust <= _LARGEST, "optim.trust", self.trust, positive)
+        require(0 < self.trust <= LARGEST, "optim.trust", self.trust, positive)
         require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "positive, or none")
 
 

@@ -9,6 +9,7 @@ from simclr.config.data import DataConfig, SamplerConfig
 from simclr.config.marks import RUNTIME, Rare, Runtime, marked
 from simclr.config.model import EncoderConfig, HeadConfig
 from simclr.config.normalisation import normalised_for
+from simclr.config.numbers import check_numbers
 from simclr.config.optim import OptimConfig, ScheduleConfig
 from simclr.errors import ConfigError, require
 from simclr.objectives import OBJECTIVES, NTXentConfig, ObjectiveConfig
@@ -135,6 +136,7 @@ class TrainConfig:
     """The loop."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         expand_fields(self, "out")
         require(
             is_folder_name(self.name),

@@ -13,7 +13,8 @@ import yaml
 
 from simclr.config import TrainConfig
 from simclr.config.marks import RUNTIME, marked
-from simclr.errors import ConfigError
+from simclr.config.yaml_text import read_yaml
+from simclr.errors import ConfigError, shown
 from simclr.files import atomically
 
 __all__ = ["differences", "from_dict", "load_config", "save_config", "to_dict"]
@@ -56,21 +57,14 @@ def load_config(path: Path) -> TrainConfig:
     """
     from simclr.config.presets import preset
 
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-99-99 is a ValueError to yaml
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if content is None:
         raise ConfigError(f"{path} is empty; it must hold keys and values, such as 'preset: cifar10'")
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values, such as 'preset: cifar10'")
     base = content.pop("preset", None)
     if base is not None and not isinstance(base, str):
-        raise ConfigError(f"{path}: preset is {base!r}, expected the name of a preset, such as cifar10")
+        raise ConfigError(f"{path}: preset is {shown(base)}, expected the name of a preset, such as cifar10")
     start = TrainConfig() if base is None else preset(base)
     content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
     return _dataclass(TrainConfig, content, str(path), default=start)
@@ -121,7 +115,7 @@ def suggestion(word: str, known: Sequence[str], otherwise: str = "--help lists a
 def _dataclass(cls: type[T], content: Any, where: str, default: T | None) -> T:
     prefix = f"{where}: " if where else ""
     if not isinstance(content, dict):
-        raise ConfigError(f"{prefix}expected keys and values, got {content!r}")
+        raise ConfigError(f"{prefix}expected keys and values, got {shown(content)}")
     hints = config_fields(cls)
     values = {name: getattr(default, name) for name in hints} if default is not None else {}
     for key, value in content.items():
@@ -129,11 +123,13 @@ def _dataclass(cls: type[T], content: Any, where: str, default: T | None) -> T:
             continue
         if key in getattr(cls, "gone", {}):
             if value != cls.gone[key]:  # type: ignore[attr-defined]  # as just seen
-                raise ConfigError(f"{prefix}{key} is {value!r}, which this version no longer has; leave it out")
+                raise ConfigError(f"{prefix}{key} is {shown(value)}, which this version no longer has; leave it out")
             continue
         if key not in hints:
             known = ", ".join(hints)
-            raise ConfigError(f"{prefix}unknown key {key!r}{suggestion(str(key), list(hints), f'known: {known}')}")
+            raise ConfigError(
+                f"{prefix}unknown key {shown(key)}{suggestion(_word(key), list(hints), f'known: {known}')}"
+            )
         values[key] = _value(hints[key], value, f"{prefix}{key}", values.get(key))
     try:
         return cls(**values)
@@ -150,7 +146,7 @@ def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
     if origin is Literal:
         if value in members and type(value) in {type(member) for member in members}:
             return value
-        raise ConfigError(f"{where} is {value!r}; expected one of {', '.join(map(str, members))}")
+        raise ConfigError(f"{where} is {shown(value)}; expected one of {', '.join(map(str, members))}")
     if origin is tuple:
         return _tuple(members, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -161,10 +157,11 @@ def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
         with contextlib.suppress(ValueError):
             return hint(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
     if type(value) is hint:
         return value
-    raise ConfigError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+    raise ConfigError(f"{where} is {shown(value)}; expected {getattr(hint, '__name__', hint)}")
 
 
 def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> Any:
@@ -176,7 +173,7 @@ def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> A
         chosen = next((member for member in configs if member.name == name), None)
         if chosen is None:
             names = [member.name for member in configs]
-            raise ConfigError(f"{where} names {name!r}{suggestion(str(name), names)}; known: {', '.join(names)}")
+            raise ConfigError(f"{where} names {shown(name)}{suggestion(_word(name), names)}; known: {', '.join(names)}")
         content = value if isinstance(value, dict) else {}
         return _dataclass(chosen, content, where, default if type(default) is chosen else None)
     others = [member for member in members if member is not type(None)]
@@ -191,13 +188,17 @@ def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> A
     raise ConfigError(errors[-1])
 
 
+def _word(value: Any) -> str:
+    return value[:100] if isinstance(value, str) else shown(value)
+
+
 def _kind(hint: Any) -> str:
     return "a list" if get_origin(hint) is tuple else getattr(hint, "__name__", str(hint))
 
 
 def _tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where} is {value!r}; expected a list")
+        raise ConfigError(f"{where} is {shown(value)}; expected a list")
     if len(members) == 2 and members[1] is Ellipsis:
         members = (members[0],) * len(value)
     if len(members) != len(value):

@@ -1,21 +1,27 @@
 """A supervised run whole: the encoder with its head, from pixels to class probabilities, qualities or numbers.
 
 Beside the public encoder a supervised run writes ``head.safetensors`` and ``head.json``: the projection head, the
-objective's own weights (class weights, centres, bins) and the names of the classes.
+objective's own weights (class weights, centres, bins), the names of the classes, and the SHA-256 of these weights and of
+those of the encoder that they were trained with.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simclr.config.model import HeadConfig
 from simclr.config.yaml import from_dict, to_dict
-from simclr.errors import CheckpointError
-from simclr.exchange.encoder import Encoder, check_format, find_encoder, load_encoder, match_tensors
+from simclr.errors import CheckpointError, ConfigError
+from simclr.exchange.encoder import (
+    Encoder,
+    build_encoder,
+    find_encoder,
+    match_tensors,
+    read_description,
+    read_tensors,
+)
+from simclr.exchange.sealed import file_sha256, read_sealed, refuse_changed, sealed
+from simclr.exchange.values import Values
 from simclr.files import AGAIN, refused, write_json, write_tensors
 from simclr.model.heads import projection_head
 from simclr.objectives import OBJECTIVES, Objective, ObjectiveConfig, build_objective
@@ -23,6 +29,9 @@ from simclr.objectives import OBJECTIVES, Objective, ObjectiveConfig, build_obje
 __all__ = ["Classifier", "export_head", "load_classifier", "save_temperature"]
 
 FORMATS = (1,)
+
+_LARGEST = 1 << 40
+"""Of a number of classes or images, and a width: what is more is a damaged number."""
 
 
 class Classifier(nn.Module):
@@ -92,7 +101,8 @@ def export_head(
         "sizes": sizes,
         "temperature": 1.0,
     }
-    write_json(folder / "head.json", description)
+    digests = {name: file_sha256(folder / name) for name in ("encoder.safetensors", "head.safetensors")}
+    write_json(folder / "head.json", sealed(description, "head.json", digests))
 
 
 def load_classifier(path: str | Path) -> Classifier:
@@ -106,42 +116,70 @@ def load_classifier(path: str | Path) -> Classifier:
             not exactly those that ``head.json`` describes. A format that another version writes.
     """
     folder = find_encoder(Path(path))
-    encoder = load_encoder(folder)
-    if not (folder / "head.json").exists():
+    encoder_description = read_description(folder)
+    encoder = build_encoder(folder, encoder_description)
+    file, weights = folder / "head.json", folder / "head.safetensors"
+    if not file.exists():
         raise CheckpointError(f"{folder} holds an encoder without a head: fine-tune it with scripts/finetune.py first")
+    content, digests = read_sealed(file, FORMATS)
+    values = Values(file, content)
+    classes, temperature = values.texts("classes"), values.number("temperature", 1e-6, 1e6)
+    tensors = read_tensors(weights)
+    head_config, objective_config = _configs(values, tensors)
+    sizes = values.inner("sizes")
+    dim = head_config.out_dim if head_config.layers else encoder.features
+    if sizes.whole("classes", 0, _LARGEST) != len(classes):
+        raise sizes.fault("classes", f"{len(classes)}, as many as there are names under classes")
+    if sizes.whole("dim", 1, _LARGEST) != dim:
+        raise sizes.fault("dim", f"{dim}, the width of what the head gives")
+    samples = sizes.whole("samples", 0, _LARGEST)
     try:
-        described: dict[str, Any] = json.loads((folder / "head.json").read_text())
-        check_format(described, FORMATS, folder / "head.json")
-        kinds = {kind.name: kind for kind in OBJECTIVES}
-        kind = kinds[described["objective"]["name"]]
-        where = f"{folder / 'head.json'}"
-        objective_config = from_dict(kind, described["objective"], where=f"{where}: objective")
-        head_config = from_dict(HeadConfig, described["head"], where=f"{where}: head")
-        sizes, classes, temperature = described["sizes"], tuple(described["classes"]), float(described["temperature"])
-        objective = build_objective(objective_config, **sizes, seed=0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'head.json'} is damaged: {type(error).__name__} {error}") from error
-    head = projection_head(encoder.features, head_config)
+        head = projection_head(encoder.features, head_config)
+        objective = build_objective(objective_config, classes=len(classes), dim=dim, samples=samples, seed=0)
+    except (ArithmeticError, RuntimeError, MemoryError, ValueError, TypeError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{file} describes a head that cannot be built: {said}") from error
     both = nn.ModuleDict({"head": head, "objective": objective})
-    file = folder / "head.safetensors"
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-    match_tensors(both, tensors, what=f"{file} is not the head that head.json describes")
+    match_tensors(both, tensors, what=f"{weights} is not the head that head.json describes")
+    refuse_changed(weights, digests)
+    if digests is not None and encoder_description.digests is not None:
+        ours, theirs = (of.get("encoder.safetensors") for of in (encoder_description.digests, digests))
+        if ours != theirs:
+            raise CheckpointError(
+                f"{file} is the head of another encoder than the one beside it: their SHA-256 differ; take all four files "
+                "from one export"
+            )
     both.load_state_dict(tensors)
     classifier = Classifier(encoder, head, objective, classes)
     classifier.temperature = 1.0 if objective.sigmoids else temperature  # it was fitted to a softmax
     return classifier.eval()
 
 
+def _configs(values: Values, tensors: dict[str, Tensor]) -> tuple[HeadConfig, ObjectiveConfig]:
+    """What the head and the objective are built from; widths that no tensor of theirs has are refused before."""
+    kinds = {kind.name: kind for kind in OBJECTIVES}
+    described = values.inner("objective")
+    kind = kinds[described.choice("name", tuple(kinds))]
+    try:
+        head = from_dict(HeadConfig, values.inner("head").content, where=f"{values.file}: head")
+        objective = from_dict(kind, described.content, where=f"{values.file}: objective")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    widest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
+    for key, width in (("out_dim", head.out_dim), ("hidden_dim", head.hidden_dim or 0)):
+        if head.layers and width > widest:
+            raise values.inner("head").fault(key, f"up to {widest}, the largest side of a tensor in head.safetensors")
+    return head, objective
+
+
 def save_temperature(path: str | Path, temperature: float) -> None:
     """Note in ``head.json`` the temperature that was fitted on validation images.
 
     Raises:
-        CheckpointError: the disk refuses.
+        CheckpointError: it was changed since it was written, or the disk refuses.
     """
     file = find_encoder(Path(path)) / "head.json"
-    described = json.loads(file.read_text())
+    content, digests = read_sealed(file, FORMATS)
+    content["temperature"] = temperature
     with refused(file, AGAIN):
-        write_json(file, described | {"temperature": temperature})
+        write_json(file, content if digests is None else sealed(content, file.name, digests))

@@ -1,8 +1,7 @@
 """``encoder.json``: how to build an encoder's backbone, and how to prepare an image for it."""
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,15 +9,23 @@ from augment import AugmentConfig
 from simclr.config import EncoderConfig
 from simclr.config.yaml import from_dict, to_dict
 from simclr.data.decode import Fit, Reader
-from simclr.errors import CheckpointError
+from simclr.errors import CheckpointError, ConfigError
+from simclr.exchange.sealed import file_sha256, read_sealed, sealed
+from simclr.exchange.values import Values
 from simclr.files import write_json
 from simclr.paths import expanded
 
-__all__ = ["EncoderDescription", "check_format", "find_encoder", "read_description", "write_description"]
+__all__ = ["EncoderDescription", "find_encoder", "read_description", "write_description"]
 
 FORMATS = (1, 2)
 """1: images of three channels, 8 bits deep, cropped to a square: all there was. 2: anything else, which a version that knows
 only the first would read wrongly."""
+
+_LARGEST = 1e30
+"""Of a mean, a deviation and a range: what is taken times it has to fit float32."""
+
+_LARGEST_SIDE = 1 << 16
+"""Pixels of a side, and channels: more is no image, but a damaged number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,9 @@ class EncoderDescription:
     reader: Reader
     """How files became pixels in training, where their size may be another one than that of the views."""
 
+    digests: Mapping[str, str] | None = None
+    """SHA-256 of the files beside it, None for an encoder of an earlier version."""
+
     @property
     def channels(self) -> int:
         """C of the images."""
@@ -72,7 +82,7 @@ def write_description(
     training: dict[str, Any],
     reader: Reader,
 ) -> None:
-    """Write ``folder/encoder.json``, of the earliest format that says it all.
+    """Write ``folder/encoder.json``, of the earliest format that says it all, for the ``encoder.safetensors`` beside it.
 
     Raises:
         CheckpointError: the disk refuses.
@@ -96,47 +106,61 @@ def write_description(
         "init_seed": seed,
         "training": training,
     }
-    write_json(folder / "encoder.json", description)
+    digests = {"encoder.safetensors": file_sha256(folder / "encoder.safetensors")}
+    write_json(folder / "encoder.json", sealed(description, "encoder.json", digests))
 
 
 def read_description(folder: Path) -> EncoderDescription:
     """Read ``folder/encoder.json``.
 
     Raises:
-        CheckpointError: it is not there, not as ``export_encoder`` writes it, or of a format that another version writes.
+        CheckpointError: it is not there, was changed since it was written, is of a format that another version writes, or
+            holds a value that cannot be; the message names the key and what was expected.
     """
     file = folder / "encoder.json"
+    content, digests = read_sealed(file, FORMATS)
+    values = Values(file, content)
     try:
-        described = json.loads(file.read_text())
-        check_format(described, FORMATS, file)
-        mean, std = described["mean"], described["std"]
-        return EncoderDescription(
-            config=from_dict(EncoderConfig, described["encoder"], where=f"{file}: encoder"),
-            size=described["size"],
-            mean=mean and tuple(mean),
-            std=std and tuple(std),
-            features=described["features"],
-            init_seed=described["init_seed"],
-            reader=_reader(described),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is damaged: {type(error).__name__} {error}") from error
+        config = from_dict(EncoderConfig, values.inner("encoder").content, where=f"{file}: encoder")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    reader = _reader(values)
+    counts = {1, reader.channels}
+    mean, std = (
+        values.numbers("mean", counts, -_LARGEST, _LARGEST),
+        values.numbers("std", counts, 1 / _LARGEST, _LARGEST),
+    )
+    if (None if mean is None else len(mean)) != (None if std is None else len(std)):
+        raise values.fault("std", "as many numbers as mean has, or null where that is null")
+    values.inner("training", {})
+    return EncoderDescription(
+        config=config,
+        size=values.whole("size", 2, _LARGEST_SIDE),
+        mean=mean,
+        std=std,
+        features=values.whole("features", 1, _LARGEST_SIDE**2),
+        init_seed=values.whole("init_seed", 0, 2**64 - 1),
+        reader=reader,
+        digests=digests,
+    )
 
 
-def _reader(described: dict[str, Any]) -> Reader:
-    fit, values = described.get("fit", "crop"), described.get("value_range")
-    if fit not in get_args(Fit):
-        raise ValueError(f"fit is {fit!r}")
-    if values is not None:
-        low, high = values
-        values = (float(low), float(high))
-        if not low < high:
-            raise ValueError(f"value_range is {values}")
-    size, channels = int(described.get("read_size", described["size"])), int(described.get("channels", 3))
-    if channels < 1:
-        raise ValueError(f"channels is {channels}")
-    deep_only = bool(described.get("deep_only", False))
-    return Reader(size=size, channels=channels, fit=fit, value_range=values, deep_only=deep_only)
+def _reader(values: Values) -> Reader:
+    """How files became pixels; what an earlier version did not know was the only way there was."""
+    size = values.whole("size", 2, _LARGEST_SIDE)
+    pair = values.numbers("value_range", (2,), -_LARGEST, _LARGEST)
+    if pair is not None and not pair[0] < pair[1]:
+        raise values.fault("value_range", "two numbers, the lower first")
+    deep_only = values.choice("deep_only", (False, True), False)
+    if deep_only and pair is None:
+        raise values.fault("deep_only", "false without a value_range")
+    return Reader(
+        size=values.whole("read_size", 2, _LARGEST_SIDE, size),
+        channels=values.whole("channels", 1, _LARGEST_SIDE, 3),
+        fit=values.choice("fit", get_args(Fit), "crop"),
+        value_range=None if pair is None else (pair[0], pair[1]),
+        deep_only=deep_only,
+    )
 
 
 def find_encoder(path: Path) -> Path:
@@ -153,13 +177,3 @@ def find_encoder(path: Path) -> Path:
         else ("expected encoder.json and encoder.safetensors")
     )
     raise CheckpointError(f"{path} holds no encoder ({hint})")
-
-
-def check_format(described: dict[str, Any], known: Sequence[int], file: Path) -> None:
-    """Raise CheckpointError unless the ``format`` that ``file`` gives itself is a ``known`` one; KeyError without any."""
-    if described["format"] not in known:
-        versions = " and ".join(map(str, known))
-        raise CheckpointError(
-            f"{file} is of format {described['format']!r}, this version reads {versions}; install the version of "
-            "simclr-pipeline that wrote it, or export it again with this one"
-        )

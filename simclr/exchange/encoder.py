@@ -1,7 +1,7 @@
 """The encoder as two public files, safetensors and JSON, and ``load_encoder``, which loads all of it or refuses.
 
-``encoder.json`` says how to build the backbone and how to prepare an image for it; ``encoder.safetensors`` holds its
-tensors. Nothing in them is pickled, so a file from a stranger cannot run code.
+``encoder.json`` says how to build the backbone, how to prepare an image for it, and the SHA-256 of ``encoder.safetensors``,
+which holds its tensors. Nothing in them is pickled, so a file from a stranger cannot run code.
 """
 
 import dataclasses
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from augment import AugmentConfig, preprocess
 from simclr.config import EncoderConfig
 from simclr.data.decode import Fit, Reader
-from simclr.errors import CheckpointError
+from simclr.errors import CheckpointError, PipelineError
 from simclr.exchange.description import (
     EncoderDescription,
-    check_format,
     find_encoder,
     read_description,
     write_description,
 )
+from simclr.exchange.sealed import refuse_changed
 from simclr.files import write_tensors
 from simclr.model.encoder import build_backbone, feature_width
 
@@ -31,12 +31,12 @@ __all__ = [
     "Encoder",
     "EncoderDescription",
     "build_encoder",
-    "check_format",
     "export_encoder",
     "find_encoder",
     "load_encoder",
     "match_tensors",
     "read_description",
+    "read_tensors",
 ]
 
 RAW = (torch.int16, torch.uint16, torch.int32, torch.uint32)
@@ -196,24 +196,66 @@ def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
 
 def build_encoder(folder: Path, described: EncoderDescription, *, untrained: bool = False) -> Encoder:
     """``load_encoder`` of a folder whose ``encoder.json`` has been read already."""
-    config, size = described.config, described.size
-    backbone = build_backbone(
-        dataclasses.replace(config, pretrained=False), size, described.init_seed, described.channels
-    )
-    encoder = Encoder(backbone, size=size, mean=described.mean, std=described.std, reader=described.reader)
+    config, size, file = described.config, described.size, folder / "encoder.safetensors"
+    tensors = None if untrained else read_tensors(file)
+    if file.exists():
+        _refuse_larger(config, file, folder / "encoder.json")
+    try:
+        backbone = build_backbone(
+            dataclasses.replace(config, pretrained=False), size, described.init_seed, described.channels
+        )
+        encoder = Encoder(backbone, size=size, mean=described.mean, std=described.std, reader=described.reader)
+    except (PipelineError, ArithmeticError, RuntimeError, MemoryError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / 'encoder.json'} describes an encoder that cannot be built: {_first_line(error)}"
+        ) from error
     if encoder.features != described.features:
         raise CheckpointError(
-            f"{folder}: {config.name} gives {encoder.features} features, encoder.json says {described.features}"
+            f"{folder / 'encoder.json'}: features is {described.features}; expected {encoder.features}, which {config.name} "
+            "as it is described gives"
         )
-    if not untrained:
-        file = folder / "encoder.safetensors"
-        try:
-            tensors = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    if tensors is not None:
         match_tensors(backbone, tensors, what=f"{file} is not a {config.name} as encoder.json describes it")
+        refuse_changed(file, described.digests)
         backbone.load_state_dict(tensors)
     return encoder.eval()
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, on the CPU.
+
+    Raises:
+        CheckpointError: it cannot be read, is damaged, or holds NaN or infinity.
+    """
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:  # the latter for types that torch does not have
+        raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
+    wrong = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(f"{file} holds NaN or infinity, in {', '.join(wrong[:3])}{more}; take another copy of it")
+    return tensors
+
+
+def _refuse_larger(config: EncoderConfig, file: Path, description: Path) -> None:
+    """Before anything is built: a damaged number would take all of the memory, or hours."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118  # no mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
+    widest = max((side for shape in shapes for side in shape), default=0)
+    if max(config.channels or (0,)) > widest:
+        raise CheckpointError(
+            f"{description}: encoder.channels is {list(config.channels or ())}; expected numbers up to {widest}, the largest "
+            f"side of a tensor in {file.name}"
+        )
+    if sum(config.layers or ()) > len(shapes):
+        raise CheckpointError(
+            f"{description}: encoder.layers is {list(config.layers or ())}; expected fewer blocks than the {len(shapes)} "
+            f"tensors in {file.name}"
+        )
 
 
 def match_tensors(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
@@ -233,3 +275,7 @@ def match_tensors(module: nn.Module, tensors: dict[str, Tensor], what: str) -> N
 
 def _signature(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

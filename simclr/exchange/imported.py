@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from simclr.config.model import EncoderConfig
 from simclr.errors import CheckpointError
 from simclr.exchange.description import find_encoder, read_description
+from simclr.exchange.sealed import refuse_changed
 
 __all__ = ["start_from"]
 
@@ -45,7 +46,9 @@ def start_from(backbone: nn.Module, config: EncoderConfig, channels: int = 3) ->
     path = Path(config.init)
     if path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
         path = find_encoder(path) / "encoder.safetensors"
-        theirs = read_description(path.parent).channels
+        described = read_description(path.parent)
+        refuse_changed(path, described.digests)
+        theirs = described.channels
         if theirs != channels and not config.init_partial:
             raise CheckpointError(
                 f"encoder.init={config.init} was trained on images of {theirs} channel{'s' if theirs > 1 else ''}, these "

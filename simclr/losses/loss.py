@@ -20,7 +20,6 @@ A new loss on views is a config with a name and a module with a ``forward``:
 The losses on labels share more: `simclr.losses.label_loss`.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ __all__ = ["Loss", "LossConfig", "check_temperature"]
 
 def check_temperature(temperature: float, field: str = "temperature") -> None:
     """Raise `ConfigError`, which is a ValueError, unless ``temperature`` can divide similarities."""
-    require(0 < temperature < math.inf, field, temperature, "a number above 0, such as 0.5")
+    require(1e-6 <= temperature <= 1e6, field, temperature, "a number above 0, from 1e-06 to 1e+06, such as 0.5")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,19 +10,20 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simclr.data import MinedSampler, Sampler
 from simclr.errors import CheckpointError
-from simclr.exchange.encoder import match_tensors
+from simclr.exchange.encoder import match_tensors, read_tensors
 from simclr.files import AGAIN, refused, sync, write_json, write_state, write_tensors
+from simclr.run.checkpoint_content import content_fault, read_progress, read_state, refuse_misfit
 
 __all__ = ["Checkpoint", "gather_state", "newest_checkpoint", "restore_state", "save_checkpoint"]
 
@@ -34,7 +35,7 @@ _FILES = ("model.safetensors", "state.pt", "progress.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose every byte was found to be as written."""
+    """A checkpoint whose every byte was found to be as written, and whose content can be."""
 
     path: Path
     """Its folder."""
@@ -44,11 +45,11 @@ class Checkpoint:
 
     def model(self) -> dict[str, Tensor]:
         """The model's state by name, on the CPU."""
-        return load_file(self.path / "model.safetensors")
+        return read_tensors(self.path / "model.safetensors")
 
     def state(self) -> dict[str, Any]:
         """The optimizer's (and scaler's) state, on the CPU."""
-        return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+        return read_state(self.path)
 
 
 def save_checkpoint(
@@ -103,17 +104,26 @@ def save_checkpoint(
     return final
 
 
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest_checkpoint(
+    folder: Path, progress: Collection[str] = (), state: Collection[str] = ()
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and a sentence for every newer one that is not.
+
+    Whole is one whose bytes are as written and whose content can be: the step of its name, tensors that are finite.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        progress: keys that ``progress.json`` must have beside the step; a run needs ``RUN_PROGRESS``.
+        state: keys that ``state.pt`` must have; a run needs ``RUN_STATE``.
 
     Raises:
         CheckpointError: there are checkpoints, but none is whole.
     """
     said: list[str] = []
-    for _, path in reversed(_steps(folder)):
-        fault = _fault(path)
+    for step, path in reversed(_steps(folder)):
+        fault = _fault(path) or content_fault(path, step, progress, state)
         if fault is None:
-            return Checkpoint(path, json.loads((path / "progress.json").read_text())), said
+            return Checkpoint(path, read_progress(path, step, progress)), said
         said.append(f"{path} is damaged ({fault}); it is passed over")
     if said:
         raise CheckpointError(f"no whole checkpoint in {folder}: {'; '.join(said)}. Remove that folder to start again")
@@ -193,15 +203,19 @@ def restore_state(
     """Load a checkpoint into what was just built, every tensor or none; return the steps it had done.
 
     Raises:
-        CheckpointError: its tensors are not exactly those of ``modules``.
+        CheckpointError: its tensors are not exactly those of ``modules``, or the rest does not fit what was built.
     """
-    tensors = checkpoint.model()
+    tensors, state = checkpoint.model(), checkpoint.state()
     match_tensors(modules, tensors, what=f"{checkpoint.path} does not fit this model")
+    images = sampler.images if isinstance(sampler, MinedSampler) else None
+    refuse_misfit(state, optimizer, images, what=f"{checkpoint.path / 'state.pt'}")
     modules.load_state_dict(tensors)
-    state: dict[str, Any] = checkpoint.state()
-    optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler is not None and state["scaler"] is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None and state["scaler"] is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint.path / 'state.pt'} does not fit this run: {error}") from error
     if isinstance(sampler, MinedSampler):
         sampler.triplets = state["triplets"]
     return int(checkpoint.progress["step"])

@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from simclr.config import DataConfig, TrainConfig
 from simclr.config.yaml import differences, load_config, save_config, to_dict
+from simclr.config.yaml_text import read_yaml
 from simclr.data import ImageSet
 from simclr.data.parts_list import FILE, PartsList, write_parts
 from simclr.distributed import derive_seed
@@ -19,6 +18,7 @@ from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import without_weights
 from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint, newest_checkpoint
+from simclr.run.checkpoint_content import RUN_PROGRESS, RUN_STATE
 from simclr.run.lock import take
 
 __all__ = ["RunResult", "claim", "export_run", "find_run"]
@@ -95,13 +95,13 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
             f"{folder} holds a run with another config: {'; '.join(changed)}. "
             f"Give this run a name of its own with --name, or remove that folder"
         )
-    checkpoint, notes = newest_checkpoint(folder / "checkpoints")
+    checkpoint, notes = newest_checkpoint(folder / "checkpoints", RUN_PROGRESS, RUN_STATE)
     return config, checkpoint, [*begun, *notes]
 
 
 def _as_begun(config: TrainConfig, written: Path) -> tuple[TrainConfig, list[str]]:
     """``config`` with what an earlier version did that had no such choice, where it began the run of ``written``; and words."""
-    content = yaml.safe_load(written.read_text()).get("data")
+    content = read_yaml(written).get("data")
     if config.data.source != "folder" or not isinstance(content, dict):
         return config, []
     kept: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _as_placed(config: TrainConfig, found: TrainConfig) -> TrainConfig:
 
 def _is_cut(written: Path, config: TrainConfig) -> bool:
     """Whether ``written`` lacks the last line of a config, which a file that was cut loses before any other."""
-    wanted, found = to_dict(config), yaml.safe_load(written.read_text())
+    wanted, found = to_dict(config), read_yaml(written)
     while isinstance(wanted, dict):
         last = list(wanted)[-1]
         if not isinstance(found, dict) or last not in found:

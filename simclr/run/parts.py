@@ -13,6 +13,7 @@ from simclr.config import TrainConfig
 from simclr.data import ImageSet, Sampler
 from simclr.data.left_out import LeftOut
 from simclr.distributed import derive_seed
+from simclr.errors import CheckpointError
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint
@@ -36,6 +37,14 @@ class Run:
     left_out: LeftOut
     notes: list[str]
     division: Division
+
+    def __post_init__(self) -> None:
+        done = self.checkpoint.progress["step"] if self.checkpoint else 0
+        if self.checkpoint and done > self.total_steps:
+            raise CheckpointError(
+                f"{self.checkpoint.path} says that {done} steps are done, and the run has {self.total_steps}; remove that "
+                "folder to go on from the one before"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
