@@ -84,7 +84,7 @@ def open_picture(path: Path, page: int, max_pixels: int) -> Iterator[Opened]:
     except MemoryError as error:
         raise DataError(f"{path}: not enough memory to decode it") from error
     except Exception as error:  # on damaged files decoders raise whatever they please; AVIF's a RuntimeError, say
-        reason = str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"{path}: {reason.splitlines()[0] if reason else type(error).__name__}") from error
 
 
