@@ -3,6 +3,7 @@
 import importlib
 import struct
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,9 @@ _PLUGINS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Jpeg2K", "Avif"
 for _plugin in _PLUGINS:
     with suppress(ImportError):  # AVIF came with Pillow 11.3
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+
+# Pillow's remarks on odd tags ("Tag data larger than file") name no file: what matters is an error, which does.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 HEIF_ENDINGS = frozenset({".heic", ".heif"} if find_spec("pillow_heif") else ())
 """The endings of what telephones write, where the package that reads it is installed."""

@@ -7,8 +7,10 @@ among good ones that trains to its end.
 
 import io
 import itertools
+import json
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,11 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import ExifTags, Image, features
+from test_broken_files import pretrain_command
 
 from simclr.data.decode import Reader
 from simclr.data.opening import EXTENSIONS
 from simclr.errors import DataError
+from simclr.names import printable
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (13, 21), dtype=np.uint8)
@@ -571,3 +576,75 @@ def test_there_are_as_many_as_were_asked_for(capsys: pytest.CaptureFixture[str])
     assert len(set(names)) == len(names) >= 150
     with capsys.disabled():
         print(f"\n{len(IMAGES)} odd images compared, {len(BAD)} kinds of bad files refused")
+
+
+def bad_among_good(root: Path) -> list[Path]:
+    """120 good images in the folder's two parts, and one of each kind of bad ones in its training part."""
+    for number in range(120):
+        folder = root / ("test" if number % 10 > 7 else "train") / ("cats" if number % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"good-{number}.png").write_bytes(saved(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8), "PNG"))
+    cats = root / "train" / "cats"
+    for name, make in BAD.items():
+        (cats / name).write_bytes(make())
+    np.save(cats / "five-bands.npy", np.zeros((16, 16, 5), dtype=np.uint8))
+    os.mkfifo(cats / "pipe.jpg")
+    (cats / "to-nowhere.jpg").symlink_to("nowhere")
+    (cats / "to-itself.jpg").symlink_to("to-itself.jpg")
+    (cats / "[bold]$x$\n\x1b[31m.jpg").write_bytes(b"no image")
+    (cats / "\udcff.jpg").write_bytes(b"no image")
+    return sorted(path for path in cats.iterdir() if not path.name.startswith("good"))
+
+
+WORDS = [
+    "--data.broken", "skip", "--data.workers", "1", "--train.knn-every", "1", "--train.epochs", "2", "--train.evaluate",
+    "--name", "bad",
+]  # fmt: skip
+
+
+def named_once(bad: Sequence[Path], said: str) -> None:
+    """Each is in the log once, as text on one line, and in the list once."""
+    listed = [json.loads(line) for line in Path("runs/bad/bad_images.jsonl").read_bytes().splitlines()]
+    assert sorted(line["path"] for line in listed) == sorted(map(str, bad)) and len(bad) >= 30
+    assert {line["when"] for line in listed} == {"start"}
+    for path in bad:
+        assert sum(line.strip().startswith(f"{printable(str(path))}: ") for line in said.splitlines()) == 1, path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_thirty_kinds_of_bad_files_among_good_ones_are_each_named_once_and_trained_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    bad = bad_among_good(Path("pictures"))
+    assert pretrain_command(*WORDS) == 0
+    said = capsys.readouterr()
+    named_once(bad, said.err)
+    assert "Traceback" not in said.err + said.out and Path("runs/bad/result.json").exists()
+
+
+def on_a_rank(rank: int, port: int, folder: str) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    with open(f"{rank}.txt", "w", errors="backslashreplace") as file:  # noqa: PTH123
+        sys.stderr = file
+        print("exit", pretrain_command(*WORDS), file=file)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_two_processes_name_each_of_them_once_too(
+    ranks: Callable[..., None], free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = bad_among_good(Path("pictures"))
+    ranks(2, on_a_rank, free_port(), str(tmp_path))
+    first, second = (Path(f"{rank}.txt").read_text() for rank in (0, 1))
+    named_once(bad, first)
+    assert first.endswith("exit 0\n") and second == "exit 0\n" and Path("runs/bad/result.json").exists()
