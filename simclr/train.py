@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from simclr.config import TrainConfig
 from simclr.config.yaml import to_dict
 from simclr.data import Batches, make_sampler, with_targets
-from simclr.data.left_out import LeftOut
 from simclr.data.loader import Batch
 from simclr.distributed import gather_rows
 from simclr.errors import ConfigError
@@ -34,7 +33,7 @@ from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_lin
 from simclr.run.channels import channel_notes
 from simclr.run.checkpoint import restore_state
 from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
-from simclr.run.division import open_images, place_images
+from simclr.run.division import open_images, open_left_out, place_images
 from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
 from simclr.run.grad_cache import cached_step
@@ -117,9 +116,9 @@ def open_run(config: TrainConfig) -> Run:
     notes += [*division.images.first_lines(), *channel_notes(config)]
     device, world = accelerator.device, accelerator.num_processes
     images = with_targets(division.images, config.objective)
-    config, images = place_images(config, images, device, notes.append)
+    left_out, validation = open_left_out(config, checkpoint, notes.append), None
+    config, images = place_images(config, images, device, left_out)
     sampler = make_sampler(config.sampler, images, config.train.batch_size, config.seed)
-    left_out, validation = LeftOut(notes.append), None
     if config.train.knn_every:
         validation = make_validation_score(images, config.data, config.augment, device, left_out, division.kept)
     if config.train.batch_size % (2 * world if config.mix.active else world):
@@ -197,7 +196,7 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     for note in run.notes:
         log.say(note)
     log.say(opening_line(config, run.images, learner.model, accelerator, start, run.total_steps))
-    run.left_out.say = log.say
+    run.left_out.begin(log.say)
     return log
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from linear_eval.features.images import image_batches
 from simclr.config import DataConfig
-from simclr.data import ImageSet, load_source
+from simclr.data import ImageSet, load_source, workers
 from simclr.data.workers import read_by_workers
 from simclr.errors import ConfigError, DataError
 
@@ -84,3 +84,10 @@ def test_scoring_names_the_file_and_nothing_else(image_folder: Path, workers: in
 def test_scoring_no_image_at_all_gives_no_batch(image_folder: Path) -> None:
     images = load_source(DataConfig(source="folder", path=image_folder, size=16), "train")
     assert list(image_batches(images, torch.arange(0), 4, CPU)) == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_answers_nothing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "PATIENCE", 1)
+    with pytest.raises(DataError, match="the disk or network folder hangs"):
+        next(read_by_workers(time.sleep, [30], workers=1))

@@ -192,10 +192,11 @@ class ImageSet:
         number = torch.tensor([names.index(name) for name in self.classes])
         return replace(self, labels=torch.where(self.labels >= 0, number[self.labels], -1), classes=names)
 
-    def resident(self, device: torch.device, shapes: bool = False) -> "ImageSet":
+    def resident(self, device: torch.device, shapes: bool = False, broken: dict[int, str] | None = None) -> "ImageSet":
         """The same set with every image decoded into one uint8 tensor on ``device``.
 
         With ``shapes`` random crops are cut from the images as they are, not from squares: ``originals`` keeps them.
+        What is left out, and why, is put into ``broken``.
 
         Raises:
             DataError: a file does not decode and ``broken`` is ``refuse``, or none does; the message names them.
@@ -205,7 +206,7 @@ class ImageSet:
             return replace(self, pixels=self.pixels.to(device), originals=originals)
         pixels = torch.empty(len(self), self.reader.channels, self.size, self.size, dtype=torch.uint8)
         wholes: dict[int, Tensor] | None = {} if shapes else None
-        good = self._decode_all(pixels, wholes)
+        good = self._decode_all(pixels, wholes, broken)
         decoded = replace(self, pixels=pixels)
         decoded = decoded if len(good) == len(self) else decoded.subset(good)
         if wholes and any(image.shape[1] != image.shape[2] for image in wholes.values()):
@@ -220,11 +221,16 @@ class ImageSet:
         reader = replace(self.reader, fit="stretch")
         return torch.stack([reader.square(self.paths[i], self.page(i)) for i in index.tolist()])
 
-    def intact(self) -> "ImageSet":
-        """The same set without the files that do not decode: each is decoded once to find out, and none is kept."""
-        return self if self.pixels is not None else self.subset(self._decode_all(None, None))
+    def intact(self, broken: dict[int, str] | None = None) -> "ImageSet":
+        """The same set without the files that do not decode: each is decoded once to find out, and none is kept.
 
-    def _decode_all(self, into: Tensor | None, wholes: dict[int, Tensor] | None) -> Tensor:
+        What is left out, and why, is put into ``broken``.
+        """
+        return self if self.pixels is not None else self.subset(self._decode_all(None, None, broken))
+
+    def _decode_all(
+        self, into: Tensor | None, wholes: dict[int, Tensor] | None, broken: dict[int, str] | None
+    ) -> Tensor:
         assert self.paths is not None
         paths = self.paths
         failed: list[tuple[int, str]] = []
@@ -251,6 +257,8 @@ class ImageSet:
                 f"{len(failed)} of {len(self)} files do not decode: {named}. "
                 f"Mend or remove them, or leave them out with --data.broken skip"
             )
+        if broken is not None:
+            broken |= dict(failed)
         good = torch.ones(len(self), dtype=torch.bool)
         good[[index for index, _ in failed]] = False
         return good.nonzero().flatten()

@@ -1,7 +1,7 @@
 """Batches of uint8 images on the device, in the sampler's order: from one resident tensor, or decoded by workers."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +18,9 @@ from simclr.data.workers import read_by_workers
 from simclr.distributed import any_rank, gather_rare
 from simclr.errors import PipelineError
 
-__all__ = ["Batch", "Batches", "fits_on", "place"]
+__all__ = ["Batch", "Batches", "fits_on", "place", "place_and_tell", "say_left_out"]
+
+_NAMED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,40 @@ def place(
     Files that do not decode are dealt with here (``images.broken``), before anything depends on how many there are; those
     that are skipped are named to ``say``. With ``shapes`` a decoded set keeps the shapes of its images, to cut crops from.
     """
-    if resident == "yes" or (resident == "auto" and fits_on(device, images.nbytes)):
-        placed = images.resident(device, shapes)
-    else:
-        placed = images.intact() if images.broken == "skip" else images
-    if len(placed) < len(images):
-        decodes = set(placed.paths or ())
-        skipped = [str(path) for path in images.paths or () if path not in decodes]
-        named = ", ".join(skipped[:12]) + (", ..." if len(skipped) > 12 else "")
-        say(f"left out {len(skipped)} of {len(images)} files of {images.name}, which do not decode: {named}")
+    placed, broken = place_and_tell(images, device, resident, shapes)
+    say_left_out(images, broken, say)
     return placed
+
+
+def place_and_tell(
+    images: ImageSet,
+    device: torch.device,
+    resident: Literal["auto", "yes", "no"] = "auto",
+    shapes: bool = False,
+    look: bool = True,
+) -> tuple[ImageSet, dict[int, str]]:
+    """``place``, and the number of each image that is left out with the reason.
+
+    Without ``look`` no file is decoded to find out, where the set is left as it is.
+    """
+    broken: dict[int, str] = {}
+    if resident == "yes" or (resident == "auto" and fits_on(device, images.nbytes)):
+        return images.resident(device, shapes, broken), broken
+    return images.intact(broken) if images.broken == "skip" and look else images, broken
+
+
+def say_left_out(images: ImageSet, broken: Mapping[int, str], say: Callable[[str], object], most: int = 100) -> None:
+    """Name those of ``images`` that are left out; a process names each once, however often it reads a set."""
+    if not broken:
+        return
+    reasons = [reason for _, reason in sorted(broken.items()) if reason not in _NAMED]
+    _NAMED.update(reasons)
+    known = "" if reasons else " (they are named above)"
+    say(f"left out {len(broken)} of {len(images)} files of {images.name}, which do not decode{known or ':'}")
+    for reason in reasons[:most]:
+        say(f"  {reason}")
+    if len(reasons) > most:
+        say(f"  and {len(reasons) - most} more")
 
 
 def _available_ram() -> int:
@@ -90,7 +116,8 @@ class Batches:
 
     A file that breaks, and a worker that dies, end the iteration with `DataError`: in every process at the same step, with
     the same words, whichever met it. With ``images.broken="skip"`` another image takes a broken file's place instead, see
-    ``stand_ins``, and ``left_out`` says so. Where there are several processes all of them must iterate.
+    ``stand_ins``, and ``left_out`` says so; where it keeps a run's list, more than 1 % of the images end the iteration too.
+    Where there are several processes all of them must iterate.
 
     With a ``plan`` the crops of images that are files, or that keep their shape, are cut out here: of each image's own pixels.
     """
@@ -130,12 +157,14 @@ class Batches:
                 end = min(end, begin - begin % self.refresh_every + self.refresh_every)
             steps = range(begin, end)
             source = self._resident(steps) if self.images.pixels is not None else self._decoded(steps)
-            while True:
+            for step in [*steps, end]:  # the last look tells that there is no more
+                self.left_out.step = step
                 began = time.perf_counter()
                 batch = self._agreed(source) if from_files else next(source, None)
                 self.waited += time.perf_counter() - began
                 if batch is None:
                     break
+                self.left_out.step = step + 1  # as soon as the batch was used
                 yield batch
             begin = end
 
@@ -159,10 +188,12 @@ class Batches:
         self._broken = {}
         met = gather_rare((fault, broken) if fault is not None or broken else None)
         for _, files in met:
-            self.left_out(files)
+            self.left_out(files, "training")
         for first, _ in met:
             if first is not None:
                 raise first
+        if met:
+            self.left_out.refuse_many(len(self.images))
         return batch
 
     def _resident(self, steps: range) -> Iterator[Batch]:

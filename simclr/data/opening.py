@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from simclr.data.bands import Bands, expect_bands, full_range, turned
 from simclr.data.pillow_open import (
     HEIF_ENDINGS,
     bands_of,
+    expect_whole_chunks,
     has_sixteen_bits,
     open_image,
     sixteen_bits,
@@ -84,7 +85,7 @@ def open_picture(path: Path, page: int, max_pixels: int) -> Iterator[Opened]:
     except MemoryError as error:
         raise DataError(f"{path}: not enough memory to decode it") from error
     except Exception as error:  # on damaged files decoders raise whatever they please; AVIF's a RuntimeError, say
-        reason = str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"{path}: {reason.splitlines()[0] if reason else type(error).__name__}") from error
 
 
@@ -116,9 +117,16 @@ def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int)
 
     def orientation() -> int:
         with without_pillows_limit(pixels):
-            return image.getexif().get(ExifTags.Base.Orientation, 1)
+            if image.format == "PNG":
+                image.load()  # it may say so behind the pixels
+            with suppress(Exception):  # a damaged note on a picture is no reason against it
+                turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+                return turn if isinstance(turn, int) else 1
+        return 1
 
     def shape() -> tuple[int, int]:
+        if image.format == "PNG":
+            expect_whole_chunks(file)
         return stored if orientation() in (5, 6, 7, 8) else stored[::-1]
 
     still = not getattr(image, "is_animated", False)

@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from simclr.errors import DataError, PipelineError
 
-__all__ = ["read_by_workers"]
+__all__ = ["PATIENCE", "read_by_workers"]
+
+PATIENCE = 1800
+"""Seconds without a batch after which reading hangs, and is not slow: a network folder that is gone answers nothing for ever."""
 
 Key = TypeVar("Key")
 Read = TypeVar("Read")
@@ -42,7 +45,7 @@ def read_by_workers(
 
     Raises:
         PipelineError: what ``read`` raised, as it raised it.
-        DataError: a worker died.
+        DataError: a worker died, or none has read a batch within ``PATIENCE``.
     """
     loader: DataLoader[Any] = DataLoader(
         _Told(read),
@@ -53,6 +56,7 @@ def read_by_workers(
         pin_memory=pin_memory,
         prefetch_factor=prefetch if workers else None,
         worker_init_fn=_ignore_requests,
+        timeout=PATIENCE if workers else 0,
     )
     source = iter(loader)
     with _Deaths() as deaths:
@@ -113,7 +117,7 @@ class _Deaths:
         """The next item of a DataLoader, or None.
 
         Raises:
-            DataError: a worker died.
+            DataError: a worker died, or hangs.
         """
         self._asked = True
         try:
@@ -121,6 +125,11 @@ class _Deaths:
                 self._torchs(self._number, None)  # who died while nobody asked?
             return next(source, None)
         except RuntimeError as error:
+            if str(error).startswith("DataLoader timed out"):
+                raise DataError(
+                    f"no image could be read for {PATIENCE / 60:.0f} minutes: the disk or network folder hangs. The same "
+                    f"command goes on when it is back; more --data.workers help where reading is only slow"
+                ) from None
             if not str(error).startswith("DataLoader worker (pid"):
                 raise
             raise DataError(

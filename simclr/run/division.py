@@ -4,22 +4,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from simclr.config import TrainConfig
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet
-from simclr.data.loader import fits_on, place
+from simclr.data.left_out import BAD_IMAGES, LeftOut, read_bad_images
+from simclr.data.loader import fits_on, place_and_tell, say_left_out
 from simclr.data.originals import LONGEST
 from simclr.data.parts_list import FILE, PartsList, read_parts, write_parts
 from simclr.data.sources import list_parts, load_source
-from simclr.distributed import any_rank, rank
+from simclr.distributed import any_rank, gather_rare, rank
 from simclr.errors import DataError, PipelineError
 from simclr.exchange.description import find_encoder
+from simclr.run.checkpoint import Checkpoint
 
-__all__ = ["Division", "expect_whole_file", "kept_parts", "open_images", "place_images"]
+__all__ = ["Division", "expect_whole_file", "kept_parts", "open_images", "open_left_out", "place_images", "place_part"]
 
 
 def kept_parts(config: TrainConfig) -> PartsList | None:
@@ -82,20 +84,100 @@ def open_images(config: TrainConfig) -> Division:
     return Division(images, kept, None)
 
 
+def open_left_out(config: TrainConfig, checkpoint: Checkpoint | None, say: Callable[[str], object]) -> LeftOut:
+    """What the run of ``config`` leaves out; where it goes on from a checkpoint, what its list says to the main process.
+
+    Where there are several processes all must call. Without a list, as in runs of earlier versions, nothing is known.
+    """
+    skips = config.data.broken == "skip"
+    file = config.run_dir / BAD_IMAGES if skips else None
+    known = read_bad_images(file) if file is not None and checkpoint is not None and not rank() else None
+    known = next(iter(gather_rare(known)), None)
+    if known:
+        say(f"{len(known)} files that this run has left out so far are listed in {file}")
+    left_out = LeftOut(say, known, config.data.path, file)
+    if checkpoint is not None:
+        left_out.step = checkpoint.progress.get("step", 0)
+    return left_out
+
+
 def place_images(
-    config: TrainConfig, images: ImageSet, device: torch.device, say: Callable[[str], object]
+    config: TrainConfig, images: ImageSet, device: torch.device, left_out: LeftOut
 ) -> tuple[TrainConfig, ImageSet]:
-    """``images`` where they live while they are trained on, see ``place``; and the config with what was decided.
+    """``images`` where they live while they are trained on, see ``place_part``; and the config with what was decided.
 
     Crops of files' own pixels are other crops than those of images that memory keeps with their shorter side at
     ``data.size``. So all processes do the same, and the run's config says which: it goes on so, whatever memory is free then.
+
+    Raises:
+        DataError: files that do not decode, or a run that goes on while most of what broke in it is still broken.
     """
     where, shapes = config.data.device_resident, config.data.crops == "original" and images.pixels is None
     if shapes:
         if where == "auto":
             where = "no" if any_rank(not fits_on(device, images.nbytes * (1 + LONGEST)), device) else "yes"
         config = replace(config, data=replace(config.data, device_resident=where))
-    return config, place(images, device, where, say, shapes)
+    placed = place_part(images, device, where, left_out, shapes)
+    if left_out.since:
+        still: dict[int, str] = {}
+        broke = torch.tensor([str(path) in left_out.since for path in placed.paths or ()]).nonzero().flatten()
+        if placed.pixels is None and not rank():
+            again = [i for i in broke.tolist() if not _decodes(placed, i)]
+            still = {i: placed.describe(i) for i in again}
+        for found in gather_rare(still or None):
+            left_out.miss(found.values())
+        left_out.refuse_many(len(placed))
+    return config, placed
+
+
+def place_part(
+    images: ImageSet,
+    device: torch.device,
+    where: Literal["auto", "yes", "no"],
+    left_out: LeftOut,
+    shapes: bool = False,
+) -> ImageSet:
+    """``images`` where they live, see ``place``, without those that are left out: the same ones in all processes.
+
+    A run that goes on leaves out those that it began without, mended or not, so that its steps see what they would have seen;
+    what broke since then is dealt with where it is met, but for a set that memory keeps.
+
+    Raises:
+        DataError: files that do not decode and are not to be skipped, or all of them; in all processes alike.
+    """
+    gone, pages = left_out.at_start, images.pages or (0,) * len(images)
+    if gone and images.paths is not None:
+        there = [(str(path), page) not in gone for path, page in zip(images.paths, pages, strict=True)]
+        images = images.subset(torch.tensor(there).nonzero().flatten())
+    placed, broken, fault = images, dict[int, str](), None
+    try:
+        placed, broken = place_and_tell(images, device, where, shapes, look=not left_out.resumed)
+    except PipelineError as error:
+        fault = error
+    # What cannot be read here and now may be read elsewhere: all go by the union of it.
+    met = gather_rare((fault, broken) if fault is not None or broken else None)
+    for first, _ in met:
+        if first is not None:
+            raise first
+    every = {number: reason for _, other in met for number, reason in other.items()}
+    if len(every) > len(broken):
+        own = [number for number in range(len(images)) if number not in broken]
+        placed = placed.subset(torch.tensor([place for place, number in enumerate(own) if number not in every]))
+    say_left_out(images, every, left_out.say)
+    files: dict[str, list[int]] = {}
+    for number in sorted(every):
+        files.setdefault(images.describe(number), []).append(images.page(number))
+    reasons = {images.describe(number): every[number] for number in sorted(every, reverse=True)}
+    left_out(dict(sorted(reasons.items())), "start", files)
+    return placed
+
+
+def _decodes(images: ImageSet, index: int) -> bool:
+    try:
+        images[index]
+    except DataError:
+        return False
+    return True
 
 
 def expect_whole_file(config: TrainConfig, error: DataError) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from augment import AugmentConfig
 from simclr.config import DataConfig
-from simclr.data import ImageSet, load_source, place
+from simclr.data import ImageSet, load_source
 from simclr.data.embed import embed_images
 from simclr.data.groups import count_groups, divide_groups
 from simclr.data.left_out import LeftOut
@@ -15,6 +15,7 @@ from simclr.errors import DataError
 from simclr.model.contrastive import ContrastiveModel
 from simclr.neighbours import nearest_neighbour_vote
 from simclr.objectives import Objective
+from simclr.run.division import place_part
 
 __all__ = ["ValidationScore", "make_validation_score"]
 
@@ -112,7 +113,8 @@ def make_validation_score(
     if images.labels is None and images.values is None:
         return None
     if has_validation(data):
-        validation = place(load_source(data, "validation", kept), device, data.device_resident, left_out.say).labelled()
+        found = load_source(data, "validation", kept)
+        validation = place_part(found, device, data.device_resident, left_out).labelled()
         if not len(validation):
             raise DataError(
                 f"none of the validation images of {images.name} has a label to compare with; label some, or set "

@@ -1,12 +1,15 @@
 """Files that break and workers that die while a run goes on: one line, a checkpoint first, and the same bits afterwards."""
 
 import importlib.util
+import json
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,9 @@ from safetensors.torch import load_file
 import simclr
 from simclr.command_line import run_command
 from simclr.config import DataConfig
-from simclr.data import EpochSampler, ImageSet, load_source, place
+from simclr.data import EpochSampler, ImageSet, load_source
+from simclr.data.left_out import LeftOut, read_bad_images
+from simclr.data.loader import place_and_tell
 from simclr.run.log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +35,7 @@ FLAGS = [
 ]  # fmt: skip
 
 Pretrain = Callable[..., tuple[int, list[str]]]
+Breaking = Callable[[Mapping[Path, bytes | None]], AbstractContextManager[None]]
 
 
 def pretrain_command(*words: str) -> int:
@@ -124,8 +130,8 @@ def test_with_skip_a_file_that_breaks_after_the_start_is_said_once_and_replaced(
     files = [first_seen_at(3), first_seen_at(3, 5)]
     content = {file: file.read_bytes() for file in files}
 
-    def placed_and_spoilt(images: ImageSet, *rest: object) -> ImageSet:
-        found = place(images, *rest)  # type: ignore[arg-type]
+    def placed_and_spoilt(images: ImageSet, *rest: object, **more: object) -> tuple[ImageSet, dict[int, str]]:
+        found = place_and_tell(images, *rest, **more)  # type: ignore[arg-type]
         for file in files:
             file.write_bytes(b"spoilt")
         return found
@@ -134,7 +140,7 @@ def test_with_skip_a_file_that_breaks_after_the_start_is_said_once_and_replaced(
         for file in files:
             file.write_bytes(content[file])
         with monkeypatch.context() as patch:
-            patch.setattr("simclr.train.place", placed_and_spoilt)
+            patch.setattr("simclr.run.division.place_and_tell", placed_and_spoilt)
             words = ["--data.broken", "skip", "--data.workers", workers, "--name", workers]
             code, lines = pretrain(*words)
         assert code == 0, lines
@@ -203,16 +209,16 @@ def on_a_rank(rank: int, ports: dict[str, int], folder: str, *words: str) -> Non
         with open(f"{rank}-{name}.txt", "w") as file:  # noqa: PTH123
             sys.stderr = file
             if name == "skip":  # the file is whole while the set is looked through, and broken afterwards
-                simclr.train.place = spoilt_on_both  # type: ignore[attr-defined]
+                simclr.run.division.place_and_tell = spoilt_on_both
             code = pretrain_command("--name", name, "--data.broken", name, "--train.knn-every", "1", *words)
             print("exit", code, file=file)
 
 
-def spoilt_on_both(images: ImageSet, *rest: object) -> ImageSet:
+def spoilt_on_both(images: ImageSet, *rest: object, **more: object) -> tuple[ImageSet, dict[int, str]]:
     file = first_seen_at(3, BATCH - 1)
     file.write_bytes(Path("whole.png").read_bytes())
     torch.distributed.barrier()
-    found = place(images, *rest)  # type: ignore[arg-type]
+    found = place_and_tell(images, *rest, **more)  # type: ignore[arg-type]
     torch.distributed.barrier()
     file.write_bytes(b"spoilt")
     return found
@@ -234,3 +240,131 @@ def test_of_two_processes_the_second_meets_it_and_the_first_names_it(
     assert said["skip"][0].count(str(file)) == 1 and said["skip"][0].endswith("exit 0\n")
     assert "left out, since it broke after the start" in said["skip"][0]
     assert said["skip"][1] == "exit 0\n"
+    assert [(line["path"], line["step"]) for line in listed("skip")] == [(str(file), 3)]
+
+
+def listed(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path("runs") / name / "bad_images.jsonl").read_bytes().splitlines()]
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Breaking:
+    """``with breaking({file: content}):`` the files hold that, or vanish, as soon as a run has looked through them."""
+
+    @contextmanager
+    def arrange(files: Mapping[Path, bytes | None]) -> Iterator[None]:
+        def placed_and_spoilt(images: ImageSet, *rest: object, **more: object) -> tuple[ImageSet, dict[int, str]]:
+            found = place_and_tell(images, *rest, **more)  # type: ignore[arg-type]
+            for file, content in files.items():
+                file.unlink() if content is None else file.write_bytes(content)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr("simclr.run.division.place_and_tell", placed_and_spoilt)
+            yield
+
+    return arrange
+
+
+SKIP = ["--data.broken", "skip", "--train.knn-every", "0", "--data.workers", "0"]
+
+
+def test_what_is_left_out_is_listed_once_with_its_step_and_reason(pretrain: Pretrain, breaking: Breaking) -> None:
+    """One file is broken from the start, one is emptied and one vanishes while the run goes on."""
+    spoilt = [Path("pictures/cats") / name for name in ("text.png", "\udc80\n[b].png", "cut.png")]
+    for path in spoilt:
+        path.write_text("no picture")
+    trained = load_source(DataConfig(source="folder", path=Path("pictures"), size=16, test_fraction=0.2), "train").paths
+    assert pretrain("--name", "known", *SKIP)[0] == 0
+    assert [(line["path"], line["when"], line["step"]) for line in listed("known")] == [
+        (str(path), "start", 0) for path in trained or () if path in spoilt
+    ] != []  # fmt: skip
+    for path in spoilt:
+        path.unlink()
+    emptied, gone = first_seen_at(2), first_seen_at(4)
+    with breaking({emptied: b"", gone: None}):
+        code, said = pretrain("--name", "hit", *SKIP)
+    assert code == 0
+    assert [(line["path"], line["when"], line["step"], line["file"]) for line in listed("hit")] == [
+        (str(file), "training", step, file.relative_to("pictures").as_posix())
+        for file, step in ((emptied, 2), (gone, 4))
+    ]
+    assert [line["reason"] for line in listed("hit")] == [
+        f"{emptied}: the file is empty", f"{gone}: No such file or directory"
+    ]  # fmt: skip
+    assert all(sum(str(file) in line for line in said) == 1 for file in (emptied, gone))
+
+
+def test_a_run_that_goes_on_sees_what_it_would_have_seen_and_names_nothing_twice(
+    pretrain: Pretrain, stop_after: Callable[..., Any]
+) -> None:
+    """What was left out at the start stays out though it is mended; what broke later is in again when it is."""
+    never = first_seen_at(0)
+    whole = never.read_bytes()
+    never.write_bytes(b"spoilt")
+    assert pretrain("--name", "undisturbed", *SKIP)[0] == 0
+    with stop_after(3):
+        assert pretrain("--name", "stopped", *SKIP)[0] != 0
+    assert [line["path"] for line in listed("stopped")] == [str(never)]
+    never.write_bytes(whole)
+    code, said = pretrain("--name", "stopped", *SKIP)
+    assert code == 0 and same_weights("undisturbed", "stopped")
+    assert (
+        sum("1 files that this run has left out so far are listed in runs/stopped/bad_images.jsonl" in s for s in said)
+        == 1
+    )
+    assert not any(str(never) in line for line in said)
+    assert [line["path"] for line in listed("stopped")] == [str(never)]
+
+
+def test_a_run_that_misses_more_than_a_hundredth_stops_with_a_checkpoint_until_the_files_are_back(
+    pretrain: Pretrain, breaking: Breaking
+) -> None:
+    assert pretrain("--name", "undisturbed", *SKIP)[0] == 0
+    files = [first_seen_at(2, row) for row in (1, 4, 6)]
+    content = {file: file.read_bytes() for file in files}
+    with breaking(dict.fromkeys(files, b"spoilt")):
+        code, said = pretrain("--name", "hit", *SKIP)
+    assert code == 2 and "Traceback" not in "".join(said)
+    assert said[-1].startswith("error: 3 of 48 training images broke since the run began, more than 1 %")
+    assert "runs/hit/bad_images.jsonl lists them" in said[-1] and checkpoints("hit") == ["step-00000002"]
+    assert sorted(line["path"] for line in listed("hit")) == sorted(map(str, files))
+    code, said = pretrain("--name", "hit", *SKIP)  # they are still broken: nothing is trained
+    assert code == 2 and said[-1].startswith("error: 3 of 48 training images broke")
+    assert checkpoints("hit") == ["step-00000002"]
+    for file in files:
+        file.write_bytes(content[file])
+    code, said = pretrain("--name", "hit", *SKIP)
+    assert code == 0 and same_weights("undisturbed", "hit") and len(listed("hit")) == 3
+
+
+def test_a_list_that_was_cut_by_a_crash_keeps_its_whole_lines_and_a_full_disk_ends_no_run(tmp_path: Path) -> None:
+    said: list[str] = []
+    file = tmp_path / "run" / "bad_images.jsonl"
+    left = LeftOut(said.append, None, tmp_path, file)
+    left({str(tmp_path / "a.png"): "a.png: cut"}, "start", {str(tmp_path / "a.png"): [0, 3]})
+    assert not file.exists()
+    left.begin(said.append)
+    left({"b.png": "b.png: cut"}, "training")
+    text = file.read_bytes()
+    assert text.count(b"\n") == 2
+    file.write_bytes(text + b'{"path": "c.png", "when": "sta\n[1]\n{"path": 3}\n\xff')
+    lines = read_bad_images(file)
+    assert lines is not None and [line["path"] for line in lines] == [str(tmp_path / "a.png"), "b.png"]
+    again = LeftOut(said.append, lines, tmp_path / "moved", file)
+    assert again.at_start == {(str(tmp_path / "moved" / "a.png"), 0), (str(tmp_path / "moved" / "a.png"), 3)}
+    assert again.since == {"b.png"}
+    again.begin(said.append)
+    assert [json.loads(line)["path"] for line in file.read_bytes().splitlines()] == [
+        str(tmp_path / "moved" / "a.png"), "b.png"
+    ]  # fmt: skip
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_text("in the way")
+    said.clear()
+    again({"c.png": "c.png: cut"}, "training")
+    again({"d.png": "d.png: cut"}, "training")
+    assert sum("could not be written" in line for line in said) == 1
+    file.parent.unlink()
+    again({"e.png": "e.png: cut"}, "training")
+    assert [json.loads(line)["path"][0] for line in file.read_bytes().splitlines()][1:] == list("bcde")
