@@ -5,7 +5,6 @@ A command on a finished run takes the run as its first word; what follows are fl
 
 import contextlib
 import io
-import multiprocessing
 import os
 import re
 import signal
@@ -28,7 +27,7 @@ from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro,
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.run.process import keep_freed_memory
-from simclr.stopping import exit_code, ignore_requests, imports_are_done, request
+from simclr.stopping import exit_code, finish, imports_are_done, request
 
 __all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
 
@@ -56,9 +55,7 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
         stopped = request()
         _say(f"stopped by {'Ctrl-C' if stopped in (None, signal.SIGINT) else stopped.name}; the same command goes on")
     finally:
-        ignore_requests()
-        for worker in multiprocessing.active_children():
-            worker.kill()  # it may hang in a file, and ignores what asks it to stop
+        finish()
     return code
 
 

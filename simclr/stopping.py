@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["StopFlag", "Stopped", "exit_code", "ignore_requests", "imports_are_done", "listen", "request"]
+__all__ = ["StopFlag", "Stopped", "exit_code", "finish", "imports_are_done", "listen", "request"]
 
 _REQUESTS = tuple(
     getattr(signal, name)
@@ -94,11 +94,12 @@ def exit_code() -> int:
     return 128 + (_state.raised or signal.SIGINT)
 
 
-def ignore_requests() -> None:
-    """At the very end of a command: a request that comes now must not change its exit code."""
-    if _state.listening:
-        for number in _REQUESTS:
-            signal.signal(number, signal.SIG_IGN)
+def finish() -> None:
+    """At the very end of a command that listens: no request that comes now changes its exit code."""
+    if not _state.listening:
+        return
+    for number in _REQUESTS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StopFlag:

@@ -5,9 +5,13 @@ the main thread happens to be, in the middle of an optimizer's step too. Here an
 and a death is raised where the next batch is asked for.
 """
 
+import atexit
+import multiprocessing
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -58,7 +62,9 @@ def read_by_workers(
         worker_init_fn=_ignore_requests,
         timeout=PATIENCE if workers else 0,
     )
+    others = set(multiprocessing.active_children())
     source = iter(loader)
+    _workers.update(set(multiprocessing.active_children()) - others)
     with _Deaths() as deaths:
         while (item := deaths.next_of(source)) is not None:
             if isinstance(item, PipelineError):
@@ -77,6 +83,20 @@ class _Told(Dataset[Any], Generic[Key, Read]):
             return self.read(key)
         except PipelineError as error:
             return error
+
+
+_workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_those_left() -> None:
+    # Python asks with SIGTERM, which they ignore, and waits: for ever, where one hangs in a file.
+    if hasattr(signal, "SIGCHLD"):
+        with suppress(ValueError):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes a worker that ends for a failure
+    for worker in list(_workers):
+        with suppress(ValueError, AttributeError):  # closed, or another process's
+            worker.kill()
 
 
 def _ignore_requests(worker: int) -> None:
