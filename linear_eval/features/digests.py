@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr.errors import CheckpointError
+from simclr.names import printable
 
 __all__ = ["DIGESTS", "Pieces", "refuse_changed_files", "write_digests"]
 
@@ -82,7 +83,8 @@ def refuse_changed_files(folder: Path, names: set[str]) -> None:
         files = {str(name): [(int(size), str(digest)) for size, digest in told] for name, told in said["files"].items()}
     except FileNotFoundError:
         logging.getLogger(__name__).warning(
-            "%s holds features of an earlier version, without digests: that they are whole cannot be told", folder
+            "%s holds features of an earlier version, without digests: that they are whole cannot be told",
+            printable(str(folder)),
         )
         return
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
