@@ -1,6 +1,9 @@
 """Frozen features: order, exactly once, the encoder untouched, and what is refused."""
 
 import copy
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from linear_eval import Features, encoder_digest, extract_features, pixel_features
+from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import check_features
 from linear_eval.features.frozen import frozen
 from simclr.errors import CheckpointError, ConfigError, DataError
@@ -264,7 +268,70 @@ def test_saving_again_replaces_and_may_read_what_it_replaces(tmp_path: Path) -> 
     mapped.save(str(tmp_path / "f"))
     assert torch.equal(Features.load(tmp_path / "f").x, three(1).x)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
-    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["index.npy", "x.npy", "y.npy"]
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["digests.json", "index.npy", "x.npy", "y.npy"]
+
+
+@pytest.mark.parametrize("shares", [[(0, 3)], [(0, 1), (1, 2)], [(0, 0), (0, 2), (2, 1)]], ids=str)
+def test_the_digests_are_those_of_the_files_whoever_wrote_the_rows(
+    shares: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    """Several writers stand for several processes: each has some consecutive rows."""
+    features, folder = three(), tmp_path / "f"
+    writers = [FeatureWriter(folder, 3, start) for start, _ in shares]
+    writers[0].begin()
+    for writer, (start, count) in reversed(list(zip(writers, shares, strict=True))):
+        rows = slice(start, start + count)
+        if count:
+            writer.append(features.x[rows], features.y[rows], features.index[rows])
+        writer.close()
+    writers[0].finish(torch.tensor([4, 4, 5]))
+    said = json.loads((folder / "digests.json").read_text())["files"]
+    assert set(said) == {"x.npy", "y.npy", "index.npy", "groups.npy"}
+    for name, pieces in said.items():
+        content = (folder / name).read_bytes()
+        for size, digest in pieces:
+            assert hashlib.sha256(content[:size]).hexdigest() == digest
+            content = content[size:]
+        assert content == b""
+    assert len(said["x.npy"]) == sum(count > 0 for _, count in shares)
+    assert torch.equal(Features.load(folder).x, features.x)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*said, "digests.json"])
+
+
+@pytest.mark.parametrize("name", ["x.npy", "y.npy", "index.npy", "groups.npy"])
+def test_a_bit_that_flipped_is_refused_unless_nobody_looks(name: str, tmp_path: Path) -> None:
+    features = replace(three(), groups=torch.tensor([4, 4, 5]))
+    features.save(tmp_path / "f")
+    content = bytearray((tmp_path / "f" / name).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "f" / name).write_bytes(content)
+    for mmap in (True, False):
+        with pytest.raises(CheckpointError, match=rf"{name} is not as it was written: its SHA-256 is another"):
+            Features.load(tmp_path / "f", mmap=mmap)
+    assert len(Features.load(tmp_path / "f", check=False)) == 3
+
+
+def test_features_of_before_load_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    three().save(tmp_path / "f")
+    (tmp_path / "f" / "digests.json").unlink()
+    assert torch.equal(Features.load(tmp_path / "f").x, three().x)
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'f'} holds features of an earlier version, without digests")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", "[" * 100_000, '{"format": 2, "files": {}}', '{"format": 1, "files": {}}', '{"format": 1, "files": 3}',
+     '{"format": 1, "files": {"x.npy": [[1]], "y.npy": [], "index.npy": []}}',
+     '{"format": 1, "files": {"x.npy": [[1e400, ""]], "y.npy": [], "index.npy": []}}',
+     '{"format": 1, "files": {"x.npy": [[-7, ""]], "y.npy": [], "index.npy": []}}'],
+)  # fmt: skip
+def test_digests_that_cannot_be_are_refused_in_one_line(content: str, tmp_path: Path) -> None:
+    three().save(tmp_path / "f")
+    (tmp_path / "f" / "digests.json").write_text(content)
+    with pytest.raises(CheckpointError) as error:
+        Features.load(tmp_path / "f")
+    assert str(error.value).startswith(str(tmp_path / "f")) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename", "last rename"])

@@ -4,11 +4,12 @@ Where the images have groups there is ``groups.npy`` as well.
 
 numpy's own format, so that anything can read them. A folder is filled under another name, synced, and renamed when it
 is complete. Rows are written one after the other to a plain file and never through a mapping: a full disk is then an
-error with a message, where a write to mapped memory would end the process. There is no digest, since taking one reads
-all of a file that may be larger than memory: what is checked is types, shapes and that the files are as long as they say.
+error with a message, where a write to mapped memory would end the process. ``digests.json`` vouches for every byte
+(``linear_eval/features/digests.py``).
 """
 
 import errno
+import io
 import os
 import shutil
 import warnings
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linear_eval.features.digests import DIGESTS, Pieces, refuse_changed_files, write_digests
 from simclr.errors import CheckpointError
 
 __all__ = ["FeatureWriter", "read_features", "write_features"]
@@ -47,6 +49,7 @@ class FeatureWriter:
         self.start = start
         self.partial = folder.with_name(f".partial-{folder.name}")
         self._open: dict[str, BinaryIO] = {}
+        self._pieces = Pieces()
 
     def begin(self) -> None:
         """Check that ``folder`` may be written, and make the one beside it.
@@ -75,7 +78,9 @@ class FeatureWriter:
             for name, rows in (("x", x), ("y", y), ("index", index)):
                 if name not in self._open:
                     self._open[name] = self._start(name, rows)
-                self._open[name].write(rows.numpy().astype(_FILES[name][0], copy=False).tobytes())
+                content = rows.numpy().astype(_FILES[name][0], copy=False).tobytes()
+                self._pieces.take(f"{name}.npy", content)
+                self._open[name].write(content)
         except OSError as error:
             raise self._refused(error) from error
 
@@ -87,7 +92,11 @@ class FeatureWriter:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         file = os.fdopen(os.open(self.partial / f"{name}.npy", flags, 0o666), "r+b")
         description = {"descr": kind.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, description)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, description)
+        file.write(header.getvalue())
+        if self.start == 0:
+            self._pieces.take(f"{name}.npy", header.getvalue())
         file.seek(self.start * int(np.prod(shape[1:])) * kind.itemsize, os.SEEK_CUR)
         return file
 
@@ -97,6 +106,7 @@ class FeatureWriter:
             for file in self._open.values():
                 file.flush()
                 os.fsync(file.fileno())
+            self._pieces.leave(self.partial, self.start)
         except OSError as error:
             raise self._refused(error) from error
         finally:
@@ -118,15 +128,19 @@ class FeatureWriter:
         Raises:
             CheckpointError: the files are not whole, or the disk refuses.
         """
-        if groups is not None:
-            try:
+        try:
+            if groups is not None:
+                content = io.BytesIO()
+                np.save(content, groups.numpy().astype("<i8", copy=False))
+                self._pieces.take(_GROUPS, content.getvalue())
                 with (self.partial / _GROUPS).open("wb") as file:
-                    np.save(file, groups.numpy().astype("<i8", copy=False))
+                    file.write(content.getvalue())
                     file.flush()
                     os.fsync(file.fileno())
-            except OSError as error:
-                raise self._refused(error) from error
-        read_features(self.partial, mapped=True)
+            write_digests(self.partial, self._pieces)
+        except OSError as error:
+            raise self._refused(error) from error
+        read_features(self.partial, mapped=True, check=False)
         old = self.folder.with_name(f".old-{self.folder.name}")
         try:
             if old.exists():
@@ -152,7 +166,7 @@ class FeatureWriter:
 
 
 def _names() -> set[str]:
-    return {f"{name}.npy" for name in _FILES} | {_GROUPS}
+    return {f"{name}.npy" for name in _FILES} | {_GROUPS, DIGESTS}
 
 
 def write_features(folder: Path, x: Tensor, y: Tensor, index: Tensor, groups: Tensor | None = None) -> None:
@@ -174,13 +188,13 @@ def write_features(folder: Path, x: Tensor, y: Tensor, index: Tensor, groups: Te
     writer.finish(groups)
 
 
-def read_features(folder: Path, mapped: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def read_features(folder: Path, mapped: bool, check: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """x (N, F) float32, y and index (N,) int64 of a folder, and groups (N,) int64 where it has them.
 
-    ``mapped``: x is the file itself, read as it is used.
+    ``mapped``: x is the file itself, read as it is used. ``check``: every byte is looked at first.
 
     Raises:
-        CheckpointError: a file is missing, shorter than it says, or holds something else.
+        CheckpointError: a file is missing, shorter than it says, was changed since it was written, or holds something else.
     """
     arrays = {}
     wanted = _FILES | ({"groups": _FILES["y"]} if (folder / _GROUPS).exists() else {})
@@ -192,8 +206,10 @@ def read_features(folder: Path, mapped: bool) -> tuple[Tensor, Tensor, Tensor, T
             raise CheckpointError(
                 f"{folder} holds no whole set of features: {path.name} is missing; take them again"
             ) from error
-        except (OSError, ValueError, EOFError) as error:
-            raise CheckpointError(f"{path} is damaged or no .npy file ({error}); take the features again") from error
+        # Of a damaged header numpy raises what its parser met: an EOFError, a SyntaxError, a TokenError.
+        except Exception as error:
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CheckpointError(f"{path} is damaged or no .npy file ({said}); take the features again") from error
         if array.dtype != kind or array.ndim != dimensions or not array.flags.c_contiguous:
             raise CheckpointError(
                 f"{path} holds {array.dtype} of shape {array.shape}: expected {kind.name} of {dimensions} dimensions, "
@@ -203,6 +219,8 @@ def read_features(folder: Path, mapped: bool) -> tuple[Tensor, Tensor, Tensor, T
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise CheckpointError(f"the files in {folder} have {lengths} rows: expected as many in each; take them again")
+    if check:
+        refuse_changed_files(folder, {f"{name}.npy" for name in wanted})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         x, y, index, *groups = (torch.from_numpy(array) for array in arrays.values())

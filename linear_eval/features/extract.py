@@ -79,6 +79,8 @@ class Features:
     def save(self, folder: Path | str) -> None:
         """Write ``x.npy``, ``y.npy``, ``index.npy``, and ``groups.npy`` where there are groups, into ``folder``: all or none.
 
+        With their SHA-256, in ``digests.json``.
+
         Features there are replaced.
 
         Raises:
@@ -87,7 +89,7 @@ class Features:
         write_features(Path(folder), self.x, self.y, self.index, self.groups)
 
     @classmethod
-    def load(cls, folder: Path | str, mmap: bool = True) -> "Features":
+    def load(cls, folder: Path | str, mmap: bool = True, check: bool = True) -> "Features":
         """Features that ``save`` or ``extract_features(out=...)`` wrote.
 
         Args:
@@ -95,11 +97,13 @@ class Features:
             mmap: leave ``x`` in its file and read it as it is used: 1.28M x 2048 features are 10.5 GB. What is written
                 to such an ``x`` stays in memory and never reaches the file. (Where the file is larger than memory and
                 swap together, Linux allows a read-only map alone, and writing to it ends the process.)
+            check: look at every byte first, at some 500 MB a second; False takes the files as they are.
 
         Raises:
-            CheckpointError: a file is missing, shorter than it says, or holds something else.
+            CheckpointError: a file is missing, shorter than it says, was changed since it was written, or holds something
+                else.
         """
-        x, y, index, groups = read_features(Path(folder), mmap)
+        x, y, index, groups = read_features(Path(folder), mmap, check)
         return cls(x, y, index, mapped=mmap, groups=groups)
 
 
@@ -213,7 +217,7 @@ def extract_features(
         if rank == 0:
             writer.finish(groups)
         _wait(world, device)
-        return Features.load(out)
+        return Features.load(out, check=False)  # as it was written, just now
     share = torch.arange(rank, len(dataset), world)
     x: Tensor | None = None
     y = torch.empty(len(share), dtype=torch.int64)

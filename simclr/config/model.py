@@ -52,7 +52,8 @@ class EncoderConfig:
             object.__setattr__(self, "init", str(expanded(Path(self.init))))
         for name in ("layers", "channels"):
             values = getattr(self, name)
-            require(values is None or all(v >= 1 for v in values), f"encoder.{name}", values, "numbers of at least 1")
+            fine = values is None or (len(values) > 0 and all(v >= 1 for v in values))
+            require(fine, f"encoder.{name}", values, "numbers of at least 1")
         require(
             self.patch_size is None or self.patch_size >= 1,
             "encoder.patch_size",

@@ -243,7 +243,7 @@ def read_parts(file: Path, **rules: Any) -> PartsList | None:
             )
             for row in rows
         )
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise CheckpointError(
             f"{file} is damaged ({error}); it says which images were trained on and which are to be tested on. Put a whole "
             "one back, or remove it to divide the images anew"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr.errors import CheckpointError
+from simclr.names import printable
 
 __all__ = ["KEY", "file_sha256", "read_sealed", "refuse_changed", "sealed"]
 
@@ -108,6 +109,7 @@ def _say_once(file: Path) -> None:
     where = os.path.realpath(file.parent)
     if where not in _SAID and os.environ.get("RANK", "0") == "0":
         logging.getLogger(__name__).warning(
-            "%s was written without a SHA-256 by an earlier version: that its weights are whole cannot be told", file
+            "%s was written without a SHA-256 by an earlier version: that its weights are whole cannot be told",
+            printable(str(file)),
         )
     _SAID.add(where)

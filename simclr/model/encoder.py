@@ -91,7 +91,7 @@ def _create(config: EncoderConfig, size: int, channels: int) -> nn.Module:
     except TypeError as error:
         given = ", ".join(f"{k}={v}" for k, v in options.items() if k in chosen)
         raise ConfigError(f"encoder.name={config.name} does not take {given}: {error}") from error
-    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+    except (RuntimeError, OSError, ValueError, AssertionError, LookupError, ArithmeticError) as error:
         what = "timm could not load the weights of" if config.pretrained else "timm could not build"
         raise ConfigError(f"{what} {config.name}: {str(error).splitlines()[0]}") from error
     for name, values in (("layers", config.layers), ("channels", config.channels)):

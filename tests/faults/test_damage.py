@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import simclr
-from linear_eval import EvalConfig, evaluate_run
+from linear_eval import EvalConfig, Features, evaluate_run
 from simclr.config import TrainConfig
 from simclr.errors import CheckpointError
 from simclr.exchange.classifier import load_classifier
@@ -181,6 +181,34 @@ def test_of_a_damaged_encoder_none_loads_in_silence(
             shutil.copy(runs[0] / "encoder" / name, folder)
     assert outcome() == "of the same content" and counts["refused"] > 0.9 * counts.total()
     tally(f"encoder: {counts.total()} damages, {', '.join(f'{count} {what}' for what, count in counts.items())}")
+
+
+@some_and_all
+def test_of_damaged_features_none_load_in_silence(
+    extent: Extent, tmp_path: Path, tally: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, other = tmp_path / "features", tmp_path / "other"
+    for number, at in enumerate((folder, other)):
+        x = torch.rand(40, 6, generator=torch.Generator().manual_seed(number))
+        Features(x, torch.arange(40) % 3, torch.arange(40), groups=torch.arange(40) // 2 + number).save(at)
+    whole = copy.deepcopy(Features.load(folder, mmap=False))
+
+    def outcome() -> str:
+        try:
+            found = [Features.load(folder, mmap=mapped) for mapped in (True, False)]
+        except CheckpointError as error:
+            return one_line(error, folder)
+        same = all(
+            equal([one.x, one.y, one.index, one.groups], [whole.x, whole.y, whole.index, whole.groups]) for one in found
+        )
+        assert same, "another content was loaded in silence"
+        return "of the same content"
+
+    names = sorted(path.name for path in folder.iterdir())
+    counts = sum((tried(folder / name, other / name, extent, outcome) for name in names), Counter[str]())
+    assert outcome() == "of the same content" and counts["refused"] > 0.9 * counts.total()
+    assert len(caplog.messages) == 4  # digests.json gone, and a link to nothing: read twice each
+    tally(f"features: {counts.total()} damages, {', '.join(f'{count} {what}' for what, count in counts.items())}")
 
 
 def test_a_score_and_a_start_refuse_a_damaged_encoder(runs: list[Path], tmp_path: Path) -> None:
