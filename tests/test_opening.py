@@ -431,3 +431,10 @@ def test_what_is_read_may_be_written_to_and_is_the_callers_own(tmp_path: Path) -
     assert square.any() and torch.equal(square, Reader(size=16).read(tmp_path / "x.npy")[0])
     square.zero_()
     assert (tmp_path / "x.npy").read_bytes() == before
+
+
+def test_lines_are_not_put_together_from_small_blocks(tmp_path: Path) -> None:
+    """Pillow copies what it has of a line with every block: for one of 50 million pixels that takes hours."""
+    (tmp_path / "x.ppm").write_bytes(b"P6 5000000 1 255\n" + bytes(15_000_000))
+    with (tmp_path / "x.ppm").open("rb") as file:
+        assert pillow_open.open_image(file, file.read(32)).decodermaxblock >= 15_000_000

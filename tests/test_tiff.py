@@ -1,5 +1,7 @@
 """TIFF as instruments write it: every depth, sign, order of bytes and of bands, against the numbers that were written."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from simclr.data.decode import Reader
+from simclr.data.decode import Reader, page_numbers
+from simclr.data.tiff import tiff_pages
 from simclr.errors import DataError
 
 
@@ -246,3 +249,52 @@ def test_damaged_files_are_named_whatever_their_decoder_says(tmp_path: Path) -> 
             refused += 1
             assert "x.tif: " in str(error) and "\n" not in str(error)
     assert refused > 50
+
+
+def directories(offsets: list[int]) -> bytes:
+    """A TIFF whose directories, of one tag, say that the next one is there."""
+    body = b"".join(struct.pack("<HHHIII", 1, 256, 4, 1, 9, offset) for offset in offsets)
+    return b"II*\0" + struct.pack("<I", 8) + body
+
+
+def test_pages_are_counted_without_end_only_where_there_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(directories([26, 44, 0]))
+    assert page_numbers(path) == (0, 1, 2)
+    path.write_bytes(directories([26, 44, 26]))  # round and round
+    assert page_numbers(path) == (0, 1, 2)
+    path.write_bytes(directories([8 + 18 * number for number in range(1, 140_000)]))
+    assert page_numbers(path) == (0,)
+    with pytest.raises(ValueError, match="more than 131072 pages"), path.open("rb") as file:
+        tiff_pages(file, "x.tif")
+    for order in "<>":
+        for big in (False, True):
+            with tifffile.TiffWriter(path, byteorder=order, bigtiff=big) as writer:
+                for kind in (0, 1, 0, 1, 0):
+                    writer.write(noise("uint8", 9, 9), subfiletype=kind, metadata=None)
+            assert page_numbers(path) == (0, 2, 4)
+
+
+def test_a_strip_that_unpacks_to_far_more_than_its_pixels_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.tif"
+    pixels = noise("uint16", 40, 40)
+    monkeypatch.setattr("simclr.data.tiff._MODEST", 0)
+    monkeypatch.setattr("simclr.data.tiff._LARGEST_RATIO", 1 << 30)  # look at every strip
+    tifffile.imwrite(path, pixels, compression="zlib", rowsperstrip=7)
+    assert np.array_equal(read(path, 1), eight(pixels[..., None], 0, 65535))
+    content = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        tag, count = file.pages[0].tags[273], file.pages[0].tags[279]
+        at, counts_at = tag.valueoffset, count.valueoffset
+    bomb = zlib.compress(bytes(1 << 20))
+    changed = bytearray(content + bomb)
+    changed[at : at + tag.valuebytecount // tag.count] = len(content).to_bytes(
+        tag.valuebytecount // tag.count, "little"
+    )
+    size = count.valuebytecount // count.count
+    changed[counts_at : counts_at + size] = len(bomb).to_bytes(size, "little")
+    path.write_bytes(changed)
+    with pytest.raises(DataError, match="unpacks to more than its pixels"):
+        read(path, 1)

@@ -34,6 +34,9 @@ EXTENSIONS = HEIF_ENDINGS | {
 
 _NUMPY_MARK = b"\x93NUMPY"
 
+_RUNS = 1024
+"""Pixels a byte that packing by runs never comes near to: what claims more would be decoded, slowly, out of nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
@@ -114,6 +117,8 @@ def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int)
         stored = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]  # type: ignore[attr-defined]
     _limited(path, *stored, max_pixels)
     pixels = image.width * image.height
+    if image.format in ("BMP", "DIB", "TGA") and pixels > _RUNS * file.seek(0, 2):
+        raise DataError(f"{path}: {image.width} x {image.height} pixels in {file.tell()} bytes; its header is damaged")
 
     def orientation() -> int:
         with without_pillows_limit(pixels):
@@ -181,6 +186,7 @@ def _tiff(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int) -
                         bands_of_pages(every, [partial(again, number) for number in numbers]), header.orientation
                     )
             if plain is not None:
+                header.expect_all_pieces()
                 return plain.decode(channels, factor)
             return _turned(header.decode(channels, again), header.orientation)
 

@@ -50,6 +50,10 @@ _COULD_BE_ANOTHER = (SyntaxError, IndexError, TypeError, struct.error)
 """What Pillow itself takes for "not this format"."""
 
 
+_LARGEST_PIXEL = 8
+"""Bytes: four bands of 16 bits."""
+
+
 class _Limit:
     """Pillow's limit of size, which is one number for the whole process, taken away while anybody needs it away."""
 
@@ -145,14 +149,17 @@ def expect_whole_chunks(file: BinaryIO) -> None:
 def _made(factory: Callable[..., ImageFile.ImageFile], file: BinaryIO) -> ImageFile.ImageFile:
     # Without the name of the file Pillow reads it; with it, it would map it into memory, and some TIFFs come out wrong.
     try:
-        return factory(file, "")
+        image = factory(file, "")
     except Image.DecompressionBombError:  # a few formats look at the limit already here; ours is looked at behind this
         file.seek(0)
         _limit.lift()
         try:
-            return factory(file, "")
+            image = factory(file, "")
         finally:
             _limit.restore()
+    # Pillow puts blocks of this size together until they are a line, copying all of it each time.
+    image.decodermaxblock = max(image.decodermaxblock, _LARGEST_PIXEL * image.width)
+    return image
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:

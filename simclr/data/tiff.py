@@ -2,6 +2,8 @@
 
 import logging
 import math
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
@@ -26,7 +28,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _ORIENTATION, _NO_DATA = 274, 42113
-_REDUCED_OR_MASK = 1 | 4
+_KIND_OF_PAGE, _REDUCED_OR_MASK = 254, 1 | 4
+_MOST_PAGES, _MOST_TAGS = 1 << 17, 4096
+_DEFLATE, _LARGEST_RATIO, _MODEST = (8, 32946), 1032, 1 << 28
 
 
 def _page(file: BinaryIO, name: str, number: int) -> "TiffPage":
@@ -39,14 +43,38 @@ def _page(file: BinaryIO, name: str, number: int) -> "TiffPage":
 
 
 def tiff_pages(file: BinaryIO, name: str) -> tuple[int, ...]:
-    """The numbers of the pages that are images of their own: no reduced copies, no masks; the first page is always one."""
-    from tifffile import TiffFile
+    """The numbers of the pages that are images of their own: no reduced copies, no masks; the first page is always one.
 
+    The directories are gone through here, since a file of a million of them would keep tifffile busy for minutes.
+
+    Raises:
+        ValueError: more than 131,072 pages, which no file has that is not damaged.
+        struct.error: the file ends where a directory should be.
+    """
     file.seek(0)
-    pages = TiffFile(file, name=name).pages
-    kept = [
-        number for number in range(len(pages)) if not int(getattr(pages[number], "subfiletype", 0)) & _REDUCED_OR_MASK
-    ]
+    head = file.read(16)
+    order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
+    count_of, entry, link = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+    entries = struct.Struct(order + entry)
+    (offset,) = struct.unpack_from(order + link, head, 8 if big else 4)
+    seen: set[int] = set()
+    kept = []
+    while offset and offset not in seen:
+        if len(seen) >= _MOST_PAGES:
+            raise ValueError(f"{name}: more than {_MOST_PAGES} pages")
+        file.seek(offset)
+        (count,) = struct.unpack(order + count_of, file.read(struct.calcsize(order + count_of)))
+        if count > _MOST_TAGS:
+            raise ValueError(f"{name}: a page of {count} tags")
+        body = file.read(count * entries.size + struct.calcsize(order + link))
+        kind = 0
+        for tag, dtype, _, value in entries.iter_unpack(body[: count * entries.size]):
+            if tag == _KIND_OF_PAGE:
+                kind = struct.unpack_from(order + {1: "B", 3: "H"}.get(dtype, "I"), value)[0]
+        if not kind & _REDUCED_OR_MASK:
+            kept.append(len(seen))
+        seen.add(offset)
+        (offset,) = struct.unpack_from(order + link, body, count * entries.size)
     return tuple(kept) if 0 in kept else (0, *kept)
 
 
@@ -63,7 +91,7 @@ class TiffHeader:
     """
 
     def __init__(self, file: BinaryIO, name: str, number: int) -> None:
-        self.name = name
+        self.name, self.file = name, file
         self.page = page = _page(file, name, number)
         self.file_size = file.seek(0, 2)
         sizes = (
@@ -117,13 +145,11 @@ class TiffHeader:
             )
         if page.tilewidth * page.tilelength > max(2**24, 4 * self.width * self.height):
             raise DataError(f"{self.name}: tiles of {page.tilewidth} x {page.tilelength} pixels; its header is damaged")
-        if len(page.dataoffsets) != math.prod(page.chunked):
-            raise DataError(
-                f"{self.name}: {len(page.dataoffsets)} of {math.prod(page.chunked)} pieces of the image are there"
-            )
+        self.expect_all_pieces()
         ends = np.array(page.dataoffsets, dtype=np.int64) + np.array(page.databytecounts, dtype=np.int64)
         if ends.max(initial=0) > self.file_size:
             raise DataError(f"{self.name}: image file is truncated")
+        self._expect_no_bomb()
         try:
             values = page.asarray(maxworkers=1)
         except Exception as error:
@@ -144,6 +170,33 @@ class TiffHeader:
         bits = page.bitspersample if isinstance(page.bitspersample, int) else None
         full = full_range(values.dtype, bits)
         return self._bands(_without_no_data(values, page), full)
+
+    def expect_all_pieces(self) -> None:
+        """Raise DataError where strips or tiles are missing."""
+        there, wanted = len(self.page.dataoffsets), math.prod(self.page.chunked)
+        if there != wanted:
+            raise DataError(f"{self.name}: {there} of {wanted} pieces of the image are there")
+
+    def _expect_no_bomb(self) -> None:
+        """Raise DataError where a piece unpacks to far more than its pixels, which tifffile would hold in memory first."""
+        page = self.page
+        if int(page.compression) not in _DEFLATE:
+            return
+        most = page.tilewidth * page.tilelength if page.is_tiled else self.width * min(self.height, page.rowsperstrip)
+        most = 2 * most * self.bands * max(1, int(page.dtype.itemsize if page.dtype is not None else 8)) + 4096
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if count * _LARGEST_RATIO <= max(_MODEST, most):
+                continue
+            self.file.seek(offset)
+            unpack, left, made = zlib.decompressobj(), count, 0
+            while left and not unpack.eof:
+                packed = self.file.read(min(left, 1 << 16))
+                left = left - len(packed) if packed else 0
+                while packed and not unpack.eof:
+                    made += len(unpack.decompress(packed, 1 << 20))
+                    packed = unpack.unconsumed_tail
+                    if made > most:
+                        raise DataError(f"{self.name}: a piece of it unpacks to more than its pixels; it is damaged")
 
     def _bands(self, values: np.ndarray, full: tuple[float, float]) -> Bands:
         return Bands(

@@ -499,6 +499,17 @@ def ifds(*offsets: int) -> bytes:
     return content
 
 
+def few_strips(bits: int) -> bytes:
+    """64 strips of one row, where 20,000 rows are said."""
+    tags = {256: 64, 257: 20_000, 258: bits, 259: 1, 262: 1, 273: 200, 277: 1, 278: 1, 279: 600}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, 64 if tag in (273, 279) else 1, value) for tag, value in tags.items()
+    )
+    offsets, counts = (np.full(64, value, dtype="<u4").tobytes() for value in (900, 64 * bits // 8))
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return content.ljust(200, b"\0") + offsets.ljust(400, b"\0") + counts.ljust(300, b"\0") + bytes(9999)
+
+
 HUGE = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
 NOISE = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
 BAD: dict[str, Callable[[], bytes]] = {
@@ -547,6 +558,9 @@ BAD: dict[str, Callable[[], bytes]] = {
     "complex.npy": lambda: npy(np.zeros((4, 4), dtype=complex)),
     "words.npy": lambda: npy(np.array([["a", "b"]])),
     "five-axes.npy": lambda: npy(np.zeros((1, 2, 3, 4, 5), dtype=np.uint8)),
+    "runs.bmp": lambda: run_length_bmp()[:18] + struct.pack("<ii", 9000, 9000) + run_length_bmp()[26:],
+    "few-strips.tif": lambda: few_strips(8),
+    "few-strips-deep.tif": lambda: few_strips(16),
     "circle.tif": lambda: ifds(26, 8),
     "no-strips.tif": lambda: ifds(0),
     "strips.tif": lambda: plain_tiff(b"", 64, 64, 8).replace(
