@@ -172,6 +172,8 @@ def restore_state(
     match_tensors(modules, tensors, what=f"{checkpoint.path} does not fit this model")
     modules.load_state_dict(tensors)
     state: dict[str, Any] = checkpoint.state()
+    for own, group in zip(optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
+        group |= {form: own[form] for form in ("foreach", "fused") if form in own}  # it may be of another device
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
