@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from augment import MixConfig
 from simclr.config import SamplerConfig, TrainConfig
-from simclr.data import ImageSet
+from simclr.data import EpochSampler, ImageSet
 from simclr.data.decode import Reader
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
@@ -230,3 +231,51 @@ def test_mixing_mining_and_the_heads_phase_on_two_processes(
     for step in (0, 2):
         found = [torch.load(tmp_path / f"{rank}-{step}.pt") for rank in (0, 1)]
         assert len(found[0]) and torch.equal(found[0], found[1])
+
+
+def poisoned_on(rank: int, world: int, port: int, config: TrainConfig, folder: str) -> None:
+    """Rank 1 alone has an embedding that is not finite at step 1, and at step 3 nothing but a gradient."""
+    import simclr.train
+    from simclr.model.contrastive import ContrastiveModel
+
+    forward, taken, at = ContrastiveModel.forward, simclr.train.one_step, [0]
+    unchanged: list[bool] = []
+
+    def spoilt(self: ContrastiveModel, views: torch.Tensor) -> torch.Tensor:
+        z = forward(self, views)
+        if rank == 1 and self.training and at[0] == 1:
+            z = z + torch.zeros_like(z).index_fill(1, torch.tensor([2]), torch.nan)
+        if rank == 1 and self.training and at[0] == 3:
+            z.register_hook(lambda gradient: gradient * torch.inf)
+        return z
+
+    def step(run: Any, learner: Any, number: int, *rest: Any) -> Any:
+        at[0], before = number, [tensor.clone() for tensor in learner.weights.state_dict().values()]
+        done = taken(run, learner, number, *rest)
+        after = learner.weights.state_dict().values()
+        unchanged.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
+        return done
+
+    ContrastiveModel.forward, simclr.train.one_step = spoilt, step  # type: ignore[method-assign]
+    pretrain_on(rank, world, port, config)
+    torch.save(unchanged, f"{folder}/{rank}.pt")
+
+
+def test_what_is_not_finite_on_one_process_is_skipped_by_all(
+    ranks: Ranks, free_port: Port, tiny_run: TrainConfig, tmp_path: Path
+) -> None:
+    from simclr.run.log import read_metrics
+
+    loop = replace(tiny_run.train, epochs=1, batch_size=16, log_every=100, knn_every=0, ema=0.9)
+    config = replace(tiny_run, train=loop, data=replace(tiny_run.data, limit=80))
+    ranks(2, poisoned_on, 2, free_port(), config, str(tmp_path))
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == [False, True, False, True, False]
+    lines = read_metrics(config.run_dir / "metrics.jsonl")
+    skipped = [line for line in lines if line["kind"] == "skipped"]
+    image = EpochSampler(images=80, batch_size=16, seed=0).indices(1)[8 + 2].item()
+    assert [(line["step"], line["what"], line["images"]) for line in skipped] == [
+        (1, ["embedding", "loss", "gradient"], [f"image {image} of digits"]),
+        (3, ["gradient"], []),
+    ]
+    assert all(tensor.isfinite().all() for tensor in load_file(config.run_dir / "encoder/encoder.safetensors").values())
