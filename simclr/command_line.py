@@ -18,14 +18,25 @@ from simclr.config import DataConfig, TrainConfig
 from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, suggestion
 from simclr.cores import use_cores
-from simclr.errors import ConfigError, PipelineError
+from simclr.errors import ConfigError, OutOfMemoryError, PipelineError
 from simclr.exchange.encoder import find_encoder
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
+from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.run.process import keep_freed_memory
 
 __all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
+
+
+_CAUSES = (
+    "images that are kept decoded (data.size), those of one call (eval.batch_size), features and their classifiers"
+)
+
+_HELPS = (
+    "smaller images (--data.size) or fewer (--data.limit), a smaller --eval.batch-size (--batch-size of embed.py), "
+    "--data.device-resident no, fewer --data.workers or --eval.workers, --eval.pixel-size 16"
+)
 
 
 def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> int:
@@ -41,11 +52,13 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
             # A terminal without UTF-8 shows what it cannot write as an escape, rather than ending the run.
             stream.reconfigure(errors="backslashreplace")
     try:
-        return main(sys.argv[1:])
+        with memory_in_words(_CAUSES, _HELPS):
+            return main(sys.argv[1:])
     except PipelineError as error:
-        # Several processes make the same mistake; one of them says so.
-        if os.environ.get("RANK", "0") == "0":
-            print(printable(f"error: {error}"), file=sys.stderr)
+        # Several processes make the same mistake, and one of them says so; but memory may run out in any of them.
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or isinstance(error, OutOfMemoryError):
+            print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -4,7 +4,15 @@ The commands in ``scripts/`` print them without a traceback and exit with 2; any
 and keeps its traceback.
 """
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "MissingExtraError", "PipelineError", "require"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MissingExtraError",
+    "OutOfMemoryError",
+    "PipelineError",
+    "require",
+]
 
 
 class PipelineError(Exception):
@@ -25,6 +33,10 @@ class CheckpointError(PipelineError):
 
 class MissingExtraError(PipelineError, ImportError):
     """An optional package that is not installed; the message names the extra that brings it."""
+
+
+class OutOfMemoryError(PipelineError, MemoryError):
+    """More memory than there is, of the host or a GPU; the message says what takes it and what helps."""
 
 
 def require(holds: bool, field: str, given: object, expected: str) -> None:

@@ -36,6 +36,7 @@ from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
 from simclr.run.grad_cache import cached_step
 from simclr.run.log import RunLog, check_trackers, start_trackers
+from simclr.run.memory import training_memory
 from simclr.run.meter import Meter
 from simclr.run.nan_guard import refuse_weights
 from simclr.run.offline_mining import mine_offline
@@ -65,13 +66,15 @@ def pretrain(config: TrainConfig) -> RunResult:
         DataError: images that are missing, unreadable or too few; in the midst of training a checkpoint is written first.
         CheckpointError: damaged checkpoints, or a disk that refuses them.
         NotFiniteError: NaN or infinity in the weights, or in too many steps in a row, which are skipped else.
+        OutOfMemoryError: the message says what takes it, and what helps.
     """
-    run = open_run(config)  # everything that can be refused is refused before anything is written
-    learner = build(run)
-    batches = resume(run, learner)
-    log = start_log(run, learner, batches.start)
-    step = loop(run, learner, log, batches)
-    return close(run, learner, log, step)
+    with training_memory(config):
+        run = open_run(config)  # everything that can be refused is refused before anything is written
+        learner = build(run)
+        batches = resume(run, learner)
+        log = start_log(run, learner, batches.start)
+        step = loop(run, learner, log, batches)
+        return close(run, learner, log, step)
 
 
 def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepProfile) -> Step:
@@ -163,9 +166,8 @@ def resume(run: Run, learner: Learner) -> Batches:
     config, accelerator, done = run.config, run.accelerator, 0
     if run.checkpoint is not None:
         done = restore_state(run.checkpoint, learner.weights, run.sampler, learner.optimizer, accelerator)
-    learner.wrapped, learner.optimizer = accelerator.prepare(
-        maybe_compiled(learner.model, config.train.compile), learner.optimizer
-    )
+    compiled = maybe_compiled(learner.model, config.train.compile)
+    learner.wrapped, learner.optimizer = accelerator.prepare(compiled, learner.optimizer)
     if config.objective.needs_keys:
         learner.keys_of = momentum_keys(learner.weights, accelerator, config.train.cached_chunk, config.train.compile)
     return Batches(
@@ -294,6 +296,4 @@ def close(run: Run, learner: Learner, log: RunLog, step: int) -> RunResult:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     scorable = finished and main and (len(run.images.classes) > 1 or run.images.values is not None)
-    return RunResult(
-        run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, main=main, scorable=scorable
-    )
+    return RunResult(config.run_dir, finished, step, log.last, main=main, scorable=scorable)

@@ -133,7 +133,8 @@ def test_a_run_on_two_processes_ends_where_one_does(
         train=replace(tiny_run.train, epochs=1, batch_size=32, checkpoint_every=100, knn_every=0),
         data=replace(tiny_run.data, limit=128),
     )
-    configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9))]
+    again = replace(config, name="again", train=replace(config.train, activation_checkpointing=True))
+    configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9)), again]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
     ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):

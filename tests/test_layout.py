@@ -24,7 +24,7 @@ FLOORS = {
     ),
     "simclr": (
         ("errors", "names"),
-        ("files", "distributed", "numerics", "cores", "paths"),
+        ("files", "distributed", "numerics", "cores", "paths", "memory"),
         ("distances", "neighbours"),
         ("mining",),
         ("losses",),
