@@ -265,7 +265,9 @@ def poisoned_on(rank: int, world: int, port: int, config: TrainConfig, folder: s
 def test_what_is_not_finite_on_one_process_is_skipped_by_all(
     ranks: Ranks, free_port: Port, tiny_run: TrainConfig, tmp_path: Path
 ) -> None:
+    from simclr.replay import replay
     from simclr.run.log import read_metrics
+    from simclr.run.skipped import read_skipped
 
     loop = replace(tiny_run.train, epochs=1, batch_size=16, log_every=100, knn_every=0, ema=0.9)
     config = replace(tiny_run, train=loop, data=replace(tiny_run.data, limit=80))
@@ -280,3 +282,8 @@ def test_what_is_not_finite_on_one_process_is_skipped_by_all(
         (3, ["gradient"], []),
     ]
     assert all(tensor.isfinite().all() for tensor in load_file(config.run_dir / "encoder/encoder.safetensors").values())
+    kept = read_skipped(config.run_dir / "skipped" / "step-00000001")
+    assert list(kept.images) == EpochSampler(images=80, batch_size=16, seed=0).indices(1).tolist()
+    assert (
+        kept.processes == 2 and "this time the step is finite" in replay(config.run_dir / "skipped/step-00000001")[-1]
+    )

@@ -34,7 +34,7 @@ FLOORS = {
         ("exchange",),
         ("run",),
         ("command_line", "train"),
-        ("finetune",),
+        ("finetune", "replay"),
     ),
     "linear_eval": (
         ("metrics", "progress", "features", "written"),
