@@ -21,15 +21,26 @@ from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, suggestion
 from simclr.cores import use_cores
-from simclr.errors import ConfigError, PipelineError
+from simclr.errors import ConfigError, OutOfMemoryError, PipelineError
 from simclr.exchange.encoder import find_encoder
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
+from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
 __all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
+
+
+_CAUSES = (
+    "images that are kept decoded (data.size), those of one call (eval.batch_size), features and their classifiers"
+)
+
+_HELPS = (
+    "smaller images (--data.size) or fewer (--data.limit), a smaller --eval.batch-size (--batch-size of embed.py), "
+    "--data.device-resident no, fewer --data.workers or --eval.workers, --eval.pixel-size 16"
+)
 
 
 def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> int:
@@ -47,9 +58,12 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
     sys.stdout, sys.stderr = _undisturbed(sys.stdout), _undisturbed(sys.stderr)
     code = 2
     try:
-        code = main(sys.argv[1:])
+        with memory_in_words(_CAUSES, _HELPS):
+            code = main(sys.argv[1:])
     except PipelineError as error:
-        _say(f"error: {error}")
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or isinstance(error, OutOfMemoryError):  # memory may run out in any of several processes
+            print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{error}"), file=sys.stderr)
     except KeyboardInterrupt:
         code = exit_code()
         stopped = request()

@@ -6,7 +6,16 @@ and keeps its traceback.
 
 import reprlib
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "MissingExtraError", "PipelineError", "require", "shown"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MissingExtraError",
+    "OutOfMemoryError",
+    "PipelineError",
+    "require",
+    "shown",
+]
 
 
 class PipelineError(Exception):
@@ -27,6 +36,10 @@ class CheckpointError(PipelineError):
 
 class MissingExtraError(PipelineError, ImportError):
     """An optional package that is not installed; the message names the extra that brings it."""
+
+
+class OutOfMemoryError(PipelineError, MemoryError):
+    """More memory than there is, of the host or a GPU; the message says what takes it and what helps."""
 
 
 def require(holds: bool, field: str, given: object, expected: str) -> None:

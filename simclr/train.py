@@ -22,12 +22,7 @@ from simclr.losses import EmbeddedBatch
 from simclr.model.contrastive import build_model
 from simclr.model.layers import layer_decay
 from simclr.objectives import build_objective, fit_objective
-from simclr.optim.optimizers import (
-    build_optimizer,
-    check_something_learns,
-    parameter_groups,
-    peak_learning_rate,
-)
+from simclr.optim.optimizers import build_optimizer, check_something_learns, parameter_groups, peak_learning_rate
 from simclr.optim.schedule import set_learning_rate
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
 from simclr.run.channels import channel_notes
@@ -38,13 +33,17 @@ from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
 from simclr.run.grad_cache import cached_step
 from simclr.run.lock import release
-from simclr.run.log import Meter, RunLog, check_trackers, start_trackers
-from simclr.run.nan_guard import FiniteGuard, refuse_weights
+from simclr.run.log import RunLog, check_trackers, start_trackers
+from simclr.run.memory import training_memory
+from simclr.run.meter import Meter
+from simclr.run.nan_guard import refuse_weights
 from simclr.run.offline_mining import mine_offline
 from simclr.run.parts import Learner, Run, Step
 from simclr.run.pictures import draw_curves
 from simclr.run.profile import StepProfile
 from simclr.run.saving import Saving, expect_space, other_processes, persist
+from simclr.run.skipped import guard_of
+from simclr.run.undo import Undo
 from simclr.run.validation import make_validation_score
 from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
 
@@ -64,15 +63,17 @@ def pretrain(config: TrainConfig) -> RunResult:
         ConfigError: settings that cannot work here, or another run in the folder.
         DataError: images that are missing, unreadable or too few; in the midst of training a checkpoint is written first.
         CheckpointError: damaged checkpoints, or a disk that refuses them.
-        NotFiniteError: NaN or infinity in training; the message names the step and the images.
+        NotFiniteError: NaN or infinity in the weights, or in too many steps in a row, which are skipped else.
+        OutOfMemoryError: the message says what takes it, and what helps.
     """
     try:
-        run = open_run(config)  # everything that can be refused is refused before anything is written
-        learner = build(run)
-        batches = resume(run, learner)
-        log = start_log(run, learner, batches.start)
-        step = loop(run, learner, log, batches)
-        return close(run, learner, log, step)
+        with training_memory(config):
+            run = open_run(config)  # everything that can be refused is refused before anything is written
+            learner = build(run)
+            batches = resume(run, learner)
+            log = start_log(run, learner, batches.start)
+            step = loop(run, learner, log, batches)
+            return close(run, learner, log, step)
     finally:
         release(config.run_dir)
 
@@ -87,6 +88,7 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
     views, targets, drawn = make_views(run, learner.views_at(step), step, batch)  # (V, B, C, S, S), (B,) or (B, C)
 
     profile.mark("encoder")
+    undo = Undo(learner.weights, learner.optimizer, scaled=accelerator.scaler is not None)
     labels, indices = (gather_rows(t[None])[0] for t in (targets, batch.indices))  # of all processes
     keys, seed = learner.keys_of(views), run.seed("objective", step)
     loss, z = cached_step(
@@ -100,10 +102,12 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
     profile.mark("optimizer")
     accelerator.unscale_gradients()
     norm = nn.utils.clip_grad_norm_(learner.parameters, config.optim.clip_norm or float("inf"), foreach=True)
-    learner.optimizer.step()
+    if undo.worth_taking(loss, norm):
+        learner.optimizer.step()
+        learner.weights.follow(step + 1)
+    undo.put_back()
     learner.optimizer.zero_grad()
-    learner.weights.follow(step + 1)
-    return Step(loss, z, norm, views, drawn)
+    return Step(loss, z, norm, undo.skipped, views, drawn)
 
 
 def open_run(config: TrainConfig) -> Run:
@@ -164,9 +168,8 @@ def resume(run: Run, learner: Learner) -> Batches:
     if run.checkpoint is not None:
         done = restore_state(run.checkpoint, learner.weights, run.sampler, learner.optimizer, accelerator)
         run.notes.extend(other_processes(run))
-    learner.wrapped, learner.optimizer = accelerator.prepare(
-        maybe_compiled(learner.model, config.train.compile), learner.optimizer
-    )
+    compiled = maybe_compiled(learner.model, config.train.compile)
+    learner.wrapped, learner.optimizer = accelerator.prepare(compiled, learner.optimizer)
     if config.objective.needs_keys:
         learner.keys_of = momentum_keys(learner.weights, accelerator, config.train.cached_chunk, config.train.compile)
     return Batches(
@@ -203,8 +206,8 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
 def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
     """Take the steps that are left, or as many as nobody asks to stop; log, score and save on the way."""
     config, accelerator, device, train = run.config, run.accelerator, run.accelerator.device, run.config.train
-    guard, profile = FiniteGuard(run.local, device), StepProfile(20 if config.profile else 0, device)
-    meter = Meter(device, run.checkpoint.progress["epoch_loss"] if run.checkpoint else 0.0)
+    guard, profile = guard_of(run, learner, log), StepProfile(20 if config.profile else 0, device)
+    meter = Meter(device, *run.epoch_so_far)
     mine_offline(run, learner.model, batches, log.say)
     saving, step = Saving(run, learner, guard, meter, log, batches.start), batches.start
     learner.model.train()
@@ -215,25 +218,23 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
             learner.model.rest_backbone(step < config.schedule.head_epochs * run.steps_per_epoch)
             done = one_step(run, learner, step, batch, profile)
             profile.mark("other")
-            # fp16 meets infinite gradients as a matter of course: its scaler skips those steps and lowers the scale.
-            norm = done.gradient_norm if accelerator.scaler is None else done.loss
-            guard.watch(step, done.loss, done.z, norm, batch.indices)
+            guard.watch(step, done.skipped, done.loss, done.z, done.gradient_norm, batch.indices)
             if step == 0:
                 log.picture(config.run_dir / "views.png", partial(draw_first_views, run, batch.indices, done))
 
-            meter.add(done.loss)
+            meter.add(done.loss, done.skipped)
             step += 1
             log.pace(step)
             saving.reached(step)
             last, due = step == run.total_steps, step % train.log_every == 0
             if due or last:
-                guard.refuse(run.images)
+                guard.check()
                 figures = meter.line(train.batch_size, run.total_steps - step, batches.waited)
-                figures |= {"learning_rate": rate, "gradient_norm": done.gradient_norm.item()}
+                figures |= {"learning_rate": rate, "gradient_norm": done.gradient_norm.item(), **guard.figures()}
                 log.step(step, (step - 1) // run.steps_per_epoch + 1, figures | learner.objective.figures())
             better = False
             if step % run.steps_per_epoch == 0:
-                guard.refuse(run.images)
+                guard.check()
                 saving.settle()  # scoring starts processes, which a thread in the midst of writing might disturb
                 figures = end_epoch(run, learner, log, step, done.z, meter.end_epoch() / run.steps_per_epoch)
                 better = saving.is_best(step, figures)
@@ -278,6 +279,4 @@ def close(run: Run, learner: Learner, log: RunLog, step: int) -> RunResult:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     scorable = finished and main and (len(run.images.classes) > 1 or run.images.values is not None)
-    return RunResult(
-        run_dir=config.run_dir, finished=finished, steps=step, metrics=log.last, main=main, scorable=scorable
-    )
+    return RunResult(config.run_dir, finished, step, log.last, main=main, scorable=scorable)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from augment import MixConfig
 from simclr.config import SamplerConfig, TrainConfig
-from simclr.data import ImageSet
+from simclr.data import EpochSampler, ImageSet
 from simclr.data.decode import Reader
 from simclr.distributed import any_rank, derive_seed, gather_rows
 from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
@@ -70,18 +71,15 @@ def watch_on(rank: int, world: int, port: int, path: str) -> None:
     figures = contrastive_diagnostics(views, features)
 
     images = ImageSet(name="birds", reader=Reader(size=8), pixels=torch.zeros(100, 3, 8, 8, dtype=torch.uint8))
-    guard, one, good = FiniteGuard(2, torch.device("cpu")), torch.tensor(1.0), torch.ones(2, 2, 3)
+    said: list[str] = []
+    guard = FiniteGuard(2, torch.device("cpu"), images, lambda skips: said.extend(one.what(images) for one in skips))
+    one, good, yes = torch.tensor(1.0), torch.ones(2, 2, 3), torch.tensor(True)
     numbers = torch.tensor([10 * rank, 10 * rank + 1])
-    guard.watch(0, one, good, one, numbers)
-    guard.refuse(images)
+    guard.watch(0, ~yes, one, good, one, numbers)
+    guard.check()
     bad = good.clone()
     bad[1, 1, 0] = torch.nan
-    guard.watch(1, one * torch.nan, bad if rank else good, one, numbers)  # every rank has the loss, rank 1 the row
-    guard.watch(2, one * torch.nan, bad, one, numbers)
-    said = []
-    with pytest.raises(NotFiniteError) as failure:
-        guard.refuse(images)
-    said.append(str(failure.value))
+    guard.watch(1, yes, one * torch.nan, bad if rank else good, one, numbers)  # every rank has the loss, rank 1 the row
 
     net = torch.nn.BatchNorm1d(3)
     refuse_weights(net, None, 5)
@@ -103,7 +101,7 @@ def test_what_one_process_sees_all_of_them_say(ranks: Ranks, free_port: Port, tm
     for rank in range(2):
         figures, (bad_step, bad_weight) = torch.load(tmp_path / f"{rank}.pt")
         assert figures == pytest.approx(alone, rel=1e-6)
-        assert bad_step.startswith("the embedding and the loss became NaN or infinite at step 1 of image 11 of birds. ")
+        assert bad_step == "the embedding and the loss became NaN or infinite at step 1 of image 11 of birds"
         assert bad_weight.startswith("running_var became NaN or infinite at step 5")
 
 
@@ -137,7 +135,8 @@ def test_a_run_on_two_processes_ends_where_one_does(
         train=replace(tiny_run.train, epochs=1, batch_size=32, checkpoint_every=2, log_every=1, knn_every=0),
         data=replace(tiny_run.data, limit=128),
     )
-    configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9))]
+    again = replace(config, name="again", train=replace(config.train, activation_checkpointing=True))
+    configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9)), again]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
     ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):
@@ -247,3 +246,58 @@ def test_mixing_mining_and_the_heads_phase_on_two_processes(
     for step in (0, 2):
         found = [torch.load(tmp_path / f"{rank}-{step}.pt") for rank in (0, 1)]
         assert len(found[0]) and torch.equal(found[0], found[1])
+
+
+def poisoned_on(rank: int, world: int, port: int, config: TrainConfig, folder: str) -> None:
+    """Rank 1 alone has an embedding that is not finite at step 1, and at step 3 nothing but a gradient."""
+    import simclr.train
+    from simclr.model.contrastive import ContrastiveModel
+
+    forward, taken, at = ContrastiveModel.forward, simclr.train.one_step, [0]
+    unchanged: list[bool] = []
+
+    def spoilt(self: ContrastiveModel, views: torch.Tensor) -> torch.Tensor:
+        z = forward(self, views)
+        if rank == 1 and self.training and at[0] == 1:
+            z = z + torch.zeros_like(z).index_fill(1, torch.tensor([2]), torch.nan)
+        if rank == 1 and self.training and at[0] == 3:
+            z.register_hook(lambda gradient: gradient * torch.inf)
+        return z
+
+    def step(run: Any, learner: Any, number: int, *rest: Any) -> Any:
+        at[0], before = number, [tensor.clone() for tensor in learner.weights.state_dict().values()]
+        done = taken(run, learner, number, *rest)
+        after = learner.weights.state_dict().values()
+        unchanged.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
+        return done
+
+    ContrastiveModel.forward, simclr.train.one_step = spoilt, step  # type: ignore[method-assign]
+    pretrain_on(rank, world, port, config)
+    torch.save(unchanged, f"{folder}/{rank}.pt")
+
+
+def test_what_is_not_finite_on_one_process_is_skipped_by_all(
+    ranks: Ranks, free_port: Port, tiny_run: TrainConfig, tmp_path: Path
+) -> None:
+    from simclr.replay import replay
+    from simclr.run.log import read_metrics
+    from simclr.run.skipped import read_skipped
+
+    loop = replace(tiny_run.train, epochs=1, batch_size=16, log_every=100, knn_every=0, ema=0.9)
+    config = replace(tiny_run, train=loop, data=replace(tiny_run.data, limit=80))
+    ranks(2, poisoned_on, 2, free_port(), config, str(tmp_path))
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == [False, True, False, True, False]
+    lines = read_metrics(config.run_dir / "metrics.jsonl")
+    skipped = [line for line in lines if line["kind"] == "skipped"]
+    image = EpochSampler(images=80, batch_size=16, seed=0).indices(1)[8 + 2].item()
+    assert [(line["step"], line["what"], line["images"]) for line in skipped] == [
+        (1, ["embedding", "loss", "gradient"], [f"image {image} of digits"]),
+        (3, ["gradient"], []),
+    ]
+    assert all(tensor.isfinite().all() for tensor in load_file(config.run_dir / "encoder/encoder.safetensors").values())
+    kept = read_skipped(config.run_dir / "skipped" / "step-00000001")
+    assert list(kept.images) == EpochSampler(images=80, batch_size=16, seed=0).indices(1).tolist()
+    assert (
+        kept.processes == 2 and "this time the step is finite" in replay(config.run_dir / "skipped/step-00000001")[-1]
+    )

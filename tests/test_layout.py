@@ -24,7 +24,7 @@ FLOORS = {
     ),
     "simclr": (
         ("errors", "names", "stopping"),
-        ("files", "distributed", "numerics", "cores", "paths"),
+        ("files", "distributed", "numerics", "cores", "paths", "memory"),
         ("distances", "neighbours"),
         ("mining",),
         ("losses",),
@@ -34,7 +34,7 @@ FLOORS = {
         ("exchange",),
         ("run",),
         ("command_line", "train"),
-        ("finetune",),
+        ("finetune", "replay"),
     ),
     "linear_eval": (
         ("metrics", "progress", "features", "written"),

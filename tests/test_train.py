@@ -1,5 +1,6 @@
 """The loop, run for real at a tiny size: what it writes, that it learns, that it resumes to the bit, what it refuses."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 import simclr
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.errors import ConfigError, DataError, PipelineError
-from simclr.losses import EmbeddedBatch, NTXentLoss
+from simclr.losses import CenterConfig, EmbeddedBatch, MoCoConfig
 from simclr.run.checkpoint import newest_checkpoint, save_checkpoint
 from simclr.run.log import read_metrics
 
@@ -166,20 +167,107 @@ def test_fewer_images_than_a_batch_writes_nothing(tiny_run: TrainConfig) -> None
     assert not tiny_run.run_dir.exists()
 
 
-def test_a_poisoned_weight_ends_the_run_with_the_step_and_no_new_checkpoint(
+def poison(monkeypatch: pytest.MonkeyPatch, steps: range) -> list[bool]:
+    """Make the loss NaN at ``steps``; whether all that has weights came out of each step as it went in."""
+    at, unchanged, forward, taken = [0], [], simclr.objectives.Objective.forward, simclr.train.one_step
+
+    def state(learner: Any) -> list[torch.Tensor]:
+        states = (value for one in learner.optimizer.state.values() for value in one.values())
+        return [torch.as_tensor(value).clone() for value in [*learner.weights.state_dict().values(), *states]]
+
+    def spoilt(self: Any, batch: EmbeddedBatch) -> torch.Tensor:
+        return forward(self, batch) * (float("nan") if at[0] in steps else 1.0)
+
+    def step(run: Any, learner: Any, number: int, *rest: Any) -> Any:
+        at[0], before = number, state(learner)
+        done = taken(run, learner, number, *rest)
+        unchanged.append(all(torch.equal(x, y) for x, y in zip(before, state(learner), strict=False)))
+        return done
+
+    monkeypatch.setattr(simclr.objectives.Objective, "forward", spoilt)
+    monkeypatch.setattr("simclr.train.one_step", step)
+    return unchanged
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "nt-xent with an average": {"ema": 0.9},
+    "moco": {"objective": MoCoConfig()},
+    "centers": {"objective": CenterConfig()},
+    "cached": {"cached_chunk": 48},
+    "muon": {"optim": "muon"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_that_is_not_finite_is_skipped_and_leaves_nothing_behind(
+    variant: str, tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = dict(VARIANTS[variant])
+    config = replace(tiny_run, objective=change.pop("objective", tiny_run.objective))
+    config = replace(config, optim=replace(config.optim, name=change.pop("optim", config.optim.name)))
+    config = replace(config, train=replace(config.train, **change))
+    unchanged = poison(monkeypatch, range(4, 6))  # the last step of an epoch, and the first of the next
+    assert simclr.pretrain(config).finished
+    assert unchanged == [step in range(4, 6) for step in range(10)]
+    assert all(tensor.isfinite().all() for tensor in weights(config.run_dir).values())
+    text = (config.run_dir / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    lines = read_metrics(config.run_dir / "metrics.jsonl")
+    skipped = [line for line in lines if line["kind"] == "skipped"]
+    assert [(line["step"], line["epoch"], line["what"]) for line in skipped] == [
+        (4, 1, ["loss", "gradient"]),
+        (5, 2, ["loss", "gradient"]),
+    ]
+    epochs = [line["epoch_loss"] for line in lines if line["kind"] == "epoch"]
+    losses = {line["step"]: line.get("loss") for line in lines if line["kind"] == "step"}
+    assert [losses[5], losses[6]] == [None, None]
+    for mean, steps in zip(epochs, ([1, 2, 3, 4], [7, 8, 9, 10]), strict=True):
+        assert mean == pytest.approx(sum(losses[step] for step in steps) / 4, rel=1e-5)
+    said = [line for line in capsys.readouterr().err.splitlines() if "the step is skipped" in line]
+    assert len(said) == 2 and "at step 4" in said[0]
+
+
+def test_a_run_that_skipped_a_step_resumes_to_the_same_bits(
     tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
+    poison(monkeypatch, range(4, 5))
+    config = replace(tiny_run, train=replace(tiny_run.train, checkpoint_every=4, keep_checkpoints=9))
+    simclr.pretrain(config)
+    undisturbed, lines = weights(config.run_dir), read_metrics(config.run_dir / "metrics.jsonl")
+    for step in (8, 10):
+        shutil.rmtree(config.run_dir / "checkpoints" / f"step-{step:08d}")
+    (config.run_dir / "encoder" / "encoder.safetensors").unlink()
+    simclr.pretrain(config)
+    again = read_metrics(config.run_dir / "metrics.jsonl")
+    assert same(weights(config.run_dir), undisturbed)
+    assert [(line["kind"], line["step"]) for line in again] == [(line["kind"], line["step"]) for line in lines]
 
-    class Poisoned(simclr.objectives.Objective):
-        def forward(self, batch: EmbeddedBatch) -> torch.Tensor:
-            calls.append(1)
-            return batch.z.square().sum() * (float("nan") if len(calls) == 5 else 1e-6)
 
-    monkeypatch.setattr("simclr.train.build_objective", lambda config, **sizes: Poisoned(NTXentLoss()))
-    with pytest.raises(PipelineError, match=r"the loss and the gradient became NaN or infinite at step 4"):
-        simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, log_every=3)))
-    assert [path.name for path in (tiny_run.run_dir / "checkpoints").iterdir()] == ["step-00000003"]
+def test_many_bad_steps_in_a_row_end_the_run_with_advice_and_a_line_in_the_log(
+    tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, range(4, 99))
+    config = replace(tiny_run, train=replace(tiny_run.train, epochs=4, log_every=7))
+    with pytest.raises(
+        PipelineError, match=r"^the loss and the gradient became NaN or infinite at step 4, and so"
+    ) as end:
+        simclr.pretrain(config)
+    assert "all 10 steps from there on. Checkpoints" in str(end.value)
+    *before, failed = read_metrics(config.run_dir / "metrics.jsonl")
+    assert (failed["kind"], failed["step"]) == ("failed", 4) and str(end.value).startswith(failed["what"])
+    assert [line["step"] for line in before if line["kind"] == "skipped"] == list(range(4, 14))
+    newest = newest_checkpoint(config.run_dir / "checkpoints")[0]
+    assert newest.progress["step"] == 12
+    assert all(tensor.isfinite().all() for tensor in newest.model().values())
+
+
+def test_a_short_run_that_skipped_all_its_steps_is_no_finished_run(
+    tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, range(99))
+    with pytest.raises(PipelineError, match="and so it was in all 5 steps"):
+        simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, epochs=1)))
+    assert not (tiny_run.run_dir / "encoder").exists()
 
 
 def test_a_weight_that_went_bad_in_the_last_steps_of_an_epoch_is_named_too(tiny_run: TrainConfig) -> None:

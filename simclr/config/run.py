@@ -44,6 +44,10 @@ class LoopConfig:
     """Images of a process that the memory has room for; None is all of them. Fewer means gradient caching (Gao et al. 2021):
     the loss still compares the whole batch, for a second forward pass. BatchNorm then sees a chunk at a time."""
 
+    activation_checkpointing: Runtime[Rare[bool]] = False
+    """Compute the activations of the encoder's blocks again in the backward pass instead of keeping them: less memory, for up
+    to a third more time. The gradients stay the same."""
+
     sync_batchnorm: Rare[bool] = True
     """With several GPU processes, take BatchNorm statistics over all of them, so that the result is that of one process."""
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from simclr.config import TrainConfig
 from simclr.distributed import derive_seed
-from simclr.model.encoder import build_backbone, feature_width
+from simclr.model.encoder import build_backbone, checkpoint_activations, feature_width
 from simclr.model.heads import predictor, projection_head
 from simclr.model.layers import freeze
 
@@ -74,6 +74,8 @@ def build_model(config: TrainConfig) -> ContrastiveModel:
         head = projection_head(width, config.head)
         width = config.head.out_dim if config.head.layers else width
         predicts = predictor(width, config.head.predictor_dim)
+    if config.train.activation_checkpointing:
+        checkpoint_activations(backbone, config.encoder.name)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = ContrastiveModel(backbone, head, memory_format, predicts)
     model.width = width

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from simclr.config import EncoderConfig
 from simclr.errors import ConfigError
 
-__all__ = ["SMALL_IMAGE", "build_backbone", "feature_width", "without_weights"]
+__all__ = ["SMALL_IMAGE", "build_backbone", "checkpoint_activations", "feature_width", "without_weights"]
 
 SMALL_IMAGE = 64
 """Up to this size in pixels, ``stem="auto"`` is the small-image stem."""
@@ -45,6 +45,28 @@ def build_backbone(config: EncoderConfig, size: int, seed: int, channels: int = 
         reason = str(error).splitlines()[0]
         raise ConfigError(f"encoder.name={config.name} cannot take images of {size} px: {reason}") from error
     return backbone
+
+
+def checkpoint_activations(backbone: nn.Module, name: str) -> None:
+    """Have ``backbone`` keep no activations of its blocks but compute them again in the backward pass.
+
+    Args:
+        backbone: of timm.
+        name: what messages call it.
+
+    Raises:
+        ConfigError: this network has no such way.
+    """
+    try:
+        backbone.set_grad_checkpointing(True)  # type: ignore[operator]  # a method, where there is one
+        has_way = any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())
+    except (AttributeError, AssertionError, TypeError):
+        has_way = False
+    if not has_way:
+        raise ConfigError(
+            f"train.activation_checkpointing=true, but timm's {name} cannot compute its activations again; use "
+            "--train.cached-chunk, which any network can"
+        )
 
 
 def without_weights(config: EncoderConfig) -> EncoderConfig:

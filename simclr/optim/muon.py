@@ -91,6 +91,11 @@ class Muon(ByGroup):
         for p in weights:
             if "step" not in self.state[p]:
                 self.state[p] |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+            if p.is_cuda and isinstance(
+                self.state[p]["step"], int
+            ):  # where a step may be undone without waiting for it
+                count = torch.full((), self.state[p]["step"], dtype=torch.float64, device=p.device)
+                self.state[p]["step"] = count
             self.state[p]["step"] += 1
         gradients = [p.grad for p in weights if p.grad is not None]
         means, squares = ([self.state[p][name] for p in weights] for name in ("mean", "square"))
@@ -101,4 +106,8 @@ class Muon(ByGroup):
         divisors = torch._foreach_sqrt(squares)
         torch._foreach_div_(divisors, [(1 - second**step) ** 0.5 for step in steps])
         torch._foreach_add_(divisors, 1e-8)
-        torch._foreach_addcdiv_(weights, means, divisors, [-group["lr"] / (1 - first**step) for step in steps])
+        rates = [-group["lr"] / (1 - first**step) for step in steps]
+        if isinstance(rates[0], Tensor):
+            torch._foreach_addcdiv_(weights, torch._foreach_mul(means, rates), divisors)
+        else:
+            torch._foreach_addcdiv_(weights, means, divisors, rates)

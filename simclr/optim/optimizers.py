@@ -129,7 +129,9 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)
     if config.name == "muon":
         return Muon(groups, lr=lr, momentum=config.momentum, betas=config.betas)
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, foreach=True)
+    # The fused form counts its steps on the GPU, where a step may be undone; elsewhere it would round otherwise than before.
+    fused = groups[0]["params"][0].is_cuda
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, foreach=not fused, fused=fused)
 
 
 def peak_learning_rate(config: OptimConfig, batch_size: int) -> float:

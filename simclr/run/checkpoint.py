@@ -210,6 +210,8 @@ def restore_state(
     images = sampler.images if isinstance(sampler, MinedSampler) else None
     refuse_misfit(state, optimizer, images, what=f"{checkpoint.path / 'state.pt'}")
     modules.load_state_dict(tensors)
+    for own, group in zip(optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
+        group |= {form: own[form] for form in ("foreach", "fused") if form in own}  # it may be of another device
     try:
         optimizer.load_state_dict(state["optimizer"])
         if accelerator.scaler is not None and state["scaler"] is not None:

@@ -78,6 +78,8 @@ def effective_rank(features: Tensor) -> Tensor:
     >>> round(effective_rank(torch.eye(4)).item(), 3)
     4.0
     """
+    if not features.isfinite().all():  # of a step that was skipped; a decomposition would not converge
+        return features.new_full((), math.nan)
     singular = torch.linalg.svdvals(features.float())
     shares = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny) + 1e-7
     return torch.exp(-(shares * shares.log()).sum())

@@ -14,8 +14,8 @@ chunk by the chunk's own statistics, not by the batch's, in both passes; its run
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -61,7 +61,8 @@ def cached_step(
     if len(pieces) == 1:
         z = model(views)
         loss = objective(z)
-        backward(loss)
+        with buffers_at_rest(model):
+            backward(loss)
         return CachedStep(loss.detach(), z.detach())
 
     # The bare module: DistributedDataParallel would copy rank 0's buffers to all here, and the restoring would undo it.
@@ -86,9 +87,22 @@ def cached_step(
     for i, (piece, gradient) in enumerate(zip(pieces, z.grad.tensor_split(len(pieces), dim=1), strict=True)):
         set_random_state(views.device, random_states[i])
         with without_exchange(model) if i < len(pieces) - 1 else nullcontext():
-            model(piece).backward(gradient)
+            embedding = model(piece)
+            with buffers_at_rest(model):
+                embedding.backward(gradient)
     set_random_state(views.device, after)
     return CachedStep(loss.detach(), z.detach())
+
+
+@contextmanager
+def buffers_at_rest(model: nn.Module) -> Iterator[None]:
+    """For a backward pass: one that computes activations again would move BatchNorm's running statistics a second time."""
+    again = any(getattr(module, "grad_checkpointing", False) for module in model.modules())
+    buffers = list(model.buffers()) if again else []
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 def without_exchange(model: nn.Module) -> AbstractContextManager[None]:

@@ -1,20 +1,19 @@
 """The run's figures: ``metrics.jsonl``, lines on the screen, and accelerate's experiment trackers."""
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from torch import Tensor
 
 from simclr.config.yaml import flat_fields
 from simclr.errors import ConfigError, MissingExtraError, PipelineError
@@ -22,7 +21,7 @@ from simclr.files import AGAIN, atomically, refused
 from simclr.names import printable
 from simclr.run.nan_guard import NotFiniteError
 
-__all__ = ["Meter", "RunLog", "check_trackers", "figures_over", "read_metrics", "start_trackers"]
+__all__ = ["RunLog", "check_trackers", "figures_over", "read_metrics", "start_trackers"]
 
 _LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
@@ -56,7 +55,7 @@ class RunLog:
         if not self.main:
             return
         # What a killed run logged after its last checkpoint is about to happen again, and so is what ended it.
-        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step and line["kind"] != "failed"]
+        kept = [line for line in read_metrics(self.path) if _happened(line, start_step)]
         text = "".join(json.dumps(line) + "\n" for line in kept).encode()
         with refused(self.path, AGAIN):
             if not self.path.exists() or self.path.read_bytes() != text:
@@ -96,8 +95,9 @@ class RunLog:
         self._record({"kind": "step", "step": step, "epoch": epoch, **figures})
         if not self.main:
             return
+        loss = f"{figures['loss']:.3f}" if math.isfinite(figures["loss"]) else "-"
         shown = (
-            f"loss {figures['loss']:.3f}  lr {figures['learning_rate']:.4f}  "
+            f"loss {loss}  lr {figures['learning_rate']:.4f}  "
             f"{figures['images_per_second']:.0f} images/s  data wait {100 * figures['data_wait']:.0f} %"
         )
         if self._bar is not None:
@@ -110,6 +110,21 @@ class RunLog:
     def epoch(self, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Log the figures taken at an epoch's end."""
         self._record({"kind": "epoch", "step": step, "epoch": epoch, **figures})
+
+    def skipped(self, step: int, epoch: int, parts: Sequence[str], images: Sequence[str], words: str) -> None:
+        """Say that a step was skipped and note it in the file.
+
+        Args:
+            step: counted from 0.
+            epoch: counted from 1.
+            parts: what was not finite.
+            images: those whose embeddings were not, by their names.
+            words: the line to be said.
+        """
+        self.say(words)
+        if self.main:
+            line = {"kind": "skipped", "step": step, "epoch": epoch, "what": list(parts), "images": list(images)}
+            self._append(json.dumps(line) + "\n")
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
@@ -150,6 +165,8 @@ class RunLog:
             self._bar = None
 
     def _record(self, line: dict[str, Any]) -> None:
+        # A skipped step has no loss and no norm of the gradient; no line of the file is to say NaN.
+        line = {name: value for name, value in line.items() if not isinstance(value, float) or math.isfinite(value)}
         self.last |= line
         if self.main:
             self._append(json.dumps(line) + "\n")
@@ -167,48 +184,6 @@ class RunLog:
                     f"warning: {self.path} cannot be written ({error.strerror}); the run goes on, its log has a gap"
                 )
             self._torn = True
-
-
-class Meter:
-    """The loss since the last line of the log and since the epoch began, on the device, and the clock between lines."""
-
-    def __init__(self, device: torch.device, epoch_loss: float = 0.0) -> None:
-        self._loss, self._steps = torch.zeros((), device=device), 0
-        self.epoch_loss = torch.full((), epoch_loss, device=device)
-        """Sum over the steps of the epoch so far."""
-        self._began, self._waited = time.perf_counter(), 0.0
-
-    def add(self, loss: Tensor) -> None:
-        """Count a step with this loss; waits for nothing."""
-        self._loss, self._steps, self.epoch_loss = self._loss + loss, self._steps + 1, self.epoch_loss + loss
-
-    def line(self, batch_size: int, steps_left: int, waited: float) -> dict[str, float]:
-        """Figures since the last call: mean loss, speed, share of the time that batches were waited for.
-
-        Waits for the device.
-
-        Args:
-            batch_size: images a step.
-            steps_left: of the run, for the time that it will take.
-            waited: seconds spent waiting for batches since the run's start.
-        """
-        mean_loss = self._loss.item() / self._steps
-        seconds = time.perf_counter() - self._began
-        figures = {
-            "loss": mean_loss,
-            "images_per_second": self._steps * batch_size / seconds,
-            "data_wait": (waited - self._waited) / seconds,
-            "seconds_left": steps_left * seconds / self._steps,
-        }
-        self._loss, self._steps = torch.zeros_like(self._loss), 0
-        self._began, self._waited = time.perf_counter(), waited
-        return figures
-
-    def end_epoch(self) -> float:
-        """The sum of the epoch's losses; the next epoch begins. Waits for the device."""
-        total = self.epoch_loss.item()
-        self.epoch_loss = torch.zeros_like(self.epoch_loss)
-        return total
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -239,6 +214,11 @@ def figures_over(lines: Iterable[dict[str, Any]], kind: str, name: str) -> list[
     """The lines of ``kind`` that have the figure ``name``, each with it."""
     chosen = ((line, line.get(name)) for line in lines if line["kind"] == kind)
     return [(line, value) for line, value in chosen if isinstance(value, int | float) and not isinstance(value, bool)]
+
+
+def _happened(line: dict[str, Any], start: int) -> bool:
+    """Whether the ``start`` steps that are done led to this line; a skipped step is counted from 0."""
+    return line["kind"] != "failed" and line["step"] <= start - (line["kind"] == "skipped")
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -62,6 +62,13 @@ class Run:
         return {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
 
     @property
+    def epoch_so_far(self) -> tuple[float, int]:
+        """Of the epoch that the checkpoint is in: the sum of its losses, and its steps."""
+        if self.checkpoint is None:
+            return 0.0, 0
+        return self.checkpoint.progress["epoch_loss"], self.checkpoint.progress["step"] % self.steps_per_epoch
+
+    @property
     def local(self) -> int:
         """Images of a batch that are this process's."""
         return self.config.train.batch_size // self.accelerator.num_processes
@@ -117,6 +124,8 @@ class Step(NamedTuple):
     """(V, B, D), this process's embeddings."""
     gradient_norm: Tensor
     """Scalar, before clipping."""
+    skipped: Tensor
+    """Bool scalar: the loss or a gradient was not finite, and nothing has changed."""
     views: Tensor
     """(V, B, C, S, S)."""
     drawn: ViewParameters

@@ -23,7 +23,8 @@ from simclr.files import WriteError, free_space
 from simclr.run.checkpoint import gather_state, save_checkpoint
 from simclr.run.division import expect_whole_file
 from simclr.run.folder import claim
-from simclr.run.log import Meter, RunLog
+from simclr.run.log import RunLog
+from simclr.run.meter import Meter
 from simclr.run.nan_guard import FiniteGuard, refuse_weights
 from simclr.run.parts import Learner, Run
 from simclr.stopping import StopFlag
@@ -131,7 +132,7 @@ class Saving:
             NotFiniteError: it is not finite.
             WriteError: with ``wait``, a disk that refuses for longer than ``persist`` waits.
         """
-        self.guard.refuse(self.run.images)
+        self.guard.check()
         refuse_weights(self.learner.weights, self.learner.optimizer, step - 1)
         score = self._scored[1] if self._scored is not None and self._scored[0] == step else None
         self.best = max(self.best, -float("inf") if score is None else score)
