@@ -1,6 +1,7 @@
 """Looking through a dirty folder: every broken file and every copy is found, and nothing else."""
 
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
@@ -83,6 +84,12 @@ def test_the_command(dirty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cut.jpg" in capsys.readouterr().out
     for path in check_folder(DataConfig(source="folder", path=dirty)).broken:
         path.unlink()
+    capsys.readouterr()
+    assert command.main(["--data.path", str(dirty)]) == 1  # copies in both classes, and in both parts
+    said = capsys.readouterr().out
+    assert [line.split()[-2:] for line in said.splitlines() if line.endswith("fault")] == [["1", "fault"]] * 2
+    (dirty / "train" / "dogs" / "cat.png").unlink()
+    (dirty / "test" / "dogs" / "leak.png").unlink()
     assert command.main(["--data.path", str(dirty)]) == 0
     with pytest.raises(ConfigError, match="only folders"):
         command.main(["digits"])
@@ -93,6 +100,44 @@ def test_a_pipe_among_the_files_is_one_that_does_not_decode(dirty: Path) -> None
     os.mkfifo(dirty / "train" / "cats" / "pipe.jpg")
     broken = check_folder(DataConfig(source="folder", path=dirty)).broken
     assert len(broken) == 4 and broken[dirty / "train" / "cats" / "pipe.jpg"].endswith("not a regular file")
+
+
+def test_the_json_names_all_of_it(dirty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = loaded("check_data")
+    (dirty / "train" / "cats" / "\udc80$[b].png").write_bytes(b"x")
+    file = tmp_path / "new" / "report.json"
+    assert command.main(["--data.path", str(dirty), "--json", str(file)]) == 1
+    capsys.readouterr()
+    assert command.main([f"--json={'-'}", "--data.path", str(dirty)]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads(file.read_text())
+    report = check_folder(DataConfig(source="folder", path=dirty))
+    assert found["faulty"] is True and len(found["broken"]) == 4
+    assert found["broken"] == {str(path): reason for path, reason in report.broken.items()}
+    assert found["leaked"] == [[str(path) for path in group] for group in report.leaked] != []
+    assert found["findings"]["files that do not decode"] == {"found": 4, "fault": True}
+    assert found["classes"] == report.classes and found["parts"] == report.parts
+    for wrong in (["--json"], ["--json", "--data.path", str(dirty)]):
+        with pytest.raises(ConfigError, match="--json needs a file"):
+            command.main(wrong)
+
+
+def test_small_classes_long_pictures_and_near_copies_in_training_are_counted(tmp_path: Path) -> None:
+    for name, count in (("many", 12), ("few", 4), ("two", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            photo(100 * count + number, 60, 200 if number == 1 else 80).save(tmp_path / name / f"{number}.png")
+    photo(1200, 60, 80).resize((72, 54)).save(tmp_path / "many" / "again.jpg", quality=80)
+    report = check_folder(DataConfig(source="folder", path=tmp_path, test_fraction=0.5))
+    assert report.few == {"few": 4, "two": 2}
+    assert sorted(path.name for path in report.cropped) == ["1.png"] * 3
+    pairs = [{path.name for path in pair} for pair in (*(report.near_in_training or ()), *report.near)]
+    assert pairs == [{"0.png", "again.jpg"}]
+    words = "\n".join(report.lines())
+    assert "2 classes have fewer than 10 images, too few to tell what is learned of them: few (4), two (2)" in words
+    assert "the middle square shows less than half of 3 of 19 images (longer than 2 : 1); --data.fit pad" in words
+    padded = check_folder(DataConfig(source="folder", path=tmp_path, fit="pad"))
+    assert not padded.cropped and "middle square" not in "\n".join(padded.lines())
 
 
 def photo(seed: int, height: int = 60, width: int = 80) -> Image.Image:

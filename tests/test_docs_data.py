@@ -240,6 +240,15 @@ def _circles(folder: Path) -> None:
 
 
 @example
+def _few_images(folder: Path) -> None:
+    fill(folder / "cat", 30)
+    fill(folder / "dog", 6, 40)
+    assert any(
+        "few to tell what is learned of them: dog (6)" in line for line in check_folder(settings(folder)).lines()
+    )
+
+
+@example
 def _nothing(folder: Path) -> None:
     (folder / "notes.txt").write_text("none")
     train(folder)
@@ -431,6 +440,15 @@ def _broken_skip(folder: Path) -> None:
     _with_a_broken_file(folder)
     everything = train(folder, broken="skip").joined(test(folder, broken="skip"))
     assert names(everything.resident(torch.device("cpu"))) == {"1.png", "2.png", "3.png", "4.png"}
+
+
+@example
+def _check_sum(folder: Path) -> None:
+    fill(folder)
+    content = bytearray((folder / "1.png").read_bytes())
+    content[content.index(b"IDAT") + 30] ^= 16
+    (folder / "1.png").write_bytes(content)
+    decoded(folder, "1.png")
 
 
 @example
@@ -634,6 +652,14 @@ def _small(folder: Path) -> None:
     Image.new("RGB", (5, 7), (1, 2, 3)).save(folder / "small.png")
     assert decoded(folder, "small.png").shape == (3, 16, 16)
     assert any("to be enlarged: 1 of 5 images" in line for line in check_folder(settings(folder)).lines())
+
+
+@example
+def _cut_badly(folder: Path) -> None:
+    fill(folder)
+    noise(9, 20, 50).save(folder / "long.png")
+    assert any("shows less than half of 1 of 5 images" in line for line in check_folder(settings(folder)).lines())
+    assert not check_folder(settings(folder, fit="pad")).cropped
 
 
 @example

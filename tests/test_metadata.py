@@ -256,6 +256,7 @@ def test_a_decimal_comma_where_semicolons_divide(root):
         ("m.csv", "path,label\n,x\n", "line 2: .* is no path of an image"),
         ("m.csv", "path,label\na/0.png,x\na\0/1.png,x\n", "line 3: .*is no path of an image"),
         ("m.csv", f"path,label\n{'a' * 5000}.png,x\n", r"line 2: 'a+...' \(5004 letters\) is no path of an image"),
+        ("m.jsonl", '{"path": "a/\\ud800.png", "label": 1}\n', r"line 1: 'a/\\\\ud800.png' .* is no path of an image"),
         ("m.csv", f"path,label\n{'a' * 300}.png,x\n", "1 of its images do not exist"),
         ("m.csv", "path,label\na/9.png,x\nb/3.png,y\n", "1 of its images do not exist below .*: a/9.png"),
         ("m.csv", "path,label\n" + "x" * 200_000 + ",x\n", "cannot be read as CSV: field larger"),

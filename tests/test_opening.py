@@ -438,3 +438,18 @@ def test_lines_are_not_put_together_from_small_blocks(tmp_path: Path) -> None:
     (tmp_path / "x.ppm").write_bytes(b"P6 5000000 1 255\n" + bytes(15_000_000))
     with (tmp_path / "x.ppm").open("rb") as file:
         assert pillow_open.open_image(file, file.read(32)).decodermaxblock >= 15_000_000
+
+
+def test_a_telephones_heic_is_read_by_its_package(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    colours = np.zeros((48, 64, 3), dtype=np.uint8)
+    colours[:24, :32], colours[24:] = (250, 0, 0), (0, 0, 250)
+    half = np.full((48, 64, 1), 128, dtype=np.uint8)
+    heif.from_pillow(Image.fromarray(colours)).save(tmp_path / "x.HEIC", quality=95)
+    heif.from_pillow(Image.fromarray(np.concatenate([colours, half], -1))).save(tmp_path / "y.heic", quality=95)
+    assert ".heic" in opening.EXTENSIONS
+    for name, shown in (("x.HEIC", colours), ("y.heic", colours * (128 / 255) + 255 * (1 - 128 / 255))):
+        assert np.abs(read(tmp_path / name)[4::20, 4::20] - shown[4::20, 4::20]).max() < 6
+    (tmp_path / "x.HEIC").write_bytes((tmp_path / "x.HEIC").read_bytes()[:300])
+    with pytest.raises(DataError, match=r"x\.HEIC: "):
+        read(tmp_path / "x.HEIC")

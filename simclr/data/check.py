@@ -28,6 +28,12 @@ __all__ = ["FolderReport", "check_folder"]
 _LONG = 10
 """Longer side over shorter side from which a picture is odd: its middle square shows a tenth of it."""
 
+_CUT = 2
+"""Longer side over shorter side from which the middle square shows less than half of a picture."""
+
+_COMPARED = 50_000
+"""Training images at most that are compared with one another: it takes the square of their number."""
+
 _LOOKED_AT = 256
 """Rows and columns at most of an image whose values are looked at, evenly drawn; all of them would take longer than decoding."""
 
@@ -110,6 +116,10 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
         leaked=leaked,
         contradicting=tuple(group for group in groups if len({class_of[p] for p in group if p in class_of}) > 1),
         near=_near(whole_files, where, {path for group in leaked for path in group}),
+        near_in_training=_near_in_training(whole_files, where, groups),
+        cropped={
+            one.path: one.size for one in whole_files if config.fit == "crop" and max(one.size) > _CUT * min(one.size)
+        },
         odd={one.path: one.faults for one in whole_files if one.faults},
         sizes=tuple(one.size for one in whole_files),
         stored_size=config.size,
@@ -192,3 +202,26 @@ def _near(found: list[_Found], where: dict[Path, str], exact: set[Path]) -> tupl
         )
         if copied
     )
+
+
+def _near_in_training(
+    found: list[_Found], where: dict[Path, str], groups: tuple[tuple[Path, ...], ...]
+) -> tuple[tuple[Path, Path], ...] | None:
+    """Pairs of training files that are near-copies and no exact ones, each file with its nearest; None of too many to look."""
+    again = {path for group in groups for path in group[1:]}
+    files = [
+        (one.path, one.prints)
+        for one in found
+        if one.prints is not None and where[one.path] == "train" and one.path not in again
+    ]
+    if len(files) > _COMPARED:
+        return None
+    if len(files) < 2:
+        return ()
+    prints = torch.stack([print_ for _, print_ in files])
+    copies = near_copies(prints, prints, same=True)
+    pairs = [
+        tuple(sorted((files[one][0], files[int(copies.nearest[one])][0])))
+        for one in copies.copied.nonzero().flatten().tolist()
+    ]
+    return tuple((first, second) for first, second in dict.fromkeys(pairs))

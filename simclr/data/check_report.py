@@ -2,12 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from simclr.names import printable
 
 __all__ = ["FolderReport"]
+
+
+_FEW = 10
+"""Images of a class below which a score says little about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,12 @@ class FolderReport:
     near: tuple[tuple[Path, Path], ...]
     """Each test image that has a near-copy, no exact one, in training, and that."""
 
+    near_in_training: tuple[tuple[Path, Path], ...] | None = ()
+    """Pairs of near-copies among the training images; None where there are too many images to compare all with all."""
+
+    cropped: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Width and height of the images of which the middle square shows less than half; none where ``data.fit`` is not crop."""
+
     odd: dict[Path, tuple[tuple[str, str], ...]]
     """Files whose images are odd: what kind of odd each is, and the fault in words. A kind is counted, a fault is named."""
 
@@ -75,6 +86,43 @@ class FolderReport:
         said += _listed(list(self.broken.values()), most)
         return [printable(line) for line in said]
 
+    @property
+    def few(self) -> dict[str, int]:
+        """The classes of fewer than ten images."""
+        return {name: count for name, count in self.classes.items() if count < _FEW}
+
+    def findings(self) -> list[tuple[str, int, bool]]:
+        """What was looked for, how often it was found, and whether finding it is a fault: it makes a score or a run wrong."""
+        return [
+            ("files that do not decode", len(self.broken), True),
+            ("groups of copies in several classes", len(self.contradicting), True),
+            ("groups of copies in training and test", len(self.leaked), True),
+            ("test images with a near-copy in training", len({test for test, _ in self.near}), True),
+            ("copies of other files", sum(len(group) - 1 for group in self.duplicates), False),
+            ("pairs of near-copies in training", len(self.near_in_training or ()), False),
+            (f"classes of fewer than {_FEW} images", len(self.few), False),
+            ("images of which the middle square shows less than half", len(self.cropped), False),
+            ("odd images", len(self.odd), False),
+        ]
+
+    @property
+    def faulty(self) -> bool:
+        """Whether something was found that makes a score or a run wrong."""
+        return any(count and fault for _, count, fault in self.findings())
+
+    def table(self) -> list[str]:
+        """``findings`` as lines."""
+        wide = max(len(name) for name, _, _ in self.findings())
+        lines = [f"{'looked for':{wide}}   found"]
+        return lines + [
+            f"{name:{wide}}  {count:6}{'  fault' if fault and count else ''}" for name, count, fault in self.findings()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for JSON: the fields by their names, paths as text, beside the findings and whether they are faulty."""
+        counted = {name: {"found": count, "fault": fault and count > 0} for name, count, fault in self.findings()}
+        return {"faulty": self.faulty, "findings": counted, "few": self.few, **_plain(asdict(self))}
+
     def _of_classes(self, most: int) -> list[str]:
         if self.numbers:
             low, middle, high = (self.numbers[i] for i in (0, len(self.numbers) // 2, -1))
@@ -99,6 +147,13 @@ class FolderReport:
         alone = [name for name, count in self.classes.items() if count == 1 and name not in named]
         if alone:
             lines.append(f"classes of one image: {_some(alone, most)}")
+        few = [f"{name} ({count})" for name, count in self.few.items() if name not in named and name not in alone]
+        if len(self.few) == len(counts) > len(alone):
+            lines.append(f"every class has fewer than {_FEW} images, too few to tell what is learned of them")
+        elif few:
+            said = f"{len(few)} classes have fewer than {_FEW} images, too few to tell what is learned of them"
+            lines.append(f"{said}: {_some(few, most)}")
+            named.update(self.few)
         if counts[-1] >= 10 * counts[0]:
             ends = {counts[0], counts[-1]}
             names = [
@@ -121,6 +176,11 @@ class FolderReport:
         if small:
             lines.append(
                 f"smaller than data.size ({self.stored_size} px), to be enlarged: {small} of {len(shorter)} images"
+            )
+        if self.cropped:
+            lines.append(
+                f"the middle square shows less than half of {len(self.cropped)} of {len(shorter)} images (longer than 2 : 1); "
+                f"--data.fit pad or stretch shows all of them"
             )
         lines.append("formats: " + ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()))
         if self.turned:
@@ -153,6 +213,12 @@ class FolderReport:
                     for train, tests in pairs.items()
                 ],
                 most,
+            )
+        if self.near_in_training is None:
+            lines.append("near-copies among the training images are not looked for in so many")
+        elif self.near_in_training:
+            lines.append(
+                f"pairs of near-copies among the training images: {len(self.near_in_training)} (--json names them)"
             )
         return lines
 
@@ -191,3 +257,12 @@ def _listed(names: Sequence[str], most: int) -> list[str]:
 def _equal(group: Iterable[Path], sign: str = " = ", most: int = 5) -> str:
     names = [str(path) for path in group]
     return sign.join(names[:most]) + (f"{sign}{len(names) - most} more" if len(names) > most else "")
+
+
+def _plain(value: Any) -> Any:
+    """``value`` of what JSON has: paths are text, tuples lists."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

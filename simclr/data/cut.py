@@ -18,6 +18,7 @@ from augment.crops import crop_boxes, crop_uniforms
 from simclr.data.bands import turned
 from simclr.data.decode import Reader
 from simclr.data.opening import refuse_irregular
+from simclr.data.pillow_open import expect_few_scans
 from simclr.distributed import derive_seed
 
 __all__ = ["CropPlan", "Cut", "cut_views"]
@@ -122,6 +123,8 @@ def _read_jpeg(
         if not (data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0").endswith(b"\xff\xd9")):
             return None
         header = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        if header.info.get("progressive"):
+            expect_few_scans(header, io.BytesIO(data))
         if header.mode not in ("RGB", "L") or header.width * header.height > reader.max_pixels:
             return None
         orientation = header.getexif().get(_ORIENTATION, 1)

@@ -74,6 +74,8 @@ def near_copies(
     test: Annotated[Tensor, "float16 M P"],
     threshold: float = THRESHOLD,
     device: torch.device | str = "cpu",
+    *,
+    same: bool = False,
 ) -> NearCopies:
     """For each of M test images the training image most like it, and whether it is a near-copy.
 
@@ -84,6 +86,7 @@ def near_copies(
         train, test: ``fingerprints`` of images with equally many channels.
         threshold: agreement from which an image is a copy.
         device: where to compare.
+        same: both are the same images; none is compared with itself.
     """
     if train.shape[1] != test.shape[1]:
         raise ValueError(f"fingerprints of {train.shape[1]} and {test.shape[1]} values: images of other channels")
@@ -93,7 +96,7 @@ def near_copies(
         return NearCopies(agreement > threshold, nearest, agreement)
     for start in range(0, len(test), _BLOCK):
         rows = torch.arange(start, min(start + _BLOCK, len(test)))
-        similarity, candidates = _candidates(train, test[rows], device)
+        similarity, candidates = _candidates(train, test[rows], device, rows if same else None)
         for look in range(candidates.shape[1]):
             near = (similarity[:, look] > _WORTH_A_LOOK) & (agreement[rows] <= threshold)
             for part in near.nonzero().flatten().split(_PAIRS):
@@ -106,13 +109,20 @@ def near_copies(
     return NearCopies(agreement > threshold, nearest, agreement)
 
 
-def _candidates(train: Tensor, test: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Correlation (m, k) and number (m, k) of the training images most like each of m test images at 8 x 8 in colour."""
+def _candidates(train: Tensor, test: Tensor, device: torch.device | str, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Correlation (m, k) and number (m, k) of the training images most like each of m test images at 8 x 8 in colour.
+
+    Where they are among the training images themselves, ``own`` are their numbers there.
+    """
     rows = F.normalize(test[:, _FINE**2 :].to(device).float(), eps=1e-3)
     values, numbers = [], []
     for start in range(0, len(train), _CANDIDATES):
         others = F.normalize(train[start : start + _CANDIDATES, _FINE**2 :].to(device).float(), eps=1e-3)
-        similar, number = (rows @ others.t()).topk(min(_LOOKED_AT, len(others)), dim=1)
+        similarity = rows @ others.t()
+        if own is not None:
+            inside = ((own >= start) & (own < start + len(others))).nonzero().flatten()
+            similarity[inside, own[inside] - start] = -1
+        similar, number = similarity.topk(min(_LOOKED_AT, len(others)), dim=1)
         values.append(similar)
         numbers.append(number + start)
     best, place = torch.cat(values, 1).topk(min(_LOOKED_AT, len(train)), dim=1)

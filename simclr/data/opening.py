@@ -15,6 +15,7 @@ from simclr.data.bands import Bands, expect_bands, full_range, turned
 from simclr.data.pillow_open import (
     HEIF_ENDINGS,
     bands_of,
+    expect_few_scans,
     expect_whole_chunks,
     has_sixteen_bits,
     open_image,
@@ -117,6 +118,7 @@ def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int)
         stored = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]  # type: ignore[attr-defined]
     _limited(path, *stored, max_pixels)
     pixels = image.width * image.height
+    expect_few_scans(image, file)
     if image.format in ("BMP", "DIB", "TGA") and pixels > _RUNS * file.seek(0, 2):
         raise DataError(f"{path}: {image.width} x {image.height} pixels in {file.tell()} bytes; its header is damaged")
 

@@ -19,6 +19,7 @@ from simclr.data.bands import Bands
 __all__ = [
     "HEIF_ENDINGS",
     "bands_of",
+    "expect_few_scans",
     "expect_whole_chunks",
     "has_sixteen_bits",
     "open_image",
@@ -52,6 +53,9 @@ _COULD_BE_ANOTHER = (SyntaxError, IndexError, TypeError, struct.error)
 
 _LARGEST_PIXEL = 8
 """Bytes: four bands of 16 bits."""
+
+
+_MOST_SCANS = 100
 
 
 class _Limit:
@@ -144,6 +148,17 @@ def expect_whole_chunks(file: BinaryIO) -> None:
         if not left and len(said) == 4 and int.from_bytes(said, "big") != found:
             raise OSError("damaged: the check sum of its pixels is another")
     file.seek(before)
+
+
+def expect_few_scans(image: ImageFile.ImageFile, file: BinaryIO) -> None:
+    """Raise OSError where a progressive JPEG goes over its pixels more than 100 times, a few bytes each: minutes for nothing."""
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        before = file.tell()
+        file.seek(0)
+        scans = file.read().count(b"\xff\xda")
+        file.seek(before)
+        if scans > _MOST_SCANS:
+            raise OSError(f"{scans} scans of a progressive JPEG; no camera or program writes more than {_MOST_SCANS}")
 
 
 def _made(factory: Callable[..., ImageFile.ImageFile], file: BinaryIO) -> ImageFile.ImageFile:

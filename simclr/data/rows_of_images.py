@@ -45,7 +45,7 @@ class ImageFinder:
             DataError: ``text`` is no path, or several images fit; the message says ``where``.
         """
         written = text.strip()
-        if not written or "\0" in written or max(map(len, map(os.fsencode, written.split("/")))) > 4096:
+        if not _can_be_a_path(written):
             raise DataError(f"{where}: {brief(written)!r} ({len(written)} letters) is no path of an image")
         spellings = dict.fromkeys((written, text, written.replace("\\", "/")))
         for spelling in spellings:
@@ -77,6 +77,13 @@ class ImageFinder:
             for name in {_same(image.name), _same(image.stem)}:
                 found.setdefault(name, []).append(image)
         return found
+
+
+def _can_be_a_path(written: str) -> bool:
+    try:
+        return bool(written) and "\0" not in written and max(map(len, map(os.fsencode, written.split("/")))) <= 4096
+    except UnicodeEncodeError:  # half of a letter, which JSON can hold and no file name
+        return False
 
 
 def _same(name: str) -> str:

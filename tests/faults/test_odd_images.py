@@ -510,6 +510,11 @@ def few_strips(bits: int) -> bytes:
     return content.ljust(200, b"\0") + offsets.ljust(400, b"\0") + counts.ljust(300, b"\0") + bytes(9999)
 
 
+def many_scans(progressive: bytes) -> bytes:
+    """The last scan 200 times over."""
+    return progressive[:-2] + progressive[progressive.rindex(b"\xff\xda") : -2] * 200 + b"\xff\xd9"
+
+
 HUGE = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
 NOISE = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
 BAD: dict[str, Callable[[], bytes]] = {
@@ -561,6 +566,7 @@ BAD: dict[str, Callable[[], bytes]] = {
     "runs.bmp": lambda: run_length_bmp()[:18] + struct.pack("<ii", 9000, 9000) + run_length_bmp()[26:],
     "few-strips.tif": lambda: few_strips(8),
     "few-strips-deep.tif": lambda: few_strips(16),
+    "scans.jpg": lambda: many_scans(saved(SMOOTH, "JPEG", progressive=True)),
     "circle.tif": lambda: ifds(26, 8),
     "no-strips.tif": lambda: ifds(0),
     "strips.tif": lambda: plain_tiff(b"", 64, 64, 8).replace(
