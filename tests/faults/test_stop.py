@@ -133,7 +133,7 @@ def test_asked_while_it_scores_a_command_ends_and_scores_when_it_is_called_again
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_of_a_person_ends_at_once_and_one_of_a_launcher_does_not(pictures: Path) -> None:
-    command = Command(pictures, "python", 1, [*RESIDENT, *FLAGS, "--train.batch-size", "64", "--augment.size", "64"])
+    command = Command(pictures, "python", 1, [*RESIDENT, *FLAGS])
     try:
         command.until("runs/run/metrics.jsonl")
         for _ in range(5):
