@@ -43,7 +43,6 @@ from simclr.run.pictures import draw_curves
 from simclr.run.profile import StepProfile
 from simclr.run.saving import Saving, expect_space, other_processes, persist
 from simclr.run.skipped import guard_of
-from simclr.run.undo import Undo
 from simclr.run.validation import make_validation_score
 from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
 
@@ -80,7 +79,7 @@ def pretrain(config: TrainConfig) -> RunResult:
 
 def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepProfile) -> Step:
     """Algorithm 1 of SimCLR on one batch: views, embeddings, the loss over all of them, one step down its gradient."""
-    config, accelerator = run.config, run.accelerator
+    config, accelerator, undo = run.config, run.accelerator, learner.undo
     # Randomness of the model itself (dropout, stochastic depth): a function of the step, like all the rest.
     torch.manual_seed(run.seed("model", step, accelerator.process_index))
 
@@ -88,7 +87,7 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
     views, targets, drawn = make_views(run, learner.views_at(step), step, batch)  # (V, B, C, S, S), (B,) or (B, C)
 
     profile.mark("encoder")
-    undo = Undo(learner.weights, learner.optimizer, scaled=accelerator.scaler is not None)
+    undo.begin()
     labels, indices = (gather_rows(t[None])[0] for t in (targets, batch.indices))  # of all processes
     keys, seed = learner.keys_of(views), run.seed("objective", step)
     loss, z = cached_step(

@@ -73,12 +73,13 @@ def trained(make: Make, bad: int | None, left_out: int | None, at_once: bool, sc
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
     optimizer = make(list(net.parameters()))
+    undo = Undo(net, optimizer, scaled=scaled, at_once=at_once)
     for step, batch in enumerate(torch.randn(6, 8, 4)):
         if step == left_out:
             continue
         if step == bad:
             batch = batch.index_fill(0, torch.tensor([2]), float("nan"))
-        undo = Undo(net, optimizer, scaled=scaled, at_once=at_once)
+        undo.begin()
         loss = net(batch).square().sum()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0)

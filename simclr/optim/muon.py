@@ -61,6 +61,12 @@ class Muon(ByGroup):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "adapt": adapt}
         super().__init__(params, defaults)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # a state that is loaded may be of another device
+        for p, one in self.state.items():
+            if "step" in one:
+                one["step"] = _count(one["step"], p)
+
     def update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """The step of one group."""
         if group["weight_decay"]:
@@ -90,12 +96,7 @@ class Muon(ByGroup):
         first, second = group["betas"]
         for p in weights:
             if "step" not in self.state[p]:
-                self.state[p] |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-            if p.is_cuda and isinstance(
-                self.state[p]["step"], int
-            ):  # where a step may be undone without waiting for it
-                count = torch.full((), self.state[p]["step"], dtype=torch.float64, device=p.device)
-                self.state[p]["step"] = count
+                self.state[p] |= {"step": _count(0, p), "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
             self.state[p]["step"] += 1
         gradients = [p.grad for p in weights if p.grad is not None]
         means, squares = ([self.state[p][name] for p in weights] for name in ("mean", "square"))
@@ -111,3 +112,10 @@ class Muon(ByGroup):
             torch._foreach_addcdiv_(weights, torch._foreach_mul(means, rates), divisors)
         else:
             torch._foreach_addcdiv_(weights, means, divisors, rates)
+
+
+def _count(steps: int | Tensor, p: Tensor) -> int | Tensor:
+    """Steps done of ``p``: on a GPU, where a step may be undone without waiting for it, a tensor there."""
+    if p.is_cuda:
+        return torch.full((), float(steps), dtype=torch.float64, device=p.device)
+    return int(steps)

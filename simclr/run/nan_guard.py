@@ -50,9 +50,7 @@ class Skip(NamedTuple):
         """What became NaN or infinite, when, and of which images: the beginning of a sentence."""
         named = ", ".join(images.describe(i) for i in self.rows[:4]) + (" and others" if len(self.rows) > 4 else "")
         of = f" of {named}" if self.rows else ""
-        *others, last = (f"the {part}" for part in self.parts)
-        what = f"{', '.join(others)} and {last}" if others else last
-        return f"{what} became NaN or infinite at step {self.step}{of}"
+        return f"the {' and the '.join(self.parts)} became NaN or infinite at step {self.step}{of}"
 
 
 class FiniteGuard:

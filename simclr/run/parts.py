@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint
 from simclr.run.division import Division
 from simclr.run.ema import Weights
+from simclr.run.undo import Undo
 from simclr.run.validation import ValidationScore
 
 __all__ = ["Learner", "Run", "Step"]
@@ -102,6 +104,11 @@ class Learner:
     """The model as accelerate runs it, once ``resume`` has handed it over."""
     keys_of: Callable[[Tensor], Tensor | None] = lambda views: None
     """The keys of momentum contrast, where the objective compares with them."""
+
+    @cached_property
+    def undo(self) -> Undo:
+        """What undoes a step that is not finite. For after ``resume``: accelerate puts other tensors in the modules."""
+        return Undo(self.weights, self.optimizer, scaled=getattr(self.optimizer, "scaler", None) is not None)
 
     @property
     def forward(self) -> nn.Module:

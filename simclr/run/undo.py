@@ -13,14 +13,14 @@ __all__ = ["Undo"]
 
 
 class Undo:
-    """Made before a step's forward pass, which moves buffers; asked before its update; called behind it.
+    """Of each step: ``begin`` before the forward pass, which moves buffers; ``worth_taking`` before the update; ``put_back``.
 
     On a CPU the answer is read at once, and an update that is not finite is not made. A GPU would run dry while the answer is
     waited for: there every update is made, and the device itself puts back what a bad one changed. The copies for that
     are made when the activations are gone, so that they do not raise the peak of memory.
 
     Args:
-        modules: all that has weights or buffers.
+        modules: all that has weights or buffers, where they stay: what is done to them is done in place.
         optimizer: of them; on a GPU all that its ``state`` holds must be tensors there.
         scaled: whether a gradient scaler skips updates of its own whose gradients overflow in fp16. Only the loss counts then.
         at_once: whether the answer is read; None is everywhere but on CUDA.
@@ -29,11 +29,15 @@ class Undo:
     def __init__(
         self, modules: nn.Module, optimizer: torch.optim.Optimizer, scaled: bool = False, at_once: bool | None = None
     ) -> None:
-        self.modules, self.optimizer, self.scaled, self.at_once = modules, optimizer, scaled, at_once
+        self.optimizer, self.scaled, self.at_once = optimizer, scaled, at_once
         self.skipped = torch.zeros((), dtype=torch.bool)
-        """Whether the step was a bad one, scalar, on the device."""
-        self._buffers = _Copies(modules.buffers())
-        self._rest = _Copies([])
+        """Whether the latest step was a bad one, scalar, on the device."""
+        self._buffers, self._weights = _Bits(modules.buffers()), _Bits(modules.parameters())
+        self._states = _Bits([])
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._buffers.note()
 
     def worth_taking(self, loss: Tensor, gradient_norm: Tensor) -> bool:
         """Whether the update is to be made. Both are scalars."""
@@ -43,50 +47,68 @@ class Undo:
             self.at_once = loss.device.type != "cuda" and not self.scaled
         if self.at_once:
             return not self.skipped.item()
-        self._rest = _Copies([*self.modules.parameters(), *self._state()])
+        self._follow_states()
+        self._weights.note()
+        self._states.note()
         return True
 
-    @torch.no_grad()
     def put_back(self) -> None:
         """Where the step was a bad one, all is as before it."""
         if self.at_once:
             if self.skipped.item():
                 self._buffers.put_back()
             return
-        self._buffers.put_back_where(self.skipped)
-        self._rest.put_back_where(self.skipped)
-        old = {id(tensor) for tensor in self._rest.tensors}
-        for tensor in self._state():
-            if id(tensor) not in old:  # every optimizer here begins with zeros
-                tensor.masked_fill_(self.skipped, 0)
+        for new in self._follow_states():
+            new.masked_fill_(self.skipped, 0)  # as every optimizer here begins
+        for part in (self._buffers, self._weights, self._states):
+            part.put_back_where(self.skipped)
 
-    def _state(self) -> list[Tensor]:
-        return [value for one in self.optimizer.state.values() for value in one.values() if isinstance(value, Tensor)]
+    def _follow_states(self) -> list[Tensor]:
+        """The states' tensors that the optimizer has made since the last call, which are watched from now on."""
+        tensors = [
+            value for one in self.optimizer.state.values() for value in one.values() if isinstance(value, Tensor)
+        ]
+        if len(tensors) == len(self._states.known):
+            return []
+        new = [tensor for tensor in tensors if id(tensor) not in self._states.known]
+        self._states.watch(tensors)
+        return new
 
 
-class _Copies:
-    """Copies of tensors, and how they get back, in a few kernels for all of them."""
+class _Bits:
+    """Tensors, their copies, and how these get back: a few kernels for all of them, and no work in Python for each."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.tensors = list(tensors)
-        self._values = [torch.empty_like(tensor, requires_grad=False) for tensor in self.tensors]
-        if self.tensors:
-            torch._foreach_copy_(self._values, [tensor.detach() for tensor in self.tensors])
+        self.watch(tensors)
+        self._noted: list[list[Tensor]] = []
+        self._before: list[list[Tensor]] = []
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """These from now on; a copy that was made stays that of the tensors before."""
+        self.known = {id(tensor): tensor for tensor in tensors}
+        # As integers, which wrap around and know no NaN: b + (a - b) * 1 is a, and b + (a - b) * 0 is b, to the bit.
+        kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in self.known.values():
+            kind = kinds[tensor.element_size()]
+            groups.setdefault(kind, []).append(tensor.detach().view(kind))
+        self._now = list(groups.values())
+
+    def note(self) -> None:
+        """Copy all."""
+        self._noted = self._now
+        self._before = [list(torch._foreach_add(group, 0)) for group in self._noted]
 
     def put_back(self) -> None:
-        if self.tensors:
-            torch._foreach_copy_(self.tensors, self._values)
+        """Write the copies back."""
+        for now, before in zip(self._noted, self._before, strict=True):
+            torch._foreach_copy_(now, before)
+        self._before = []
 
     def put_back_where(self, condition: Tensor) -> None:
         """As ``put_back`` where the scalar ``condition`` holds, without waiting for it."""
-        # As integers, which wrap around and know no NaN: b + (a - b) * 1 is a, and b + (a - b) * 0 is b, to the bit.
-        groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-        for now, before in zip(self.tensors, self._values, strict=True):
-            kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[now.element_size()]
-            group = groups.setdefault(kind, ([], []))
-            group[0].append(now.detach().view(kind))
-            group[1].append(before.view(kind))
-        for kind, (now_bits, before_bits) in groups.items():
-            torch._foreach_sub_(now_bits, before_bits)
-            torch._foreach_mul_(now_bits, (~condition).to(kind))
-            torch._foreach_add_(now_bits, before_bits)
+        for now, before in zip(self._noted, self._before, strict=True):
+            torch._foreach_sub_(now, before)
+            torch._foreach_mul_(now, (~condition).to(now[0].dtype))
+            torch._foreach_add_(now, before)
+        self._before = []
