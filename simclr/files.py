@@ -4,6 +4,7 @@ A file is written beside its place, synced and renamed. What a full disk is diff
 Python, a SafetensorError to safetensors, to torch a RuntimeError about positions in an archive. Here it is a WriteError.
 """
 
+import errno
 import io
 import json
 import os
@@ -121,10 +122,18 @@ def is_leftover(path: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's bytes, or a folder's names, are on the disk, where the system knows how: Windows opens no folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some mounted folders
+            raise
     finally:
         os.close(descriptor)
 

@@ -21,10 +21,18 @@ Ranks = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--long``: tests that draw their cases draw many more of them."""
+    """``--long``: tests that draw their cases draw many more of them, and those marked ``long`` run."""
     parser.addoption(
-        "--long", action="store_true", help="the long form of tests that draw their cases: many more of them"
+        "--long", action="store_true", help="the long form of tests that draw their cases, and those marked long"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that take minutes run with ``--long`` alone."""
+    if not config.getoption("--long"):
+        left = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture

@@ -260,3 +260,12 @@ def test_other_images_bring_their_own_labels(run, image_folder: Path, tmp_path: 
         assert code == 0, err
     assert len(list((tmp_path / "runs" / "none").glob("on-folder-pictures-*/result.json"))) == 2
     assert (tmp_path / "runs" / "none" / "result.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_what_cannot_be_printed_ends_no_command() -> None:
+    """As to a terminal that was closed, a pipe that nobody reads, or a file on a full disk."""
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        command = [sys.executable, str(ROOT / "scripts" / "export.py"), "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and done.stderr == ""

@@ -1,9 +1,13 @@
 """What is saved while a run goes on: behind the loop's back, the best for good, and whatever becomes of the folder."""
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from safetensors.torch import load_file
 
 import simclr
 from simclr.config import TrainConfig
+from simclr.config.yaml import save_config
 from simclr.errors import ConfigError
 from simclr.run import checkpoint
 from simclr.run.checkpoint import newest_checkpoint
@@ -127,3 +132,67 @@ def test_a_stop_on_a_full_disk_waits_for_seconds_only(
     with small_disk(20_000), stop_after(4), pytest.raises(simclr.CheckpointError, match="run the same command again"):
         simclr.pretrain(tiny_run)
     assert list((tiny_run.run_dir / "checkpoints").iterdir()) == []  # no half ones: a full disk needs the room
+
+
+# Systems that lack what Linux has, emulated: no run ends of it.
+
+
+def test_a_folder_that_cannot_be_synced_ends_no_run(tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, synced = os.open, os.fsync
+
+    def windows_open(path: Any, *args: Any, **others: Any) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **others)
+
+    def odd_mount(descriptor: int) -> None:
+        synced(descriptor)
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("simclr.files.os.open", windows_open)
+    monkeypatch.setattr("simclr.files.os.fsync", odd_mount)
+    assert simclr.pretrain(tiny_run).finished
+    monkeypatch.setattr("simclr.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(simclr.CheckpointError, match="Input/output error"):
+        simclr.pretrain(replace(tiny_run, name="dying"))
+
+
+def test_a_system_without_these_signals_and_locks_trains(tmp_path: Path, tiny_run: TrainConfig) -> None:
+    save_config(tiny_run, tmp_path / "run.yaml")
+    program = """
+import os, signal, sys
+for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGRTMIN"):
+    delattr(signal, name)
+del os.statvfs
+from simclr.stopping import listen
+listen()
+sys.argv = ["pretrain.py", sys.argv[1], "--train.no-evaluate"]
+from simclr.run import lock
+lock.sys = type("windows", (), {"platform": "win32"})
+import runpy
+runpy.run_path(os.environ["SCRIPT"], run_name="__main__")
+"""
+    script = Path(__file__).parents[1] / "scripts" / "pretrain.py"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run.yaml")],
+        capture_output=True, text=True, env=os.environ | {"SCRIPT": str(script)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tiny_run.run_dir / "encoder" / "encoder.json").exists()
+
+
+@pytest.mark.slow
+def test_workers_that_are_started_afresh_train(
+    tiny_run: TrainConfig, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS and Windows: what a worker needs is pickled."""
+    spawned = partial(simclr.data.loader.read_by_workers, context="spawn")
+    data = replace(
+        tiny_run.data, source="folder", path=image_folder, limit=None, labels="none", device_resident="no", workers=1
+    )
+    config = replace(tiny_run, data=data, train=replace(tiny_run.train, batch_size=8, epochs=1, knn_every=0))
+    forked = simclr.pretrain(config)
+    monkeypatch.setattr("simclr.data.loader.read_by_workers", spawned)
+    afresh = simclr.pretrain(replace(config, name="afresh"))
+    first, second = weights(forked.run_dir), weights(afresh.run_dir)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,6 +1,6 @@
 """SIGKILL at any moment, most of all in the midst of a checkpoint: the same command continues, and ends with the same bits.
 
-``pytest -m slow tests/faults/test_many_kills.py -s`` kills more than sixty times and prints the counts.
+``pytest --long tests/faults/test_many_kills.py`` kills more than sixty times and prints the counts.
 """
 
 import json
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,24 +40,31 @@ def kill(folder: Path, kills: int, words: list[str]) -> dict[str, int]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
     counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    print("\n", words[0] if words[0] == "folder" else "digits", counts)
     return counts
 
 
-def test_a_run_killed_in_the_midst_of_its_checkpoints_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_killed_in_the_midst_of_its_checkpoints_ends_with_the_same_bits(
+    tmp_path: Path, tally: Callable[[str], None]
+) -> None:
     counts = kill(tmp_path, 4, ["--data.limit", "256", *FLAGS])
+    tally(str(counts))
     assert counts["kills"] >= 4 and counts["in a write"] > 0 and counts["same bits"] == counts["runs"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["--data.limit", "256"], WORKERS], ids=["resident", "workers"])
-def test_runs_killed_again_and_again_end_with_the_same_bits(words: list[str], tmp_path: Path) -> None:
+def test_runs_killed_again_and_again_end_with_the_same_bits(
+    words: list[str], tmp_path: Path, tally: Callable[[str], None]
+) -> None:
     counts = kill(tmp_path, 30, [*words, *FLAGS])
+    tally(str(counts))
     assert counts["kills"] >= 30 and counts["in a write"] >= 13 and counts["same bits"] == counts["runs"]
 
 
-@pytest.mark.slow
-def test_two_processes_killed_again_and_again_end_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_two_processes_killed_again_and_again_end_with_the_same_bits(
+    tmp_path: Path, tally: Callable[[str], None]
+) -> None:
     words = ["--data.limit", "256", *FLAGS, "--train.epochs", "80"]
     draw, kills = random.Random(0), 0
     (tmp_path / "undisturbed").mkdir()
@@ -79,6 +87,6 @@ def test_two_processes_killed_again_and_again_end_with_the_same_bits(tmp_path: P
             assert command.is_gone_in(60)
         finally:
             command.end()
-    print("\n two processes", {"kills": kills})
+    tally(str({"kills": kills}))
     files = [folder / "runs/run/encoder/encoder.safetensors" for folder in (tmp_path, tmp_path / "undisturbed")]
     assert files[0].read_bytes() == files[1].read_bytes() and kills >= 10

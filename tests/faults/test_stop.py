@@ -1,12 +1,12 @@
 """Every way of asking a run to stop, by real signals to real commands: a checkpoint, nobody left, a line and no traceback.
 
-The fast part has a few; ``pytest -m slow tests/faults/test_stop.py -s`` tries all of them and prints the table.
+The fast part has a few; ``pytest --long tests/faults/test_stop.py`` tries all of them and prints the table.
 """
 
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,19 +41,12 @@ FAST = {
     ("TERM to the launcher", "torchrun", 2, "workers"),
 }
 CASES = [
-    pytest.param(way, launcher, count, kind, marks=[] if (way, launcher, count, kind) in FAST else [pytest.mark.slow])
+    pytest.param(way, launcher, count, kind, marks=[] if (way, launcher, count, kind) in FAST else [pytest.mark.long])
     for launcher, count in LAUNCHERS
     for kind in ("resident", "workers")
     for way in WAYS
     if launcher != "python" or "launcher" not in way
 ]
-TABLE: list[str] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table() -> Iterator[None]:
-    yield
-    print("\n" + "\n".join(TABLE))
 
 
 @pytest.fixture
@@ -68,7 +61,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("way", "launcher", "count", "kind"), CASES)
 def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_nobody(
-    way: str, launcher: str, count: int, kind: str, pictures: Path
+    way: str, launcher: str, count: int, kind: str, pictures: Path, tally: Callable[[str], None]
 ) -> None:
     number, to = WAYS[way]
     command = Command(pictures, launcher, count, [*(WORKERS if kind == "workers" else RESIDENT), *FLAGS])
@@ -82,7 +75,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_nobody(
     finally:
         command.end()
     whole = checkpoint is not None and checkpoint.progress["step"] > 0
-    TABLE.append(
+    tally(
         f"{way:22} {launcher:10} {count} {kind:8} checkpoint {'yes' if whole else 'no'}  {took:4.1f} s  "
         f"exit {command.process.returncode}  left {len(left)}"
     )
@@ -95,7 +88,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_nobody(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
-@pytest.mark.parametrize("after", [0.15, 0.5, pytest.param(1.5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after", [0.15, 0.5, pytest.param(1.5, marks=pytest.mark.long)])
 def test_asked_while_it_imports_a_command_ends_without_a_traceback(
     number: signal.Signals, after: float, pictures: Path
 ) -> None:
@@ -110,7 +103,7 @@ def test_asked_while_it_imports_a_command_ends_without_a_traceback(
     assert "Traceback" not in command.said() and not (pictures / "runs").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1], ids=lambda n: n.name)
 def test_asked_while_it_scores_a_command_ends_and_scores_when_it_is_called_again(
     number: signal.Signals, pictures: Path
@@ -131,7 +124,7 @@ def test_asked_while_it_scores_a_command_ends_and_scores_when_it_is_called_again
     assert (pictures / "runs" / "run" / "result.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_ctrl_c_of_a_person_ends_at_once_and_one_of_a_launcher_does_not(pictures: Path) -> None:
     command = Command(pictures, "python", 1, [*RESIDENT, *FLAGS])
     try:
@@ -145,7 +138,7 @@ def test_a_second_ctrl_c_of_a_person_ends_at_once_and_one_of_a_launcher_does_not
     assert command.process.returncode == 130 and "stopped at step" in command.said(), command.said()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 @pytest.mark.parametrize("after", [0.5, 2.0, 4.0])
 def test_nobody_trains_on_behind_a_launcher_that_was_killed_at_the_start(
@@ -179,7 +172,7 @@ def test_the_second_run_of_a_command_is_refused_and_told_who_holds_the_folder(pi
         first.end()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_that_do_not_see_each_other_are_refused_before_anything_is_written(pictures: Path) -> None:
     command = Command(
         pictures, "torchrun", 2, [*RESIDENT, *FLAGS], ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION")
