@@ -64,6 +64,12 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
         rank = os.environ.get("RANK", "0")
         if rank == "0" or isinstance(error, OutOfMemoryError):  # memory may run out in any of several processes
             print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{error}"), file=sys.stderr)
+    except RuntimeError as error:
+        if not re.search(r"(closed|reset) by peer|remote process exited", str(error)):
+            raise
+        rank = os.environ.get("RANK", "0")
+        print(f"error: process {rank}: another process of this run is gone, and its own line says why", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         code = exit_code()
         stopped = request()

@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,31 @@ def test_words_of_training_are_not_told_again_by_the_command(
     assert run_command(main, keep_memory=False) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: process 1: memory ran out") and said.endswith("the batch. What helps: less\n")
+
+
+def gone_on(rank: int, port: int, path: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+
+    def main(words: list[str]) -> int:
+        while True:
+            torch.distributed.all_reduce(torch.ones(4))
+            if rank == 1:
+                torch.empty(10**15)
+
+    with Path(f"{path}/{rank}.txt").open("w") as said, redirect_stderr(said):
+        code = run_command(main, keep_memory=False)
+        said.write(f"exit {code}\n")
+    os._exit(0)
+
+
+def test_where_one_process_runs_out_the_others_end_with_a_line(
+    ranks: Callable[..., None], free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    ranks(2, gone_on, free_port(), str(tmp_path))
+    others, first = (Path(tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert first.startswith("error: process 1: memory ran out") and first.endswith("exit 2\n")
+    assert others == "error: process 0: another process of this run is gone, and its own line says why\nexit 1\n"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")

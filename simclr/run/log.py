@@ -190,7 +190,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl`` in order; what is damaged, or cut short by a crash, is left out.
 
     Each has ``kind`` (text), ``step`` (0 or more) and, unless it says what ended a run (``failed``), ``epoch`` (1 or more),
-    and figures by their name.
+    and figures by their name. Those of the kinds ``failed`` and ``skipped`` count steps from 0, as messages do.
     """
     if not path.exists():
         return []
