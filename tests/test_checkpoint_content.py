@@ -25,9 +25,20 @@ NOTED = {"processes": 1, "epoch_loss": 2.5}
 PLAIN: Any = SimpleNamespace(scaler=None)
 
 
+class Shift(nn.Module):
+    """One number, whose momentum is one number too, of either sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.by
+
+
 def trained(name: str = "adamw", steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), Shift())
     optimizer = build_optimizer(parameter_groups(network, 0.1), OptimConfig(name=name, learning_rate=0.1), 0.1)
     for _ in range(steps):
         network(torch.randn(8, 3)).square().mean().backward()
@@ -48,6 +59,8 @@ def stored(folder: Path, state: Any, step: int = 2) -> Checkpoint:
 def test_what_each_optimizer_keeps_comes_back(name: str, tmp_path: Path) -> None:
     network, optimizer = trained(name)
     sampler = EpochSampler(images=8, batch_size=4, seed=0)
+    kept = [optimizer.state[network[3].by].get(key) for key in ("exp_avg", "velocity", "momentum_buffer", "mean")]
+    assert any(one is not None and one.ndim == 0 and one < 0 for one in kept)
     save_checkpoint(tmp_path, 2, *gather_state(network, sampler, optimizer, PLAIN), NOTED)
     checkpoint, said = newest_checkpoint(tmp_path, RUN_PROGRESS, RUN_STATE)
     assert checkpoint is not None and said == []
@@ -167,12 +180,12 @@ MISFITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "is no list of groups and a dictionary": lambda o: o.update(state=[1]),
     "1 groups of parameters, expected 2": lambda o: o["param_groups"].pop(),
     "group 0 has 1 parameters, expected 2": lambda o: o["param_groups"][0]["params"].pop(),
-    "group 1 has 0 parameters, expected 4": lambda o: o["param_groups"][1].update(params=None),
+    "group 1 has 0 parameters, expected 5": lambda o: o["param_groups"][1].update(params=None),
     "lr of group 0 is 'fast'": lambda o: o["param_groups"][0].update(lr="fast"),
     "weight_decay of group 0 is nan": lambda o: o["param_groups"][0].update(weight_decay=float("nan")),
     "betas of group 1 is (0.9,)": lambda o: o["param_groups"][1].update(betas=(0.9,)),
     "group 0 has no lr": lambda o: o["param_groups"][0].pop("lr"),
-    "it has a state of parameter 77, of 6": lambda o: o["state"].update({77: {}}),
+    "it has a state of parameter 77, of 7": lambda o: o["state"].update({77: {}}),
     "the state of parameter 0 is int": lambda o: o["state"].update({0: 7}),
     "of parameter 0 it keeps velocity": lambda o: o["state"].update({0: {"velocity": torch.zeros(4, 3)}}),
     "of parameter 1 it keeps step, exp_avg": lambda o: o["state"][1].pop("exp_avg_sq"),

@@ -180,8 +180,10 @@ def _fits(value: Any, parameter: Tensor) -> bool:
     """Whether ``value`` may be kept of ``parameter``: a tensor of its shape and type, or a count of steps."""
     if value is None:
         return True
+    if isinstance(value, Tensor) and value.shape == parameter.shape and value.dtype == parameter.dtype:
+        return True  # a parameter that is one number has a momentum that is one
     if isinstance(value, Tensor) and value.ndim:
-        return value.shape == parameter.shape and value.dtype == parameter.dtype
+        return False
     number = value.item() if isinstance(value, Tensor) else value
     if not isinstance(number, int | float) or isinstance(number, bool):
         return False
