@@ -213,9 +213,7 @@ def _endings(folder: Path) -> None:
     for name in ("a.dcm", "b.dcm", "film.mp4", "c.unheard-of", "notes.txt", "LICENSE"):
         (folder / name).write_bytes(b"x")
     shutil.copy(folder / "0.png", folder / "IMG_0001")
-    said = (
-        "left out: 2 .dcm, 1 without an ending, 1 .unheard-of, 1 .mp4, which are not read"
-    )
+    said = "left out: 2 .dcm, 1 without an ending, 1 .unheard-of, 1 .mp4, which are not read"
     assert any(said in note for note in train(folder).notes)
 
 

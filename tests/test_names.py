@@ -226,10 +226,12 @@ def test_a_folder_of_odd_names_is_scored_and_drawn(
     config = replace(tiny_run, data=data, train=train)
     assert len(load_source(data, "train")) + len(load_source(data, "test")) > 96
     assert simclr.pretrain(config).finished
-    capsys.readouterr()
+    assert capsys.readouterr().err.count("0[bold].png") == 1
     result = evaluate_run(config.run_dir, config=EvalConfig(trials=0, resamples=20, strengths=(0.1,)))
     said = capsys.readouterr()
-    assert "0[bold].png" in said.err and "[old] photos" in said.err and "[old]photos" in "".join(said.out.split())
+    assert (
+        "they are named above" in said.err and "[old] photos" in said.err and "[old]photos" in "".join(said.out.split())
+    )
     assert result["data"]["test"]["trained_on"] == 0
     assert json.loads((config.run_dir / "result.json").read_text())["data"]["classes"] == list(classes)
     assert "\x1b" not in said.err + said.out

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageFile
 
 from simclr.data import opening, pillow_open
+from simclr.data.cut import cut_views
 from simclr.data.decode import Reader, page_count
 from simclr.data.opening import open_picture, page_numbers
 from simclr.errors import DataError
@@ -265,6 +266,27 @@ def test_the_limit_of_the_user_is_as_before_after_many_threads(tmp_path: Path, m
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(one, names))
     assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
+def test_too_little_memory_behind_the_decoder_names_the_file_too(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "x.png")
+
+    def short(*args: object, **more: object) -> None:
+        raise error
+
+    reader = Reader(size=8)
+    for target in ("simclr.data.decode.square_of", "simclr.data.decode.np.array", "simclr.data.cut._resized"):
+        with monkeypatch.context() as patch, pytest.raises(DataError, match=r"x\.png: not enough memory"):
+            patch.setattr(target, short)
+            if target.endswith("square_of"):
+                reader.square(tmp_path / "x.png")
+            elif target.endswith("_resized"):
+                cut_views(reader, tmp_path / "x.png", 0, lambda h, w: torch.tensor([[0, 0, h, w]]), 8)
+            else:
+                reader.read(tmp_path / "x.png")
 
 
 def test_too_little_memory_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from augment import AugmentConfig
 from augment.crops import crop_boxes, crop_uniforms
 from simclr.data.bands import turned
-from simclr.data.decode import Reader
+from simclr.data.decode import Reader, enough_memory
 from simclr.data.opening import refuse_irregular
 from simclr.data.pillow_open import expect_few_scans
 from simclr.distributed import derive_seed
@@ -90,18 +90,19 @@ def cut_views(
 
     pixels, (height, width) = _read_jpeg(reader, path, page, shrink) or reader.read(path, page, shrink)
     boxes = boxes_of(height, width)
-    if pixels.shape[1:] == (height, width):
-        views = [_resized(pixels[:, t : t + h, le : le + w], size, antialias) for t, le, h, w in boxes.tolist()]
-    else:  # boxes have fractions of the pixels of a smaller scale, which Pillow takes
-        picture = Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy())
-        down, across = pixels.shape[1] / height, pixels.shape[2] / width
-        views = []
-        for top, left, box_height, box_width in boxes.tolist():
-            right, bottom = (left + box_width) * across, (top + box_height) * down
-            box = (left * across, top * down, min(right, picture.width), min(bottom, picture.height))
-            view = np.array(picture.resize((size, size), Image.Resampling.BILINEAR, box))
-            views.append(torch.from_numpy(view.reshape(size, size, -1)).permute(2, 0, 1))
-    return Cut(torch.stack(views), boxes, torch.tensor([height, width]))
+    with enough_memory(path):
+        if pixels.shape[1:] == (height, width):
+            views = [_resized(pixels[:, t : t + h, le : le + w], size, antialias) for t, le, h, w in boxes.tolist()]
+        else:  # boxes have fractions of the pixels of a smaller scale, which Pillow takes
+            picture = Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy())
+            down, across = pixels.shape[1] / height, pixels.shape[2] / width
+            views = []
+            for top, left, box_height, box_width in boxes.tolist():
+                right, bottom = (left + box_width) * across, (top + box_height) * down
+                box = (left * across, top * down, min(right, picture.width), min(bottom, picture.height))
+                view = np.array(picture.resize((size, size), Image.Resampling.BILINEAR, box))
+                views.append(torch.from_numpy(view.reshape(size, size, -1)).permute(2, 0, 1))
+        return Cut(torch.stack(views), boxes, torch.tensor([height, width]))
 
 
 def _resized(crop: Tensor, size: int, antialias: bool) -> Tensor:
@@ -132,7 +133,7 @@ def _read_jpeg(
         if shrink(height, width) >= 2:  # Pillow's decoder leaves out what is not needed
             return None
         pixels: Tensor = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
-    except (OSError, SyntaxError, ValueError, RuntimeError, TypeError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, RuntimeError, TypeError, MemoryError, Image.DecompressionBombError):
         return None  # the reader says what is wrong with it
     if orientation != 1:
         pixels = torch.from_numpy(turned(pixels.permute(1, 2, 0).numpy(), orientation).copy()).permute(2, 0, 1)

@@ -1,6 +1,7 @@
 """One image file -> uint8 of the wanted number of bands, whatever its kind, size and depth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +13,31 @@ from torch import Tensor
 from simclr.data.bands import Bands, expect_bands, flattened
 from simclr.data.opening import EXTENSIONS, open_picture, page_count, page_numbers, refuse_irregular
 from simclr.data.squares import Fit, square_of, to_square, whole_of
-from simclr.errors import ConfigError
+from simclr.errors import ConfigError, DataError
 
 __all__ = [
     "EXTENSIONS",
     "Fit",
     "Reader",
     "decode",
+    "enough_memory",
     "page_count",
     "page_numbers",
     "refuse_irregular",
     "to_square",
     "to_stored_size",
 ]
+
+
+@contextmanager
+def enough_memory(path: Path) -> Iterator[None]:
+    """Turn what Pillow, NumPy and torch raise where memory is short into one DataError that names the file."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):
+            raise
+        raise DataError(f"{path}: not enough memory to decode it") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +81,21 @@ class Reader:
         for its own height and width; ``H, W`` are then smaller than these.
         """
         picture, own = self._picture(path, page, shrink)
-        pixels = torch.from_numpy(np.array(picture))  # Pillow's and a mapped array may not be written to
+        with enough_memory(path):
+            pixels = torch.from_numpy(np.array(picture))  # Pillow's and a mapped array may not be written to
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1), own
 
     def square(self, path: Path, page: int = 0) -> Tensor:
         """An image as what one vector is made of: uint8 (C, size, size)."""
         picture, _ = self._picture(path, page, self._shrink)
-        return square_of(picture, self.size, self.fit)
+        with enough_memory(path):
+            return square_of(picture, self.size, self.fit)
 
     def square_and_whole(self, path: Path, page: int = 0, *, longest: int) -> tuple[Tensor, Tensor]:
         """``square``, and the image with its shape kept, (C, H, W): its shorter side is ``size``, see ``whole_of``."""
         picture, _ = self._picture(path, page, self._shrink if self.fit != "pad" else self._shrink_shorter)
-        return square_of(picture, self.size, self.fit), whole_of(picture, self.size, longest)
+        with enough_memory(path):
+            return square_of(picture, self.size, self.fit), whole_of(picture, self.size, longest)
 
     def _shrink_shorter(self, height: int, width: int) -> float:
         return min(height, width) / (2 * self.size)
