@@ -64,12 +64,18 @@ def read_by_workers(
     )
     others = set(multiprocessing.active_children())
     source = iter(loader)
-    _workers.update(set(multiprocessing.active_children()) - others)
+    started = set(multiprocessing.active_children()) - others
+    _workers.update(started)
     with _Deaths() as deaths:
-        while (item := deaths.next_of(source)) is not None:
-            if isinstance(item, PipelineError):
-                raise item
-            yield item
+        try:
+            while (item := deaths.next_of(source)) is not None:
+                if isinstance(item, PipelineError):
+                    raise item
+                yield item
+        finally:
+            for worker in started:  # nobody wants what they have read ahead; torch would wait seconds for each
+                worker.kill()
+            del source
 
 
 class _Told(Dataset[Any], Generic[Key, Read]):

@@ -44,9 +44,8 @@ def child_of(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc to find the training process")
-@pytest.mark.parametrize(
-    "way", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=lambda s: s.name
-)
+@pytest.mark.long
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
 def test_killed_and_started_again(way: signal.Signals, tmp_path: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     process = start(tmp_path)
     checkpoints = tmp_path / "digits" / "checkpoints"
