@@ -111,8 +111,8 @@ def test_where_one_process_runs_out_the_others_end_with_a_line(
     ("flags", "named"),
     [
         ("--head.out-dim 1000000000", "head.out_dim 1000000000"),
-        pytest.param("--data.size 100000", "data.size 100000", marks=pytest.mark.slow),
-        pytest.param("--augment.size 100000", "augment.size 100000", marks=pytest.mark.slow),
+        pytest.param("--data.size 100000", "data.size 100000", marks=pytest.mark.long),
+        pytest.param("--augment.size 100000", "augment.size 100000", marks=pytest.mark.long),
     ],
 )
 def test_a_command_that_asks_for_too_much_is_one_line(flags: str, named: str, tmp_path: Path) -> None:

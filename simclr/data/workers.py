@@ -73,9 +73,11 @@ def read_by_workers(
                     raise item
                 yield item
         finally:
-            for worker in started:  # nobody wants what they have read ahead; torch would wait seconds for each
-                worker.kill()
-            del source
+            # Nobody wants what they have read ahead, and torch would wait seconds for each that is still writing it.
+            if (shut_down := getattr(source, "_shutdown_workers", None)) is not None:
+                for worker in started:
+                    worker.kill()
+                shut_down()
 
 
 class _Told(Dataset[Any], Generic[Key, Read]):

@@ -1,6 +1,6 @@
 """Every file of a checkpoint and of an encoder, damaged: said, or of the same content; never silent, no traceback.
 
-The counts are in the summary at the end of pytest's output. ``-m slow`` is the whole of it, in half a minute.
+The counts are in the summary at the end of pytest's output. ``--long`` is the whole of it, in half a minute.
 """
 
 import copy
@@ -32,7 +32,7 @@ WHOLE: Extent = (10, 100)
 """Truncations and flipped bits of every file."""
 
 some_and_all = pytest.mark.parametrize(
-    "extent", [pytest.param((4, 12), id="some"), pytest.param(WHOLE, marks=pytest.mark.slow, id="all")]
+    "extent", [pytest.param((4, 12), id="some"), pytest.param(WHOLE, marks=pytest.mark.long, id="all")]
 )
 
 
@@ -226,7 +226,7 @@ def test_a_score_and_a_start_refuse_a_damaged_encoder(runs: list[Path], tmp_path
         simclr.pretrain(started)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHECKPOINT)
 def test_the_same_run_ends_with_the_same_bits_whatever_is_damaged(name: str, runs: list[Path], tmp_path: Path) -> None:
     config: TrainConfig = replace(simclr.config.yaml.load_config(runs[0] / "config.yaml"), out=tmp_path)

@@ -631,7 +631,7 @@ def named_once(bad: Sequence[Path], said: str) -> None:
         assert sum(line.strip().startswith(f"{printable(str(path))}: ") for line in said.splitlines()) == 1, path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
 def test_thirty_kinds_of_bad_files_among_good_ones_are_each_named_once_and_trained_past(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -657,7 +657,7 @@ def on_a_rank(rank: int, port: int, folder: str) -> None:
         print("exit", pretrain_command(*WORDS), file=file)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
 def test_two_processes_name_each_of_them_once_too(
     ranks: Callable[..., None], free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

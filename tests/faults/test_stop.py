@@ -153,7 +153,7 @@ def test_nobody_trains_on_behind_a_launcher_that_was_killed_at_the_start(
         command.end()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_second_run_of_a_command_is_refused_and_told_who_holds_the_folder(pictures: Path) -> None:
     first = Command(pictures, "python", 1, [*RESIDENT, *FLAGS])
     try:
