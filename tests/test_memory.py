@@ -97,6 +97,7 @@ def gone_on(rank: int, port: int, path: str) -> None:
     os._exit(0)
 
 
+@pytest.mark.long
 def test_where_one_process_runs_out_the_others_end_with_a_line(
     ranks: Callable[..., None], free_port: Callable[[], int], tmp_path: Path
 ) -> None:

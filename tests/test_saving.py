@@ -157,6 +157,7 @@ def test_a_folder_that_cannot_be_synced_ends_no_run(tiny_run: TrainConfig, monke
         simclr.pretrain(replace(tiny_run, name="dying"))
 
 
+@pytest.mark.long
 def test_a_system_without_these_signals_and_locks_trains(tmp_path: Path, tiny_run: TrainConfig) -> None:
     save_config(tiny_run, tmp_path / "run.yaml")
     program = """
@@ -180,7 +181,7 @@ runpy.run_path(os.environ["SCRIPT"], run_name="__main__")
     assert (tiny_run.run_dir / "encoder" / "encoder.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_that_are_started_afresh_train(
     tiny_run: TrainConfig, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
