@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["StopFlag", "Stopped", "exit_code", "finish", "imports_are_done", "listen", "request"]
+__all__ = ["StopFlag", "Stopped", "exit_code", "finish", "ignore_requests", "imports_are_done", "listen", "request"]
 
 _REQUESTS = tuple(
     getattr(signal, name)
@@ -94,12 +94,16 @@ def exit_code() -> int:
     return 128 + (_state.raised or signal.SIGINT)
 
 
-def finish() -> None:
-    """At the very end of a command that listens: no request that comes now changes its exit code."""
-    if not _state.listening:
-        return
+def ignore_requests() -> None:
+    """From here on nothing that asks this process to stop does: for what another process ends, as a loader's worker."""
     for number in _REQUESTS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def finish() -> None:
+    """At the very end of a command that listens: no request that comes now changes its exit code."""
+    if _state.listening:
+        ignore_requests()
 
 
 class StopFlag:

@@ -190,9 +190,8 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     config, accelerator = run.config, run.accelerator
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        short = expect_space(run, learner, config.optim)
+        run.notes.extend(expect_space(run, learner))
         claim(config, run.division.listed)
-        run.notes.extend(short)
     start_trackers(accelerator, config.train.trackers, to_dict(config))
     log = RunLog(config.run_dir, accelerator, total_steps=run.total_steps, start_step=start)
     for note in run.notes:

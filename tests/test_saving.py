@@ -113,6 +113,21 @@ def test_what_a_writer_meets_besides_a_disk_is_said_too(
     assert "warning: the checkpoint could not be written (RuntimeError: odd)" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such lock")
+def test_a_folder_that_another_process_writes_is_refused_until_that_is_gone(tiny_run: TrainConfig) -> None:
+    tiny_run.run_dir.mkdir(parents=True)
+    program = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", program, str(tiny_run.run_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        with pytest.raises(ConfigError, match=r"is being written by (process \d+|another process), .* --name"):
+            simclr.pretrain(tiny_run)
+        assert list(tiny_run.run_dir.iterdir()) == []
+        holder.kill()
+    assert simclr.pretrain(tiny_run).finished
+    assert simclr.pretrain(tiny_run).finished  # and let go at the end
+
+
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "", "a\0b", "x" * 300, "\ud800", "ü" * 120])
 def test_names_that_no_file_system_takes_are_refused(tiny_run: TrainConfig, name: str) -> None:
     with pytest.raises(ConfigError, match="name"):

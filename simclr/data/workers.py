@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from torch.utils.data import DataLoader, Dataset
 
 from simclr.errors import DataError, PipelineError
+from simclr.stopping import ignore_requests
 
 __all__ = ["PATIENCE", "read_by_workers"]
 
@@ -109,9 +110,7 @@ def _end_those_left() -> None:
 
 def _ignore_requests(worker: int) -> None:
     # A request to stop goes to a whole group: the process that trains answers it, and needs its batches meanwhile.
-    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_requests()
 
 
 def _as_it_is(item: Read) -> Read:

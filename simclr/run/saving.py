@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from simclr.config.optim import OptimConfig
 from simclr.distributed import any_rank, from_all_ranks
 from simclr.errors import DataError
 from simclr.files import WriteError, free_space
@@ -68,7 +67,7 @@ def persist(write: Callable[[], Result], say: Callable[[str], object], stop: Sto
         time.sleep(min(_BETWEEN, PATIENCE / 2, STOP_PATIENCE / 2))
 
 
-def expect_space(run: Run, learner: Learner, config: OptimConfig) -> list[str]:
+def expect_space(run: Run, learner: Learner) -> list[str]:
     """A line where the disk has less room than the run's checkpoints will take; none where it has, or nobody knows.
 
     Raises:
@@ -76,7 +75,7 @@ def expect_space(run: Run, learner: Learner, config: OptimConfig) -> list[str]:
     """
     weights = sum(t.numel() * t.element_size() for t in learner.weights.state_dict().values())
     learns = sum(p.numel() * p.element_size() for p in learner.parameters)
-    one = weights + learns * (2 if config.name == "adamw" else 1)
+    one = weights + learns * (2 if run.config.optim.name == "adamw" else 1)
     keeps = run.config.train.keep_checkpoints + 1  # an old one goes when a new one is there
     free = free_space(run.config.run_dir)
     if free is None or free > keeps * one:
