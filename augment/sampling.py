@@ -1,5 +1,7 @@
 """Draw the parameters of a batch of views: every random number of the augmentation comes from here."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,17 @@ from augment.config import AugmentConfig
 from augment.crops import CROP_DRAWS, DRAWS, crop_boxes
 from augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 
-__all__ = ["sample_parameters"]
+__all__ = ["device_generator", "sample_parameters"]
+
+
+def device_generator(device: torch.device) -> torch.Generator:
+    """What draws on ``device``: on a GPU always the same one, since a CUDA graph takes the seeds of those that it knows."""
+    return _kept_generator(device) if device.type == "cuda" else torch.Generator(device)
+
+
+@functools.cache
+def _kept_generator(device: torch.device) -> torch.Generator:
+    return torch.Generator(device)
 
 
 class _Uniforms:
@@ -53,7 +65,7 @@ def sample_parameters(
 def _sample(
     config: AugmentConfig, batch: int, height: int, width: int, seed: int | None, device: torch.device | str
 ) -> ViewParameters:
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    generator = None if seed is None else device_generator(torch.device(device)).manual_seed(seed)
     shape = (config.views, batch)
     # One launch for everything, always the same numbers: with blur switched on or off, a seed gives the same crops.
     uniforms = _Uniforms(torch.rand((DRAWS, *shape), generator=generator, device=device))

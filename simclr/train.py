@@ -25,6 +25,7 @@ from simclr.objectives import build_objective, fit_objective
 from simclr.optim.optimizers import build_optimizer, check_something_learns, parameter_groups, peak_learning_rate
 from simclr.optim.schedule import set_learning_rate
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
+from simclr.run.captured import Captured
 from simclr.run.channels import channel_notes
 from simclr.run.checkpoint import restore_state
 from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
@@ -205,7 +206,7 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
     """Take the steps that are left, or as many as nobody asks to stop; log, score and save on the way."""
     config, accelerator, device, train = run.config, run.accelerator, run.accelerator.device, run.config.train
     guard, profile = guard_of(run, learner, log), StepProfile(20 if config.profile else 0, device)
-    meter = Meter(device, *run.epoch_so_far)
+    meter, take = Meter(device, *run.epoch_so_far), Captured(one_step, run, learner)
     mine_offline(run, learner.model, batches, log.say)
     saving, step = Saving(run, learner, guard, meter, log, batches.start), batches.start
     learner.model.train()
@@ -214,7 +215,7 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
             profile.mark("other")
             rate = set_learning_rate(learner.optimizer, config.schedule, step, **run.lengths, peak=learner.peak)
             learner.model.rest_backbone(step < config.schedule.head_epochs * run.steps_per_epoch)
-            done = one_step(run, learner, step, batch, profile)
+            done = take(step, batch, profile)
             profile.mark("other")
             guard.watch(step, done.skipped, done.loss, done.z, done.gradient_norm, batch.indices)
             if step == 0:

@@ -50,7 +50,9 @@ class FusedAugmentation(AugmentationBase2D):
         super().__init__(p=1.0)
         self.config = config
         self.view_dtype = dtype
-        self._compiled: Callable[..., Tensor] | None = torch.compile(_branchless_pixels) if compile else None
+        self._compiled: Callable[..., Tensor] | None = (
+            torch.compile(_branchless_pixels, dynamic=False) if compile else None
+        )
 
     def views(
         self, images: Annotated[Tensor, "uint8|float B C H W"], parameters: ViewParameters, normalise: bool = True

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from simclr.numerics import native_bf16
 from simclr.optim.by_group import ByGroup
@@ -77,19 +78,29 @@ class Muon(ByGroup):
             self._step_others(weights, group)
 
     def _step_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        for shape in dict.fromkeys(p.shape for p in weights):  # those of one shape in one product
-            alike = [p for p in weights if p.shape == shape]
-            updates = []
-            for p in alike:
-                assert p.grad is not None
-                state = self.state[p]
-                if "velocity" not in state:
-                    state["velocity"] = torch.zeros_like(p)
-                velocity = state["velocity"].mul_(group["momentum"]).add_(p.grad)
-                updates.append(torch.add(p.grad, velocity, alpha=group["momentum"]).flatten(1))
-            rate = 0.2 * max(updates[0].shape) ** 0.5 * group["lr"]
-            for p, update in zip(alike, orthogonalised(torch.stack(updates)), strict=True):
-                p.sub_(update.view(shape), alpha=rate)
+        for p in weights:
+            if "velocity" not in self.state[p]:
+                self.state[p]["velocity"] = torch.zeros_like(p)
+        velocities = [self.state[p]["velocity"] for p in weights]
+        gradients = [p.grad for p in weights if p.grad is not None]  # all of them
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, gradients)
+        updates = torch._foreach_add(gradients, velocities, alpha=group["momentum"])
+        matrices = [_as_matrix(update) for update in updates]
+        steps = list(updates)
+        for shape in dict.fromkeys(matrix.shape for matrix in matrices):  # those of one shape in one product
+            places = [place for place, matrix in enumerate(matrices) if matrix.shape == shape]
+            orthogonal = orthogonalised(torch.stack([matrices[place] for place in places]))
+            for place, matrix in zip(places, orthogonal, strict=True):
+                steps[place] = _from_matrix(matrix, updates[place])
+        scales = [0.2 * max(matrix.shape) ** 0.5 for matrix in matrices]
+        if isinstance(group["lr"], Tensor):  # while the step is captured as a CUDA graph
+            torch._foreach_mul_(steps, scales)
+            torch._foreach_mul_(steps, group["lr"])
+            torch._foreach_sub_(weights, steps)
+            return
+        for p, step, scale in zip(weights, steps, scales, strict=True):
+            p.sub_(step, alpha=scale * group["lr"])
 
     def _step_others(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """AdamW (Loshchilov and Hutter 2019) with an epsilon of 1e-8; the decay is already done."""
@@ -97,25 +108,58 @@ class Muon(ByGroup):
         for p in weights:
             if "step" not in self.state[p]:
                 self.state[p] |= {"step": _count(0, p), "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-            self.state[p]["step"] += 1
         gradients = [p.grad for p in weights if p.grad is not None]
-        means, squares = ([self.state[p][name] for p in weights] for name in ("mean", "square"))
+        means, squares, steps = ([self.state[p][name] for p in weights] for name in ("mean", "square", "step"))
+        if isinstance(steps[0], Tensor):  # torch has it in one kernel, where a dozen a tensor would be launched here
+            adamw(
+                weights,
+                gradients,
+                means,
+                squares,
+                [],
+                steps,
+                fused=True,
+                lr=group["lr"],
+                beta1=first,
+                beta2=second,
+                eps=1e-8,
+                weight_decay=0.0,
+                amsgrad=False,
+                maximize=False,
+            )
+            return
+        for p in weights:
+            self.state[p]["step"] += 1
         torch._foreach_lerp_(means, gradients, 1 - first)
         torch._foreach_mul_(squares, second)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
-        steps = [self.state[p]["step"] for p in weights]
         divisors = torch._foreach_sqrt(squares)
-        torch._foreach_div_(divisors, [(1 - second**step) ** 0.5 for step in steps])
+        torch._foreach_div_(divisors, [(1 - second ** (step + 1)) ** 0.5 for step in steps])
         torch._foreach_add_(divisors, 1e-8)
-        rates = [-group["lr"] / (1 - first**step) for step in steps]
-        if isinstance(rates[0], Tensor):
-            torch._foreach_addcdiv_(weights, torch._foreach_mul(means, rates), divisors)
-        else:
-            torch._foreach_addcdiv_(weights, means, divisors, rates)
+        torch._foreach_addcdiv_(weights, means, divisors, [-group["lr"] / (1 - first ** (step + 1)) for step in steps])
+
+
+def _as_matrix(update: Tensor) -> Tensor:
+    """(O, ...) -> (O, R), of a convolution with its columns in the order of memory: the result's are in the same, and a copy
+    is saved."""
+    in_memory = update.permute(0, 2, 3, 1) if _is_channels_last(update) else update
+    return in_memory.flatten(1)
+
+
+def _from_matrix(matrix: Tensor, update: Tensor) -> Tensor:
+    """The way back: (O, R) -> (O, ...) as ``update`` is in memory."""
+    if not _is_channels_last(update):
+        return matrix.reshape(update.shape)
+    out, channels, height, width = update.shape
+    return matrix.reshape(out, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _count(steps: int | Tensor, p: Tensor) -> int | Tensor:
     """Steps done of ``p``: on a GPU, where a step may be undone without waiting for it, a tensor there."""
     if p.is_cuda:
-        return torch.full((), float(steps), dtype=torch.float64, device=p.device)
+        return torch.full((), float(steps), device=p.device)
     return int(steps)

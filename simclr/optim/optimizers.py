@@ -62,8 +62,10 @@ class LARS(ByGroup):
             u_norm = torch.stack(torch._foreach_norm(updates)).float()
             ratio = torch.where((w_norm > 0) & (u_norm > 0), group["trust"] * w_norm / u_norm, 1.0)
             torch._foreach_mul_(updates, list(ratio.to(updates[0].dtype).unbind()))
+        # A tensor where the step is captured as a CUDA graph.
+        torch._foreach_mul_(updates, group["lr"])
         torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, updates, alpha=group["lr"])
+        torch._foreach_add_(velocities, updates)
         torch._foreach_sub_(weights, velocities)
 
 
@@ -125,12 +127,15 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float
     """The optimizer that ``config`` names over ``groups``, in its multi-tensor form."""
     if config.name == "lars":
         return LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust)
+    fused = groups[0]["params"][0].is_cuda
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=config.momentum, nesterov=nesterov, foreach=not fused, fused=fused
+        )
     if config.name == "muon":
         return Muon(groups, lr=lr, momentum=config.momentum, betas=config.betas)
     # The fused form counts its steps on the GPU, where a step may be undone; elsewhere it would round otherwise than before.
-    fused = groups[0]["params"][0].is_cuda
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, foreach=not fused, fused=fused)
 
 

@@ -112,13 +112,13 @@ def report_profile(
 class CompiledModel(nn.Module):
     """``model`` through ``torch.compile`` in ``mode``; where compiling fails, a warning says why and it goes on eagerly.
 
-    What the model itself raises, eagerly too, is raised by its own name.
+    What the model itself raises, eagerly too, is raised by its own name. Views have few sizes: it is compiled for each.
     """
 
     def __init__(self, model: nn.Module, mode: str) -> None:
         super().__init__()
         self.model = model
-        self._compiled: Callable[..., Any] | None = torch.compile(model.forward, mode=mode)
+        self._compiled: Callable[..., Any] | None = torch.compile(model.forward, mode=mode, dynamic=False)
 
     def forward(self, views: Tensor) -> Tensor:
         if self._compiled is None:

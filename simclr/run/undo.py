@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Undo"]
+__all__ = ["Bits", "Undo"]
 
 
 class Undo:
@@ -32,8 +32,8 @@ class Undo:
         self.optimizer, self.scaled, self.at_once = optimizer, scaled, at_once
         self.skipped = torch.zeros((), dtype=torch.bool)
         """Whether the latest step was a bad one, scalar, on the device."""
-        self._buffers, self._weights = _Bits(modules.buffers()), _Bits(modules.parameters())
-        self._states = _Bits([])
+        self._buffers, self._weights = Bits(modules.buffers()), Bits(modules.parameters())
+        self._states = Bits([])
 
     def begin(self) -> None:
         """A step begins."""
@@ -75,7 +75,7 @@ class Undo:
         return new
 
 
-class _Bits:
+class Bits:
     """Tensors, their copies, and how these get back: a few kernels for all of them, and no work in Python for each."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:

@@ -34,6 +34,7 @@ class NTXentConfig(LossConfig):
     """SimCLR's loss on views of unlabelled images (Chen et al. 2020, eq. 1)."""
 
     name: ClassVar[str] = "nt-xent"
+    steady: ClassVar[bool] = True
 
     temperature: float = 0.5
     """Temperature tau that divides the cosine similarities."""
