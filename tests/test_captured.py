@@ -51,7 +51,7 @@ def test_the_losses_are_those_of_plain_steps(tmp_path, monkeypatch, optimizer):
     # Two plain runs part as well, as a GPU sums in no fixed order; at these rates they stay near each other. From one batch to
     # the next the loss moves by more: a seed, a rate or a batch that is not the step's own would show.
     torch.testing.assert_close(by_graph, plain, rtol=1e-2, atol=0)
-    assert plain.diff().abs().median() > 2e-2 * plain.mean()
+    assert plain.diff().abs().median() > 1.5e-2 * plain.mean()
 
 
 def test_a_step_that_cannot_be_captured_is_taken_plainly(tmp_path, monkeypatch):
