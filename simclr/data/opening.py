@@ -4,7 +4,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,6 +122,7 @@ def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int)
     if image.format in ("BMP", "DIB", "TGA") and pixels > _RUNS * file.seek(0, 2):
         raise DataError(f"{path}: {image.width} x {image.height} pixels in {file.tell()} bytes; its header is damaged")
 
+    @cache  # asked for the shape and again for the pixels
     def orientation() -> int:
         with without_pillows_limit(pixels):
             if image.format == "PNG":
