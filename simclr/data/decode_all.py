@@ -26,11 +26,15 @@ __all__ = ["decode_all"]
 FEW = 2048
 """Images that threads have decoded, whatever their size, about when processes would have begun."""
 
-SMALL = 1e-3
-"""Seconds of one core that an image takes in which Python's share is too large for threads."""
+LOCKED = 3e-4
+"""Seconds that an image keeps the other threads of a process waiting: so many cores' threads decode no more than 1 / LOCKED
+images a second, whatever an image takes. Between 0.25 ms (2 cores) and 0.8 ms (16 cores) were measured for JPEGs."""
 
 _SAMPLE = 9
-_CHUNK = 128
+
+_PART = 128
+_PART_BYTES = 1 << 20
+"""What a worker sends at once. It has two parts ahead, and so has every other one."""
 
 Read = Callable[[int], tuple[Tensor, Tensor | None]]
 
@@ -73,15 +77,17 @@ def decode_all(read: Read, count: int, into: Tensor | None, wholes: dict[int, Te
     threads, done = share_of_cores(), 0
     if count >= FEW and threads > 1:
         processor, waited = _seconds(read, count)
-        if processor <= SMALL:
+        if processor < LOCKED * threads:
             if _workers_fork():
-                with closing(_by_processes(read, count, threads, into is not None)) as parts:
+                bytes_each = 1 if into is None else into[0].nbytes
+                at_once = max(1, min(_PART, _PART_BYTES // bytes_each))
+                with closing(_by_processes(read, count, threads, at_once, into is not None)) as parts:
                     for part in parts:
                         part.put(into, wholes)
                         failed |= part.failed
                         done = part.images.stop
-            # Where images come from a slow disk, threads wait for it together; else one keeps the interpreter busy.
-            threads = min(threads, max(1, round(waited / processor)))
+            # As many threads as the lock lets through; those that wait for a slow disk do not hold it.
+            threads = min(threads, max(1, round(waited / LOCKED)))
     if threads == 1:  # the main thread's: one more would want the lock, too
         for index in range(done, count):
             visit(index)
@@ -139,13 +145,13 @@ class _ReadPart:
         return _Part(images=images, squares=squares, wholes=wholes, failed=failed)
 
 
-def _by_processes(read: Read, count: int, processes: int, keep: bool) -> Generator[_Part]:
+def _by_processes(read: Read, count: int, processes: int, at_once: int, keep: bool) -> Generator[_Part]:
     """The parts in order, as far as they come."""
     # No system memory for a process or a semaphore, or a worker killed for want of it: threads do with less.
     with suppress(OSError, ImportError, WorkerGone):
         yield from read_by_workers(
             _ReadPart(read, keep),
-            [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)],
+            [range(start, min(start + at_once, count)) for start in range(0, count, at_once)],
             workers=processes,
             generator=torch.Generator(),  # how images are decoded must not show in what the process draws later
         )
@@ -160,7 +166,7 @@ def _seconds(read: Read, count: int) -> tuple[float, float]:
             read(index)
         took.append((time.thread_time() - began[0], time.perf_counter() - began[1]))
     processor, waited = (statistics.median(each) for each in zip(*took, strict=True))
-    return max(processor, 1e-6), waited
+    return processor, waited
 
 
 def _workers_fork() -> bool:
