@@ -92,10 +92,15 @@ class Reader:
             return square_of(picture, self.size, self.fit)
 
     def square_and_whole(self, path: Path, page: int = 0, *, longest: int) -> tuple[Tensor, Tensor]:
-        """``square``, and the image with its shape kept, (C, H, W): its shorter side is ``size``, see ``whole_of``."""
+        """``square``, and the image with its shape kept, (C, H, W): its shorter side is ``size``, see ``whole_of``.
+
+        Of a picture that is a square itself both are the same tensor.
+        """
         picture, _ = self._picture(path, page, self._shrink if self.fit != "pad" else self._shrink_shorter)
+        height, width = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
         with enough_memory(path):
-            return square_of(picture, self.size, self.fit), whole_of(picture, self.size, longest)
+            square = square_of(picture, self.size, self.fit)
+            return square, square if height == width else whole_of(picture, self.size, longest)
 
     def _shrink_shorter(self, height: int, width: int) -> float:
         return min(height, width) / (2 * self.size)

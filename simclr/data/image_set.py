@@ -1,7 +1,6 @@
 """An ImageSet: images as one uint8 tensor or as files, with or without labels, indexable as a torch Dataset."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -9,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from simclr.cores import share_of_cores
 from simclr.data.decode import Reader
+from simclr.data.decode_all import decode_all
 from simclr.data.originals import LONGEST, Originals
 from simclr.errors import DataError
 
@@ -233,32 +232,21 @@ class ImageSet:
     ) -> Tensor:
         assert self.paths is not None
         paths = self.paths
-        failed: list[tuple[int, str]] = []
 
-        def visit(index: int) -> None:
-            try:
-                if wholes is None:
-                    image = self.reader.square(paths[index], self.page(index))
-                else:
-                    image, wholes[index] = self.reader.square_and_whole(paths[index], self.page(index), longest=LONGEST)
-            except DataError as error:
-                failed.append((index, str(error)))
-            else:
-                if into is not None:
-                    into[index] = image
+        def read(index: int) -> tuple[Tensor, Tensor | None]:
+            if wholes is None:
+                return self.reader.square(paths[index], self.page(index)), None
+            return self.reader.square_and_whole(paths[index], self.page(index), longest=LONGEST)
 
-        with ThreadPoolExecutor(share_of_cores()) as pool:  # Pillow decodes without the interpreter's lock
-            for _ in pool.map(visit, range(len(self))):
-                pass
-        failed.sort()
+        failed = decode_all(read, len(self), into, wholes)
         if failed and (self.broken == "refuse" or len(failed) == len(self)):
-            named = "; ".join(reason for _, reason in failed[:12]) + ("; ..." if len(failed) > 12 else "")
+            named = "; ".join(list(failed.values())[:12]) + ("; ..." if len(failed) > 12 else "")
             raise DataError(
                 f"{len(failed)} of {len(self)} files do not decode: {named}. "
                 f"Mend or remove them, or leave them out with --data.broken skip"
             )
         if broken is not None:
-            broken |= dict(failed)
+            broken |= failed
         good = torch.ones(len(self), dtype=torch.bool)
-        good[[index for index, _ in failed]] = False
+        good[list(failed)] = False
         return good.nonzero().flatten()

@@ -122,14 +122,19 @@ def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int)
     if image.format in ("BMP", "DIB", "TGA") and pixels > _RUNS * file.seek(0, 2):
         raise DataError(f"{path}: {image.width} x {image.height} pixels in {file.tell()} bytes; its header is damaged")
 
+    said: list[int] = []
+
     def orientation() -> int:
+        if said:  # for the shape already
+            return said[0]
         with without_pillows_limit(pixels):
             if image.format == "PNG":
                 image.load()  # it may say so behind the pixels
+            said.append(1)
             with suppress(Exception):  # a damaged note on a picture is no reason against it
                 turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-                return turn if isinstance(turn, int) else 1
-        return 1
+                said[0] = turn if isinstance(turn, int) else 1
+        return said[0]
 
     def shape() -> tuple[int, int]:
         if image.format == "PNG":

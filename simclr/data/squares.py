@@ -54,9 +54,8 @@ def square_of(picture: Image.Image | np.ndarray, size: int, fit: Fit) -> Tensor:
             whole[top : top + scaled[1], left : left + scaled[0]] = pixels
             pixels = whole
     else:
-        pixels = np.array(picture)
-    made = torch.from_numpy(pixels)
-    return made[None].contiguous() if made.ndim == 2 else made.permute(2, 0, 1).contiguous()
+        pixels = np.asarray(picture)
+    return _bands_first(pixels)
 
 
 def whole_of(picture: Image.Image | np.ndarray, size: int, longest: int) -> Tensor:
@@ -79,8 +78,13 @@ def whole_of(picture: Image.Image | np.ndarray, size: int, longest: int) -> Tens
     scaled = (max(size, round(kept[0] * scale)), max(size, round(kept[1] * scale)))
     if scaled != kept:
         picture = picture.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    pixels = torch.from_numpy(np.array(picture))
-    return pixels[None].contiguous() if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+    return _bands_first(np.asarray(picture))
+
+
+def _bands_first(pixels: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) as a tensor (C, H, W) that owns its memory."""
+    # One copy, by NumPy: of a small image each further call of torch costs more than the copy itself.
+    return torch.from_numpy(np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C"))
 
 
 def _middle(picture: Image.Image, scaled: tuple[int, int], size: int) -> np.ndarray:
@@ -88,7 +92,7 @@ def _middle(picture: Image.Image, scaled: tuple[int, int], size: int) -> np.ndar
     wanted = (min(size, scaled[0]), min(size, scaled[1]))
     left, top = (scaled[0] - wanted[0]) // 2, (scaled[1] - wanted[1]) // 2
     if scaled[0] * scaled[1] <= _MODEST * size * size:
-        whole = np.array(picture.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        whole = np.asarray(picture.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=2.0))
         return whole[top : top + wanted[1], left : left + wanted[0]]
     # Of a strip the whole would not fit into memory. The same in another order, which a rounding may set apart by one level:
     # whole blocks are averaged, as reducing_gap does, and the filter makes the middle alone.
@@ -101,4 +105,4 @@ def _middle(picture: Image.Image, scaled: tuple[int, int], size: int) -> np.ndar
         picture = picture.reduce(blocks)
     right, bottom = (left + wanted[0]) * across, (top + wanted[1]) * down
     box = (left * across, top * down, min(right, picture.width), min(bottom, picture.height))
-    return np.array(picture.resize(wanted, Image.Resampling.BILINEAR, box))
+    return np.asarray(picture.resize(wanted, Image.Resampling.BILINEAR, box))

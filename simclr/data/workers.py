@@ -15,15 +15,21 @@ from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from simclr.errors import DataError, PipelineError
 from simclr.stopping import ignore_requests
 
-__all__ = ["PATIENCE", "read_by_workers"]
+__all__ = ["PATIENCE", "WorkerGone", "read_by_workers"]
 
 PATIENCE = 1800
 """Seconds without a batch after which reading hangs, and is not slow: a network folder that is gone answers nothing for ever."""
+
+
+class WorkerGone(DataError):
+    """A worker died: killed by the system, mostly, which was short of memory."""
+
 
 Key = TypeVar("Key")
 Read = TypeVar("Read")
@@ -37,6 +43,7 @@ def read_by_workers(
     pin_memory: bool = False,
     context: str | None = None,
     prefetch: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Read]:
     """``read(key)`` of every key, in order, called in ``workers`` processes, or in this one without any.
 
@@ -47,10 +54,13 @@ def read_by_workers(
         pin_memory: put tensors where a GPU fetches them faster.
         context: how workers are started; the platform's way by default.
         prefetch: batches that each worker reads ahead; torch's default by default.
+        generator: what torch draws a number from for the workers; the process's own by default, which is then another.
 
     Raises:
         PipelineError: what ``read`` raised, as it raised it.
-        DataError: a worker died, or none has read a batch within ``PATIENCE``.
+        WorkerGone: a worker died.
+        DataError: none has read a batch within ``PATIENCE``.
+        OSError: the system starts no worker.
     """
     loader: DataLoader[Any] = DataLoader(
         _Told(read),
@@ -62,9 +72,15 @@ def read_by_workers(
         prefetch_factor=prefetch if workers else None,
         worker_init_fn=_ignore_requests,
         timeout=PATIENCE if workers else 0,
+        generator=generator,
     )
     others = set(multiprocessing.active_children())
-    source = iter(loader)
+    try:
+        source = iter(loader)
+    except BaseException:  # after some of them were started, too
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
     started = set(multiprocessing.active_children()) - others
     _workers.update(started)
     with _Deaths() as deaths:
@@ -144,7 +160,8 @@ class _Deaths:
         """The next item of a DataLoader, or None.
 
         Raises:
-            DataError: a worker died, or hangs.
+            WorkerGone: a worker died.
+            DataError: it hangs.
         """
         self._asked = True
         try:
@@ -159,7 +176,7 @@ class _Deaths:
                 ) from None
             if not str(error).startswith("DataLoader worker (pid"):
                 raise
-            raise DataError(
+            raise WorkerGone(
                 f"{str(error).splitlines()[0].rstrip('. ')}: a process that reads images is gone. Where memory ran out, fewer "
                 "of them need less: --data.workers, or --eval.workers when scoring; then run the same command again"
             ) from None
