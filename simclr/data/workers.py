@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -77,9 +78,14 @@ def read_by_workers(
     others = set(multiprocessing.active_children())
     try:
         source = iter(loader)
-    except BaseException:  # after some of them were started, too
+    except BaseException as error:  # after some of them were started, too
         for worker in set(multiprocessing.active_children()) - others:
             worker.kill()
+            worker.join()
+        for frame, _ in walk_tb(error.__traceback__):
+            half_made: Any = frame.f_locals.get("self")
+            if hasattr(half_made, "_shutdown_workers"):
+                half_made._shutdown = True  # torch would miss what it lacks, and print that when it is collected
         raise
     started = set(multiprocessing.active_children()) - others
     _workers.update(started)
