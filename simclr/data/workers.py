@@ -89,7 +89,7 @@ def read_by_workers(
         raise
     started = set(multiprocessing.active_children()) - others
     _workers.update(started)
-    with _Deaths() as deaths:
+    with _Deaths(started) as deaths:
         try:
             while (item := deaths.next_of(source)) is not None:
                 if isinstance(item, PipelineError):
@@ -142,7 +142,8 @@ def _as_it_is(item: Read) -> Read:
 class _Deaths:
     """While it is in force, torch's handler of SIGCHLD raises a worker's death in ``next_of`` alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: set[BaseProcess]) -> None:
+        self._workers = workers
         self._number: signal.Signals | None = getattr(signal, "SIGCHLD", None)
         self._torchs: Any = None
         self._asked = False
@@ -173,6 +174,11 @@ class _Deaths:
         try:
             if self._torchs is not None:
                 self._torchs(self._number, None)  # who died while nobody asked?
+            for (
+                worker
+            ) in self._workers:  # and was waited for since, as by ``active_children``, so that torch sees nothing
+                if worker.exitcode:
+                    raise RuntimeError(f"DataLoader worker (pid {worker.pid}) exited unexpectedly")
             return next(source, None)
         except RuntimeError as error:
             if str(error).startswith("DataLoader timed out"):
