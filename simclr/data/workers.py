@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -77,13 +78,18 @@ def read_by_workers(
     others = set(multiprocessing.active_children())
     try:
         source = iter(loader)
-    except BaseException:  # after some of them were started, too
+    except BaseException as error:  # after some of them were started, too
         for worker in set(multiprocessing.active_children()) - others:
             worker.kill()
+            worker.join()
+        for frame, _ in walk_tb(error.__traceback__):
+            half_made: Any = frame.f_locals.get("self")
+            if hasattr(half_made, "_shutdown_workers"):
+                half_made._shutdown = True  # torch would miss what it lacks, and print that when it is collected
         raise
     started = set(multiprocessing.active_children()) - others
     _workers.update(started)
-    with _Deaths() as deaths:
+    with _Deaths(started) as deaths:
         try:
             while (item := deaths.next_of(source)) is not None:
                 if isinstance(item, PipelineError):
@@ -136,7 +142,8 @@ def _as_it_is(item: Read) -> Read:
 class _Deaths:
     """While it is in force, torch's handler of SIGCHLD raises a worker's death in ``next_of`` alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: set[BaseProcess]) -> None:
+        self._workers = workers
         self._number: signal.Signals | None = getattr(signal, "SIGCHLD", None)
         self._torchs: Any = None
         self._asked = False
@@ -167,6 +174,11 @@ class _Deaths:
         try:
             if self._torchs is not None:
                 self._torchs(self._number, None)  # who died while nobody asked?
+            for (
+                worker
+            ) in self._workers:  # and was waited for since, as by ``active_children``, so that torch sees nothing
+                if worker.exitcode:
+                    raise RuntimeError(f"DataLoader worker (pid {worker.pid}) exited unexpectedly")
             return next(source, None)
         except RuntimeError as error:
             if str(error).startswith("DataLoader timed out"):
