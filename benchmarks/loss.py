@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from cost import peak_bytes, seconds
 from simclr.command_line import run_command
 from simclr.errors import MissingExtraError
-from simclr.losses.ntxent import tiled as nt_xent_tiled
 from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
 from simclr.run.grad_cache import cached_step
 
@@ -39,17 +38,6 @@ Loss = Callable[[Tensor], Tensor]
 
 def ours() -> Loss:
     return NTXentLoss(TEMPERATURE)
-
-
-def ours_without_triton() -> Loss:
-    def loss(views: Tensor) -> Tensor:
-        chosen, nt_xent_tiled.runs_on_triton = nt_xent_tiled.runs_on_triton, lambda tile: False
-        try:
-            return NTXentLoss(TEMPERATURE)(views)
-        finally:
-            nt_xent_tiled.runs_on_triton = chosen
-
-    return loss
 
 
 def lightly() -> Loss:
@@ -72,7 +60,6 @@ def textbook() -> Loss:
 
 METHODS: dict[str, Callable[[], Loss]] = {
     "ours": ours,
-    "ours, without Triton": ours_without_triton,
     "lightly": lightly,
     "pytorch-metric-learning": metric_learning,
     "textbook": textbook,
@@ -132,13 +119,12 @@ def loss_table(pairs_list: tuple[int, ...], device: str, limit: float, quick: bo
     print("\n| pairs | method | time (ms) | x ours | extra memory (MB) | x ours |\n|---|---|---|---|---|---|")
     for pairs in pairs_list:
         views = embeddings(pairs, device)
-        names = [name for name in METHODS if device == "cuda" or name != "ours, without Triton"]
-        able = {name: METHODS[name]() for name in names if predicted_bytes(name, pairs) <= limit}
+        able = {name: METHODS[name]() for name in METHODS if predicted_bytes(name, pairs) <= limit}
         values = {name: forward_backward(loss, views) for name, loss in able.items()}
         times = interleaved_minimum(able, views, device, *((2, 0.0) if quick else (10, 20.0)))
         weighed = ["ours"] if quick else able  # each takes a process of its own
         memory = {name: loss_memory(name, pairs, device, views, able[name]) for name in weighed}
-        for name in names:
+        for name in METHODS:
             if name not in able:
                 needed = predicted_bytes(name, pairs) / GIB
                 print(f"| {pairs:,} | {name} | cannot run: needs about {needed:,.0f} GiB | | | |")

@@ -40,7 +40,7 @@ def test_what_the_model_raises_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise ValueError("views of 7 px are too small")
 
-    monkeypatch.setattr(torch, "compile", lambda form, mode: form)
+    monkeypatch.setattr(torch, "compile", lambda form, **options: form)
     with pytest.raises(ValueError, match="views of 7 px"):
         CompiledModel(Picky(), "default")(torch.zeros(1))
 

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -279,19 +279,47 @@ def test_the_form_of_a_gpu_normalises_and_converts_alike(dtype: torch.dtype) -> 
     torch.testing.assert_close(gpu_pixels(fused, images, parameters), expected, atol=atol, rtol=0)
 
 
-def test_a_compiler_that_fails_is_a_warning_and_not_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any) -> Tensor:
-        raise RuntimeError("no C++ compiler was found")
+def refuses(*arguments: Any) -> Tensor:
+    raise RuntimeError("no C++ compiler was found")
 
-    monkeypatch.setattr(torch, "compile", lambda form: broken)
+
+def forgets_the_flip(images: Tensor, rows: Tensor, drawn: dict[str, Tensor], *rest: Any) -> Tensor:
+    return _branchless_pixels(images, rows, drawn | {"flip": torch.zeros_like(drawn["flip"])}, *rest)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "words"),
+    [(refuses, "failed: no C\\+\\+ compiler was found"), (forgets_the_flip, "gives other values in .* of the pixels")],
+)
+def test_a_compiler_that_fails_is_a_warning_and_not_an_end(
+    monkeypatch: pytest.MonkeyPatch, compiled: Callable[..., Tensor], words: str
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda form, **options: compiled)
     fused, images = FusedAugmentation(CHAIN, compile=True), pictures(8, 3, 32, 32)
     parameters = sample_parameters(CHAIN, 8, (32, 32), seed=0)
-    with pytest.warns(UserWarning, match="goes on without it: no C\\+\\+ compiler was found"):
+    with pytest.warns(UserWarning, match=f"torch.compile {words}; the augmentation goes on without it"):
         views = gpu_pixels(fused, images, parameters)
     torch.testing.assert_close(views, fused.views(images, parameters), atol=TOLERANCE, rtol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
         gpu_pixels(fused, images, parameters)
+
+
+def test_a_compiled_form_is_compared_once_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+
+    def compiled(*arguments: Any) -> Tensor:
+        used.append(len(arguments))
+        return _branchless_pixels(*arguments)
+
+    monkeypatch.setattr(torch, "compile", lambda form, **options: compiled)
+    fused, images = FusedAugmentation(CHAIN, compile=True), pictures(8, 3, 32, 32)
+    parameters = sample_parameters(CHAIN, 8, (32, 32), seed=0)
+    for _ in range(2):
+        torch.testing.assert_close(
+            gpu_pixels(fused, images, parameters), fused.views(images, parameters), atol=TOLERANCE, rtol=0
+        )
+    assert len(used) == 2
 
 
 @pytest.fixture(params=[2, 3])

@@ -195,7 +195,6 @@ def test_products_are_float32_and_the_setting_comes_back():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5])
 def test_tiles_on_cuda_even_where_tf32_is_allowed(monkeypatch, temperature):
-    monkeypatch.setattr(nt_xent_tiled, "runs_on_triton", lambda tile: False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
     monkeypatch.setitem(nt_xent_tiled.TILE_ROWS, "cuda", 64)
     z = unit(2, 100, 48, torch.float32)

@@ -25,6 +25,9 @@ __all__ = ["FusedAugmentation"]
 # Floats of views worked on at a time where the form is branchless: 256 MiB.
 _CHUNK = 2**26
 
+_NEAR, _MAY_DIFFER = 0.05, 1e-3
+"""How far a compiled pixel may be from the eager one, and the share of those that may be further: at a threshold either side is right."""
+
 
 class FusedAugmentation(AugmentationBase2D):
     """SimCLR's augmentation as one module: crop, flip, affine, jitter, gray, blur, solarize, normalise.
@@ -37,7 +40,8 @@ class FusedAugmentation(AugmentationBase2D):
         config: what is drawn, and from which ranges.
         dtype: of the views; the arithmetic is float32 whatever it is.
         compile: run the branchless form, that of a GPU, through ``torch.compile``; the form of a CPU is faster without.
-            The first batch takes its time; where compiling fails, a warning says so and the eager form goes on.
+            The first batch takes its time, and is made by the eager form as well; where compiling fails or gives something
+            else, a warning says so and the eager form goes on.
 
     Example:
         >>> from kornia.augmentation import AugmentationSequential, RandomErasing
@@ -53,6 +57,7 @@ class FusedAugmentation(AugmentationBase2D):
         self._compiled: Callable[..., Tensor] | None = (
             torch.compile(_branchless_pixels, dynamic=False) if compile else None
         )
+        self._proven = False
 
     def views(
         self, images: Annotated[Tensor, "uint8|float B C H W"], parameters: ViewParameters, normalise: bool = True
@@ -93,14 +98,22 @@ class FusedAugmentation(AugmentationBase2D):
     def _pixels(self, *arguments: Any) -> Tensor:
         if self._compiled is None:
             return _branchless_pixels(*arguments)
-        try:
+        if self._proven:
             return self._compiled(*arguments)
+        plain = _branchless_pixels(*arguments)  # a fault of the input shows here, by its own name
+        self._proven = True
+        try:
+            pixels = self._compiled(*arguments)
         except Exception as error:  # a compiler fails in more ways than it has exceptions
-            pixels = _branchless_pixels(*arguments)  # a fault of the input shows here, by its own name
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            warnings.warn(f"torch.compile failed, the augmentation goes on without it: {reason}", stacklevel=2)
-            self._compiled = None
-            return pixels
+            fault = f"failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        else:
+            differ = ((pixels - plain).abs() > _NEAR).float().mean().item()
+            if differ <= _MAY_DIFFER:
+                return pixels
+            fault = f"gives other values in {differ:.1%} of the pixels"
+        warnings.warn(f"torch.compile {fault}; the augmentation goes on without it", stacklevel=2)
+        self._compiled = None
+        return plain
 
     def _moments(self, channels: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Mean and standard deviation (1, C, 1, 1), filled on the device: a copy from the host would wait for it."""

@@ -13,12 +13,8 @@ The exponentials carry no shift by a row's maximum, which is what lets one tile 
 |s| <= 1/temperature keeps them inside the range of the type: float32 down to temperature 1/50, float64 down to 1/600.
 Temperatures between the two are computed in float64: there the rounding of a float32 similarity, 3e-8 / temperature,
 would cost more than a millionth of the gradient. Anything smaller takes the dense form, an N x N matrix.
-
-On CUDA, `nt_xent_triton` fuses what happens to a tile between its matrix products.
 """
 
-import functools
-import importlib.util
 import math
 from typing import Any, NamedTuple
 
@@ -98,21 +94,13 @@ class Tiles:
         tile = out[: self.size(i, j)].view(rows.rows, columns.rows)
         torch.mm(rows.of(self.scaled), columns.of(self.z).T, out=tile)
         images = rows.images[1] if rows.images == columns.images else 0
-        if runs_on_triton(tile):
-            from simclr.losses.ntxent.triton import exponentiate_tile
-
-            sums = exponentiate_tile(tile, images)
-        else:
-            tile.exp2_()  # on the CPU four times as fast as exp
-            if images:
-                tile.view(rows.views, images, columns.views, images).diagonal(dim1=1, dim2=3).zero_()
-            if total is None:
-                return tile
-            sums = tile.sum(dim=1), tile.sum(dim=0)
+        tile.exp2_()  # on the CPU four times as fast as exp
+        if images:
+            tile.view(rows.views, images, columns.views, images).diagonal(dim1=1, dim2=3).zero_()
         if total is not None:
-            rows.of(total).add_(sums[0])
+            rows.of(total).add_(tile.sum(dim=1))
             if i != j:
-                columns.of(total).add_(sums[1])
+                columns.of(total).add_(tile.sum(dim=0))
         return tile
 
 
@@ -142,28 +130,13 @@ def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Ten
         if tile is None:
             scratch = tiles.z.new_empty(tiles.largest) if scratch is None else scratch
             tile = tiles.compute(i, j, out=scratch)
-        if runs_on_triton(tile):
-            from simclr.losses.ntxent.triton import weigh_tile
-
-            weigh_tile(tile, rows.of(weight), columns.of(weight))
-        else:
-            factors = tiles.z.new_empty(tiles.largest) if factors is None else factors
-            factor = factors[: tiles.size(i, j)].view(tile.shape)
-            tile.mul_(torch.add(rows.of(weight)[:, None], columns.of(weight)[None, :], out=factor))
+        factors = tiles.z.new_empty(tiles.largest) if factors is None else factors
+        factor = factors[: tiles.size(i, j)].view(tile.shape)
+        tile.mul_(torch.add(rows.of(weight)[:, None], columns.of(weight)[None, :], out=factor))
         rows.of(dz).addmm_(tile, columns.of(tiles.z))
         if i != j:
             columns.of(dz).addmm_(tile.T, rows.of(tiles.z))
     return dz.mul_(1 / temperature)
-
-
-@functools.cache
-def has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def runs_on_triton(tile: Tensor) -> bool:
-    """Whether the kernels of `nt_xent_triton` work on this tile."""
-    return tile.is_cuda and has_triton()
 
 
 class NegativeLogSumExp(torch.autograd.Function):
