@@ -90,7 +90,7 @@ def trained(make: Make, bad: int | None, left_out: int | None, at_once: bool, sc
         if isinstance(optimizer, Muon) and not at_once:  # as on a GPU, where steps are counted in tensors
             for state in optimizer.state.values():
                 if isinstance(state.get("step"), int):
-                    state["step"] = torch.tensor(float(state["step"]), dtype=torch.float64)
+                    state["step"] = torch.tensor(float(state["step"]))
     states = [value for state in optimizer.state.values() for value in state.values()]
     return [torch.as_tensor(value) for value in [*net.state_dict().values(), *states]]
 

@@ -26,7 +26,7 @@ __all__ = ["FusedAugmentation"]
 _CHUNK = 2**26
 
 _NEAR, _MAY_DIFFER = 0.05, 1e-3
-"""How far a compiled pixel may be from the eager one, and the share of those that may be further: at a threshold either side is right."""
+"""How far a compiled pixel may be from the eager one, and the share that may be further: at a threshold either side is right."""
 
 
 class FusedAugmentation(AugmentationBase2D):
