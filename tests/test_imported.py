@@ -3,18 +3,23 @@
 That every tensor was matched is shown by what the two networks compute of random images, in float64.
 """
 
+import argparse
 import io
 import pickle
-from dataclasses import replace
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
 from lightly.models import ResNetGenerator
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -252,8 +257,8 @@ class Code:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.pth", b"", "is damaged, or not a file of weights alone"),
-        ("b.pth", b"no weights at all", "is damaged, or not a file of weights alone"),
+        ("a.pth", b"", "is damaged, or not a file of weights"),
+        ("b.pth", b"no weights at all", "is damaged, or not a file of weights"),
         ("c.safetensors", b"", "cannot be read"),
         ("d.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", "holds no tensors by name"),
         ("e.safetensors", b"\xff" * 64, "cannot be read"),
@@ -291,8 +296,8 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": timm_network().state_dict(), "hyper_parameters": Code()}, "evil.ckpt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Code()))
-    for name in ("evil.ckpt", "plain.pkl"):
-        assert "torch.save(checkpoint['state_dict']" in refused(tmp_path / name)
+    assert f"{WANTED} of {WANTED}" in load(tmp_path / "evil.ckpt")[1]
+    assert "is damaged, or not a file of weights" in refused(tmp_path / "plain.pkl")
     assert not (tmp_path / "ran").exists()
 
 
@@ -336,3 +341,143 @@ def test_the_small_stem_computes_what_the_file_says(tmp_path: Path) -> None:
     expected = features(network, images)
     assert F.cosine_similarity(expected[0], expected[1], dim=0) < 1
     same_outputs(backbone, expected, images)
+
+
+class AttributeDict(dict[str, Any]):
+    """As Lightning keeps hyper-parameters: a dictionary of its own kind."""
+
+
+@dataclass
+class Settings:
+    """A training script's own class, which another program does not have."""
+
+    rate: float
+    out: Path
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_the_state_of_a_training_script(tmp_path: Path, images: Tensor, zipped: bool) -> None:
+    """What stands beside the weights in files of timm's train.py, of Lightning and of others, and the slow copy."""
+    network = timm_network()
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.randn(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    torch.save(
+        {
+            "state_dict_ema": {name: tensor * 0 for name, tensor in network.state_dict().items()},
+            "state_dict": network.state_dict(),
+            "args": argparse.Namespace(lr=0.1, output=Path("out")),
+            "hyper_parameters": AttributeDict(lr=0.1),
+            "settings": [Settings(0.1, Path("out")), {Path("a"), Path("b")}],
+            "metric": np.float64(0.3),
+            "random": np.random.default_rng(0).bit_generator.state | {"words": np.arange(4)},
+            "counts": defaultdict(list, a=[1]),
+            "optimizer": optimizer.state_dict(),
+            "dtype": torch.float16,
+            "device": torch.device("cpu"),
+        },
+        tmp_path / "last.pth.tar",
+        _use_new_zipfile_serialization=zipped,
+    )
+    loaded, said = load(tmp_path / "last.pth.tar")
+    assert f"{WANTED} of {WANTED} tensors" in said
+    same_outputs(loaded, features(network, images), images)
+
+
+@pytest.mark.parametrize("place", [("model", "net"), ("checkpoint", "state", "model", "encoder")])
+def test_weights_in_dictionaries_in_dictionaries(tmp_path: Path, images: Tensor, place: tuple[str, ...]) -> None:
+    network = timm_network()
+    content: dict[str, Any] = network.state_dict()
+    for key in reversed(place):
+        content = {"epoch": 3, "mean": torch.zeros(3), key: content}
+    torch.save(content, tmp_path / "deep.pth")
+    loaded, _ = load(tmp_path / "deep.pth")
+    same_outputs(loaded, features(network, images), images)
+
+
+def test_a_file_of_something_else_names_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"module.a": torch.zeros(1), "module.b": torch.zeros(1)}, tmp_path / "other.pth")
+    assert "0 of 100 tensors match; its 2 tensors are module.a, module.b. Another" in refused(tmp_path / "other.pth")
+    torch.save({"epoch": 1, "args": argparse.Namespace(a=1)}, tmp_path / "none.pth")
+    assert "holds no tensors by name: it has the keys 'epoch', 'args'" in refused(tmp_path / "none.pth")
+
+
+def test_a_torchscript_program_is_refused_in_words(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "program.pt"))
+    assert "a TorchScript program; save model.state_dict()" in refused(tmp_path / "program.pt")
+
+
+def start(name: str, size: int, file: Path, channels: int = 3) -> tuple[nn.Module, str]:
+    config = EncoderConfig(name=name, init=str(file))
+    backbone = build_backbone(config, size, seed=0, channels=channels)
+    return backbone, start_from(backbone, config, channels)
+
+
+@pytest.mark.parametrize("old_names", [False, True])
+def test_torchvisions_vision_transformer(tmp_path: Path, old_names: bool) -> None:
+    network = shaken(torchvision.models.vit_b_16(image_size=32, num_classes=3))
+    state = network.state_dict()
+    if old_names:
+        state = {
+            name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): tensor
+            for name, tensor in state.items()
+        }
+    torch.save(state, tmp_path / "vit.pth")
+    backbone, said = start("vit_base_patch16_224", 32, tmp_path / "vit.pth")
+    assert "not taken" not in said
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    network.heads = nn.Identity()
+    with torch.no_grad():
+        expected = network.double().eval()(images)
+    same_outputs(backbone, expected, images)
+
+
+def test_torchvisions_convnext(tmp_path: Path, images: Tensor) -> None:
+    network = shaken(torchvision.models.convnext_tiny(num_classes=3))
+    torch.save(network.state_dict(), tmp_path / "convnext.pth")
+    backbone, said = start("convnext_tiny", 64, tmp_path / "convnext.pth")
+    assert "not taken" not in said
+    network.classifier[2] = nn.Identity()
+    with torch.no_grad():
+        expected = network.double().eval()(images)
+    same_outputs(backbone, expected, images)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_a_transformer_goes_on_at_another_size(tmp_path: Path, name: str) -> None:
+    network = shaken(timm.create_model(name, num_classes=0, img_size=32))
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    backbone, said = start(name, 64, tmp_path / "vit.pth")
+    assert ("positions fitted from 2 x 2 patches to 4 x 4" in said) == hasattr(network.pos_embed, "shape")
+    theirs = timm.create_model(name, num_classes=0, img_size=64)
+    theirs.load_state_dict(checkpoint_filter_fn(network.state_dict(), theirs))
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = theirs.double().eval()(images)
+    same_outputs(backbone, expected, images)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_weights_of_three_channels_fit_another_number(tmp_path: Path, channels: int) -> None:
+    network = timm_network()
+    torch.save(network.state_dict(), tmp_path / "rgb.pth")
+    config = EncoderConfig(name="resnet18", stem="imagenet", init=str(tmp_path / "rgb.pth"))
+    backbone = build_backbone(config, 64, seed=0, channels=channels)
+    said = start_from(backbone, config, channels)
+    assert f"conv1.weight fitted from 3 channels to {channels}" in said
+    # An image of equal channels gives what the gray one, or so many of it, gives: the sum over the channels stays.
+    gray = torch.randn(2, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        first = backbone.double().conv1(gray.expand(-1, channels, -1, -1))
+        if channels == 1:
+            torch.testing.assert_close(first, network.double().conv1(gray.expand(-1, 3, -1, -1)), atol=1e-6, rtol=0)
+    weight = network.conv1.weight
+    expected = weight.sum(1, keepdim=True) if channels == 1 else torch.cat([weight, weight[:, :1]], 1) * 3 / 4
+    torch.testing.assert_close(backbone.conv1.weight.double(), expected.double())
+
+
+def test_weights_of_other_channels_are_refused(tmp_path: Path) -> None:
+    torch.save(shaken(timm.create_model("resnet18", in_chans=4)).state_dict(), tmp_path / "four.pth")
+    assert "its images have 4 channels, these 3: see --data.channels" in refused(tmp_path / "four.pth")
