@@ -149,12 +149,16 @@ def _is_a_path(changed: str, found: TrainConfig, config: TrainConfig) -> bool:
 def claim(config: TrainConfig, listed: PartsList | None = None) -> None:
     """Make the run's folder and write its config there, and the list of its images. Call it on one process only.
 
-    Images that were found by another path than the run's are found by that one from now on.
+    Images that were found by another path than the run's are found by that one from now on. What a killed process was in the
+    midst of writing goes.
     """
     written = config.run_dir / "config.yaml"
     with refused(config.run_dir):
         config.run_dir.mkdir(parents=True, exist_ok=True)
         take(config.run_dir)
+        for path in config.run_dir.rglob(".*.partial"):
+            if is_leftover(path) and path.is_file():
+                path.unlink(missing_ok=True)
         if listed is not None:  # before the config: a run without a list would be one of an earlier version
             write_parts(config.run_dir / FILE, listed)
         if not written.exists():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +33,11 @@ class Command:
         if launcher != "python":
             environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
         environment = {name: value for name, value in environment.items() if name not in without}
-        self.log = (folder / f"{self.mark}.log").open("wb")
-        self.process = subprocess.Popen(
-            [*LAUNCHERS[launcher, count], str(ROOT / "scripts" / "pretrain.py"), *words],
-            cwd=folder, env=environment, stdout=self.log, stderr=self.log, start_new_session=True,
-        )  # fmt: skip
+        with (folder / f"{self.mark}.log").open("wb") as log:  # the process has its own descriptor of it
+            self.process = subprocess.Popen(
+                [*LAUNCHERS[launcher, count], str(ROOT / "scripts" / "pretrain.py"), *words],
+                cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def said(self) -> str:
         return (self.folder / f"{self.mark}.log").read_text(errors="replace")
@@ -101,6 +102,6 @@ class Command:
 
     def end(self) -> None:
         for number in self.processes():
-            os.kill(number, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(number, signal.SIGKILL)
         self.process.wait()
-        self.log.close()

@@ -17,7 +17,7 @@ import simclr
 from simclr.config import TrainConfig
 from simclr.config.yaml import load_config, save_config
 from simclr.errors import CheckpointError, ConfigError
-from simclr.run.folder import find_run
+from simclr.run.folder import claim, find_run
 from simclr.run.views import write_preview
 
 SmallDisk = Callable[[int], AbstractContextManager[None]]
@@ -165,6 +165,16 @@ claim(config)
     (tiny_run.run_dir / "mine.txt").touch()
     with pytest.raises(ConfigError, match="holds files, but is no run"):
         find_run(tiny_run)
+
+
+def test_what_a_killed_process_was_writing_goes_when_the_run_goes_on(tiny_run: TrainConfig) -> None:
+    claim(tiny_run)
+    (tiny_run.run_dir / "encoder").mkdir()
+    for name in (".views.png.ab12.partial", "encoder/.encoder.safetensors.ab12.partial", ".hidden", "a.partial"):
+        (tiny_run.run_dir / name).touch()
+    claim(tiny_run)
+    left = {path.name for path in tiny_run.run_dir.rglob("*")}
+    assert left == {"config.yaml", "encoder", ".hidden", "a.partial"}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8])

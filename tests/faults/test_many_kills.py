@@ -69,8 +69,10 @@ def test_two_processes_killed_again_and_again_end_with_the_same_bits(
     draw, kills = random.Random(0), 0
     (tmp_path / "undisturbed").mkdir()
     undisturbed = Command(tmp_path / "undisturbed", "torchrun", 2, words)
-    assert undisturbed.process.wait(240) == 0, undisturbed.said()
-    undisturbed.end()
+    try:
+        assert undisturbed.process.wait(240) == 0, undisturbed.said()
+    finally:
+        undisturbed.end()
     while True:
         command = Command(tmp_path, "torchrun", 2, words)
         try:
