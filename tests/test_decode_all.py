@@ -233,8 +233,15 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @forks
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.long),
+    ],
+    ids=lambda number: number.name,
+)
 def test_asked_to_stop_or_killed_while_it_decodes_a_process_leaves_nobody(
     number: signal.Signals, program: list[str]
 ) -> None:
@@ -253,7 +260,7 @@ def test_asked_to_stop_or_killed_while_it_decodes_a_process_leaves_nobody(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "by"), [("1m", "processes"), ("4k", "threads")])
 def test_a_small_shared_memory_is_enough(size: str, by: str, program: list[str]) -> None:
     own = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh"]
