@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,8 @@ WORDS = {
     "speed.py": ["--only", "optim"],  # the others it starts are here themselves
     "cifar10/lightly_simclr.py": ["--help"],  # run.py starts it
 }
-FAST = {"cifar10/lightly_simclr.py"}
+MARKS: dict[str, Any] = {"cifar10/lightly_simclr.py": (), "cifar10/run.py": pytest.mark.long}
+"""Of those that take no time, and of the one that takes minutes; the others are slow."""
 
 
 def named(path: Path) -> str:
@@ -24,7 +26,7 @@ def test_there_are_benchmarks() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=() if named(path) in FAST else pytest.mark.slow) for path in COMMANDS], ids=named
+    "path", [pytest.param(path, marks=MARKS.get(named(path), pytest.mark.slow)) for path in COMMANDS], ids=named
 )
 def test_a_benchmark_runs(path: Path, tmp_path: Path) -> None:
     words = WORDS.get(named(path), [])
