@@ -129,10 +129,11 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float
         return LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust)
     fused = groups[0]["params"][0].is_cuda
     if config.name == "sgd":
-        nesterov = config.momentum > 0
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=config.momentum, nesterov=nesterov, foreach=not fused, fused=fused
-        )
+        momentum = config.momentum
+        sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, foreach=not fused, fused=fused)
+        if fused and momentum:  # the fused form leaves them as memory came, where a scaler of fp16 skips the first step
+            sgd.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for group in groups for p in group["params"]})
+        return sgd
     if config.name == "muon":
         return Muon(groups, lr=lr, momentum=config.momentum, betas=config.betas)
     # The fused form counts its steps on the GPU, where a step may be undone; elsewhere it would round otherwise than before.
