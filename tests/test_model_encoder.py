@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub import constants
 from torch import nn
 
 from simclr.config import EncoderConfig, HeadConfig
@@ -86,3 +87,28 @@ def test_head_without_batch_norm_has_biases() -> None:
     head = projection_head(8, HeadConfig(layers=2, out_dim=4, batch_norm=False))
     assert not any(isinstance(m, nn.BatchNorm1d) for m in head.modules())
     assert all(m.bias is not None for m in head.modules() if isinstance(m, nn.Linear))
+
+
+@pytest.mark.parametrize("proxies", [{}, {"https": "http://proxy:3128"}])
+def test_without_a_network_published_weights_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
+) -> None:
+    offline: list[bool] = []
+
+    def no_name_server(*arguments: object) -> None:
+        raise OSError(-2, "Name or service not known")
+
+    def create(name: str, **options: object) -> None:
+        offline.append(constants.HF_HUB_OFFLINE)
+        raise RuntimeError("cannot find the file.\nAnd more.")
+
+    before = constants.HF_HUB_OFFLINE
+    monkeypatch.setattr("socket.getaddrinfo", no_name_server)
+    monkeypatch.setattr("simclr.model.encoder.getproxies", lambda: proxies)
+    monkeypatch.setattr("timm.create_model", create)
+    with pytest.raises(
+        ConfigError, match=r"of resnet18: cannot find the file; a file of them, .* --encoder.init FILE$"
+    ):
+        build_backbone(EncoderConfig(name="resnet18", pretrained=True), 64, seed=0)
+    assert offline == [before or not proxies]  # behind a proxy nobody here knows the hub's address
+    assert before == constants.HF_HUB_OFFLINE

@@ -1,11 +1,17 @@
 """The encoder f: any timm backbone without its classifier, with a stem that suits small images."""
 
 import difflib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from simclr.config import EncoderConfig
@@ -109,17 +115,36 @@ def _create(config: EncoderConfig, size: int, channels: int) -> nn.Module:
     }
     options |= {name: value for name, value in chosen.items() if value is not None}
     try:
-        model = timm.create_model(config.name, **options)
+        with _one_try() if config.pretrained else nullcontext():
+            model = timm.create_model(config.name, **options)
     except TypeError as error:
         given = ", ".join(f"{k}={v}" for k, v in options.items() if k in chosen)
         raise ConfigError(f"encoder.name={config.name} does not take {given}: {error}") from error
     except (RuntimeError, OSError, ValueError, AssertionError, LookupError, ArithmeticError) as error:
         what = "timm could not load the weights of" if config.pretrained else "timm could not build"
-        raise ConfigError(f"{what} {config.name}: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        file = "; a file of them, fetched elsewhere, does: --encoder.init FILE" if config.pretrained else ""
+        raise ConfigError(f"{what} {config.name}: {reason}{file}") from error
     for name, values in (("layers", config.layers), ("channels", config.channels)):
         if values is not None and len(values) != 4:
             raise ConfigError(f"encoder.{name} is {values}; a ResNet has four stages, each with a number of its own")
     return model
+
+
+@contextmanager
+def _one_try() -> Iterator[None]:
+    """Where the hub has no address from here, take what was downloaded before: its library would ask for a minute."""
+    host = urlsplit(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies():  # which may know where there is no name server
+            socket.getaddrinfo(host.hostname, host.port or host.scheme)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _stem(config: EncoderConfig, size: int, backbone: nn.Module) -> str:
