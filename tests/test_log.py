@@ -114,6 +114,8 @@ def written(path: Path, *damage: bytes) -> Path:
         b'{"kind": "epoch", "step": 3, "epoch": 0}',
         b'{"kind": "step", "step": -3, "epoch": 1}',
         b"[" * 100_000,
+        b'{"kind": "step", "step": 1%s, "epoch": 1}' % (b"0" * 400),
+        b'{"kind": "step", "step": 3, "epoch": 1, "loss": -1%s}' % (b"0" * 400),
     ],
     ids=lambda damage: repr(damage[:40]),
 )

@@ -197,7 +197,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_bytes().split(b"\n"):
         try:
-            line = json.loads(text.decode())
+            line = json.loads(text.decode(), parse_int=_of_64_bits)
         except (ValueError, RecursionError):  # text that is not UTF-8 is a ValueError too
             continue
         if (
@@ -223,6 +223,13 @@ def _happened(line: dict[str, Any], start: int) -> bool:
 
 def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _of_64_bits(digits: str) -> int:
+    # No count of a run has more digits, and what is more than a float holds raises wherever it is divided or drawn.
+    if len(digits) > 20:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _clock(seconds: float) -> str:
