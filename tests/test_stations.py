@@ -173,7 +173,9 @@ def test_a_file_with_nothing_new_in_it_keeps_the_format_that_every_version_reads
     assert json.loads((trained(deep, 1, "crop") / "encoder" / "encoder.json").read_text())["format"] == 2
 
 
-def test_weights_of_another_number_of_channels_are_refused_in_words(tmp_path: Path) -> None:
+def test_weights_of_another_number_of_channels_are_refused_in_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder_of("4 bands", tmp_path, count=32)
     run = trained(tmp_path, 4, "pad")
     config = finetune_config(str(run))
@@ -185,15 +187,22 @@ def test_weights_of_another_number_of_channels_are_refused_in_words(tmp_path: Pa
     other = DataConfig(source="folder", path=tmp_path / "pictures", channels=2)
     with pytest.raises(ConfigError, match=r"data\.channels is 2, and the encoder was trained on images of 4"):
         ScoredRun.at(run).images(other)
-    # A file of weights alone says it too.
-    torch.save(build_backbone(TINY, 16, seed=0).state_dict(), tmp_path / "three.pth")
-    started = replace(
-        config,
-        encoder=replace(config.encoder, init=str(tmp_path / "three.pth")),
-        train=replace(config.train, batch_size=8),
-    )
-    with pytest.raises(CheckpointError, match="its images have 3 channels, these 4"):
-        simclr.pretrain(replace(started, out=tmp_path / "runs"))
+    # A file of weights alone says it too; one for RGB is fitted.
+    for channels in (2, 3):
+        weights = tmp_path / f"{channels}.pth"
+        torch.save(build_backbone(TINY, 16, seed=0, channels=channels).state_dict(), weights)
+        started = replace(
+            config,
+            encoder=replace(config.encoder, init=str(weights)),
+            train=replace(config.train, batch_size=8, epochs=4),
+            out=tmp_path / "runs" / str(channels),
+        )
+        if channels == 2:
+            with pytest.raises(CheckpointError, match="its images have 2 channels, these 4"):
+                simclr.pretrain(started)
+        else:
+            assert simclr.pretrain(started).finished
+            assert "conv1.weight fitted from 3 channels to 4" in capfd.readouterr().err
 
 
 def test_a_range_that_the_user_names_is_kept_and_one_of_deep_files_leaves_others_alone(tmp_path: Path) -> None:

@@ -45,7 +45,14 @@ def start_from(backbone: nn.Module, config: EncoderConfig, channels: int = 3) ->
     path = Path(config.init)
     if path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
         path = find_encoder(path) / "encoder.safetensors"
-        refuse_changed(path, read_description(path.parent).digests)
+        described = read_description(path.parent)
+        refuse_changed(path, described.digests)
+        theirs = described.channels
+        if theirs not in (3, channels) and not config.init_partial:
+            raise CheckpointError(
+                f"encoder.init={config.init} was trained on images of {theirs} channel{'s' if theirs > 1 else ''}, these "
+                f"have {channels}; set --data.channels {theirs}, or --encoder.init-partial starts its first layer afresh"
+            )
     wanted = {name: t for name, t in backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
     tensors, prefix, names = _found_in(path, wanted, backbone)
     found = {name: tensors[prefix + theirs] for name, theirs in names.items() if prefix + theirs in tensors}
