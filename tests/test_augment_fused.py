@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -303,6 +304,19 @@ def test_a_compiler_that_fails_is_a_warning_and_not_an_end(
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
         gpu_pixels(fused, images, parameters)
+
+
+def test_a_compiler_that_fails_at_a_later_batch_is_a_warning_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(images: Tensor, *rest: Any) -> Tensor:
+        return refuses() if len(images) == 5 else _branchless_pixels(images, *rest)
+
+    monkeypatch.setattr(torch, "compile", lambda form, **options: once)
+    fused = FusedAugmentation(CHAIN, compile=True)
+    for count in (8, 5):
+        images, parameters = pictures(count, 3, 32, 32), sample_parameters(CHAIN, count, (32, 32), seed=0)
+        with pytest.warns(UserWarning, match="no C") if count == 5 else nullcontext():
+            views = gpu_pixels(fused, images, parameters)
+        torch.testing.assert_close(views, fused.views(images, parameters), atol=TOLERANCE, rtol=0)
 
 
 def test_a_compiled_form_is_compared_once_and_used(monkeypatch: pytest.MonkeyPatch) -> None:

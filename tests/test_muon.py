@@ -113,3 +113,37 @@ def test_it_goes_on_from_its_state() -> None:
         step(twin, other)
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def stepped(layer: nn.Module, rate: float | torch.Tensor) -> list[torch.Tensor]:
+    """The parameters of ``layer`` after three steps whose gradients are always the same."""
+    optimizer = Muon(parameter_groups(layer, 0.1), lr=0.1)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for p in layer.parameters():
+            p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator))
+        optimizer.step()
+    return list(layer.parameters())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_what_a_gpu_is_given_takes_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch, on_a_gpu: bool, channels_last: bool
+) -> None:
+    """There rates are tensors while a step is captured, steps are counted in tensors, and convolutions lie channels last."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 16, 3)
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    expected = stepped(plain, 0.1)
+    if on_a_gpu:
+        monkeypatch.setattr("simclr.optim.muon._count", lambda steps, p: torch.full((), float(steps)))
+    found = stepped(other, torch.tensor(0.1) if on_a_gpu else 0.1)
+    assert found[0].is_contiguous(memory_format=torch.channels_last) == channels_last
+    for p, q in zip(expected, found, strict=True):
+        torch.testing.assert_close(
+            p, q, atol=2e-3, rtol=0
+        )  # columns in another order, in bfloat16 where that is native
+        assert p.abs().max() > 0.1

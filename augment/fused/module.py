@@ -98,17 +98,18 @@ class FusedAugmentation(AugmentationBase2D):
     def _pixels(self, *arguments: Any) -> Tensor:
         if self._compiled is None:
             return _branchless_pixels(*arguments)
-        if self._proven:
-            return self._compiled(*arguments)
-        plain = _branchless_pixels(*arguments)  # a fault of the input shows here, by its own name
-        self._proven = True
         try:
             pixels = self._compiled(*arguments)
         except Exception as error:  # a compiler fails in more ways than it has exceptions
+            plain = _branchless_pixels(*arguments)  # a fault of the input shows here, by its own name
             fault = f"failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
         else:
+            if self._proven:
+                return pixels
+            plain = _branchless_pixels(*arguments)
             differ = ((pixels - plain).abs() > _NEAR).float().mean().item()
-            if differ <= _MAY_DIFFER:
+            self._proven = differ <= _MAY_DIFFER
+            if self._proven:
                 return pixels
             fault = f"gives other values in {differ:.1%} of the pixels"
         warnings.warn(f"torch.compile {fault}; the augmentation goes on without it", stacklevel=2)

@@ -84,11 +84,8 @@ class Slot:
                 timer.cancel()
                 if process.poll() is None:  # this process was told to end: so is the child, which writes its checkpoint
                     process.terminate()
-        if code in (
-            128 + signal.SIGTERM,
-            128 + signal.SIGINT,
-            -signal.SIGTERM,
-        ):  # ours, lightly_simclr.py's, one not ready yet
+        # Our commands; lightly_simclr.py; one that was not ready to listen.
+        if code in (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM):
             raise OutOfTime
         if code:
             raise PipelineError(f"{shlex.join(command[1:])} ended with exit code {code}; its last lines say why")

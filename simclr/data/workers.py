@@ -174,10 +174,8 @@ class _Deaths:
         try:
             if self._torchs is not None:
                 self._torchs(self._number, None)  # who died while nobody asked?
-            for (
-                worker
-            ) in self._workers:  # and was waited for since, as by ``active_children``, so that torch sees nothing
-                if worker.exitcode:
+            for worker in self._workers:
+                if worker.exitcode:  # and was waited for since, as by ``active_children``, so that torch sees nothing
                     raise RuntimeError(f"DataLoader worker (pid {worker.pid}) exited unexpectedly")
             return next(source, None)
         except RuntimeError as error:

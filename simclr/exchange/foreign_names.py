@@ -21,7 +21,10 @@ _TORCHVISION_VIT: Rules = (
 )
 _MLP: tuple[Rules, ...] = (
     ((r"\.mlp\.fc1\.", ".mlp.0."), (r"\.mlp\.fc2\.", ".mlp.3.")),
-    ((r"\.mlp\.fc1\.", ".mlp.linear_1."), (r"\.mlp\.fc2\.", ".mlp.linear_2.")),  # before torchvision 0.13
+    (
+        (r"\.mlp\.fc1\.", ".mlp.linear_1."),
+        (r"\.mlp\.fc2\.", ".mlp.linear_2."),
+    ),  # in older files, which torchvision renames as it loads them
 )
 _TORCHVISION_CONVNEXT: Rules = (
     (r"^stem\.", "features.0."),
