@@ -7,10 +7,12 @@ from augment.lazy import lazy_face
 if TYPE_CHECKING:
     from simclr import losses
     from simclr.config import TrainConfig
-    from simclr.config.presets import preset
+    from simclr.config.presets import preset, register_preset
+    from simclr.config.sources import register_source
     from simclr.errors import CheckpointError, ConfigError, DataError, MissingExtraError, PipelineError
     from simclr.exchange.classifier import load_classifier
     from simclr.exchange.encoder import load_encoder
+    from simclr.objectives import register_objective
     from simclr.run.folder import RunResult
     from simclr.run.process import keep_freed_memory
     from simclr.train import pretrain
@@ -29,6 +31,9 @@ __all__ = [
     "losses",
     "preset",
     "pretrain",
+    "register_objective",
+    "register_preset",
+    "register_source",
 ]
 
 if not TYPE_CHECKING:
@@ -36,7 +41,8 @@ if not TYPE_CHECKING:
         __name__,
         {
             "simclr.config": ("TrainConfig",),
-            "simclr.config.presets": ("preset",),
+            "simclr.config.presets": ("preset", "register_preset"),
+            "simclr.config.sources": ("register_source",),
             "simclr.errors": (
                 "CheckpointError",
                 "ConfigError",
@@ -46,6 +52,7 @@ if not TYPE_CHECKING:
             ),
             "simclr.exchange.classifier": ("load_classifier",),
             "simclr.exchange.encoder": ("load_encoder",),
+            "simclr.objectives": ("register_objective",),
             "simclr.run.folder": ("RunResult",),
             "simclr.run.process": ("keep_freed_memory",),
             "simclr.train": ("pretrain",),
