@@ -42,16 +42,19 @@ class OneOf:
 
     choices: Callable[[], Sequence[Any]]
 
+    unoffered: Sequence[Any] = ()
+    """What files may hold besides, and no flag."""
 
-def chosen_from(hint: Any) -> Any:
-    """``hint`` with the mark ``OneOf`` as the ``Literal`` or ``Union`` of what there is now; any other as it is.
+
+def chosen_from(hint: Any, offered: bool = False) -> Any:
+    """``hint`` with the mark ``OneOf`` as the ``Literal`` or ``Union`` of what there is now, or is offered; else as it is.
 
     >>> chosen_from(Annotated[str, OneOf(lambda: ("a", "b"))])
     typing.Literal['a', 'b']
     """
     for mark in getattr(hint, "__metadata__", ()):
         if isinstance(mark, OneOf):
-            several = tuple(mark.choices())
+            several = (*mark.choices(), *(() if offered else mark.unoffered))
             return Union[several] if isinstance(several[0], type) else Literal[several]  # noqa: UP007
     return hint
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from augment.lazy import lazy_face
 
 if TYPE_CHECKING:
+    from augment.own import After, Before
     from simclr import losses
     from simclr.config import TrainConfig
     from simclr.config.presets import preset, register_preset
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from simclr.train import pretrain
 
 __all__ = [
+    "After",
+    "Before",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -40,6 +43,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_face(
         __name__,
         {
+            "augment.own": ("After", "Before"),
             "simclr.config": ("TrainConfig",),
             "simclr.config.presets": ("preset", "register_preset"),
             "simclr.config.sources": ("register_source",),

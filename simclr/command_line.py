@@ -166,6 +166,11 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
     first = words.pop(0) if words and not words[0].startswith("-") and ":" not in words[0] else default
     is_file = first.endswith((".yaml", ".yml"))
     start = load_config(given_path(first, "the config")) if is_file else preset(first)
+    if start.given.words():
+        raise ConfigError(
+            f"{first} is of a run that simclr.pretrain was handed its {' and '.join(start.given.words())} for, in Python: call "
+            "it there again, which no command can"
+        )
     return parse_flags(TrainConfig, words, command, about, default=start)
 
 

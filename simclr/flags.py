@@ -103,8 +103,8 @@ def choices(cls: type) -> dict[str, list[Any]]:
     found = {}
     for name, hint in config_fields(cls).items():
         configs = [member for member in get_args(hint) if dataclasses.is_dataclass(member)]
-        if len(configs) > 1:
-            found[name] = configs
+        if len(configs) > 1:  # without one that no command can make
+            found[name] = [config for config in configs if getattr(config, "from_config", True)]
     return found
 
 
@@ -118,7 +118,7 @@ def for_tyro(cls: type, default: Any, rare: bool = True) -> tuple[type, Any]:
     if rare and not several:
         return cls, default
     for field in dataclasses.fields(cls):
-        hint, value = chosen_from(hints[field.name]), getattr(default, field.name)
+        hint, value = chosen_from(hints[field.name], offered=True), getattr(default, field.name)
         if FIXED in getattr(hint, "__metadata__", ()):
             hint = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed]
         elif field.name in several:

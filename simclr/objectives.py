@@ -19,6 +19,8 @@ from simclr.losses import (
     CrossEntropyConfig,
     DistributionFocalConfig,
     EmbeddedBatch,
+    GivenLoss,
+    GivenLossConfig,
     Loss,
     LossConfig,
     MarginConfig,
@@ -34,6 +36,7 @@ from simclr.losses import (
 
 __all__ = [
     "OBJECTIVES",
+    "GivenLoss",
     "NTXentConfig",
     "Objective",
     "ObjectiveConfig",
@@ -91,7 +94,7 @@ if TYPE_CHECKING:
     ObjectiveConfig = LossConfig
 else:
     # A union made from the list when it is asked for: the command line and YAML pick a member by its `name`.
-    ObjectiveConfig = Annotated[LossConfig, OneOf(lambda: OBJECTIVES)]
+    ObjectiveConfig = Annotated[LossConfig, OneOf(lambda: OBJECTIVES, unoffered=(GivenLossConfig,))]
 
 
 class Objective(nn.Module):

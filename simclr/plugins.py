@@ -121,8 +121,8 @@ def _found(word: str) -> _Plugin:
         except Exception as error:  # a package above it breaks, or the name is none
             raise ConfigError(f"the plugin {word} cannot be imported: {_words(error)}") from error
         if spec is None:
-            there = "; a file is given by its path" + (f": {FLAG} {word}.py" if Path(f"{word}.py").exists() else "")
-            raise ConfigError(f"there is no module {word!r} for {FLAG}{there}")
+            file = f": {FLAG} {word}.py" if Path(f"{word}.py").exists() else ""
+            raise ConfigError(f"there is no module {word!r} for {FLAG}; a file is given by its path{file}")
         return _Plugin(word, name, spec.origin or "")
     path = expanded(Path(word)).resolve()
     if not path.is_file():

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("augment", "simclr", "linear_eval", "scripts")
 FLOORS = {
     "augment": (
-        ("lazy", "extra", "parameters", "evaluation", "mix", "marks"),
+        ("lazy", "extra", "own", "parameters", "evaluation", "mix", "marks"),
         ("config",),
         ("crops",),
         ("sampling", "reference"),

@@ -24,8 +24,8 @@ class DataConfig:
     before: ClassVar[Mapping[str, object]] = MappingProxyType({"crops": "square"})
     """What an earlier version did that had no such setting: a run that it began goes on like that."""
 
-    source: Annotated[str, OneOf(known_sources)] = "digits"
-    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`; a plugin may add one."""
+    source: Annotated[str, OneOf(known_sources, unoffered=(GIVEN,))] = "digits"
+    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`; plugins add others."""
 
     path: Path | None = None
     """`folder`: its images, at any depth. The named sets: where their files are or are downloaded to (default: data/)."""

@@ -51,6 +51,8 @@ class LossConfig(ABC):
     """Whether the loss also takes targets (N, C): mixed images, labels with a quality."""
     reads_numbers: ClassVar[bool] = False
     """Whether the loss takes a number (N,) for a label."""
+    from_config: ClassVar[bool] = True
+    """Whether the config alone says how to build the module."""
     steady: ClassVar[bool] = False
     """Whether every batch takes the same operations, which ask the host for nothing and draw nothing from its ``seed``."""
     needs_keys: ClassVar[bool] = False
