@@ -234,7 +234,9 @@ def _labelled(images: ImageSet, given: list[Any], names: tuple[str, ...]) -> Ima
 
 def _plain(label: Any) -> Any:
     """A label as Python has it: of a tensor or NumPy's of one number that number; NaN and negative numbers are none."""
-    if isinstance(label, np.ndarray | Tensor | np.generic) and np.size(label) == 1:
+    if isinstance(label, Tensor):
+        label = label.detach().cpu().numpy()
+    if isinstance(label, np.ndarray | np.generic) and label.size == 1:
         label = label.item()
     if isinstance(label, bool):
         return int(label)

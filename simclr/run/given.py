@@ -83,11 +83,12 @@ def take_given(
         data = replace(data, source=GIVEN, path=None, labels="auto" if isinstance(data.labels, str) else "none")
     if before is not None:
         data = replace(data, crops="square")
-    words = GivenConfig(
-        images=None if found is None else fingerprint(found),
-        before=None if before is None else described(before),
-        after=None if after is None else described(after),
-        objective=None if objective is None else described(objective),
+    words = replace(
+        config.given,
+        **({} if found is None else {"images": fingerprint(found)}),
+        **({} if before is None else {"before": described(before)}),
+        **({} if after is None else {"after": described(after)}),
+        **({} if objective is None else {"objective": described(objective)}),
     )
     config = replace(config, data=data, given=words, objective=config.objective if loss is None else loss.config)
     return config, Given(found, None if before is None else OwnOperation(before), after, loss)
