@@ -19,7 +19,7 @@ from simclr.errors import ConfigError
 from simclr.files import WriteError, atomically
 from simclr.paths import expanded
 
-__all__ = ["blamed", "load_plugin", "loaded_plugins", "recall_plugins", "take_plugins"]
+__all__ = ["blamed", "load_plugin", "loaded_plugins", "plugin_modules", "recall_plugins", "take_plugins"]
 
 FLAG = "--plugin"
 
@@ -101,6 +101,15 @@ def recall_plugins(words: Iterable[str], where: str) -> None:
         plugin = _found(word)
         _import(plugin)
         _loaded[name] = plugin
+
+
+def plugin_modules(words: Iterable[str]) -> list[str]:
+    """The names by which Python imports plugins that a config writes down.
+
+    >>> plugin_modules(["/home/me/birds.py", "nets.small"])
+    ['birds', 'nets.small']
+    """
+    return [_name(word) for word in words]
 
 
 def blamed(error: BaseException) -> str | None:
