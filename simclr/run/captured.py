@@ -63,7 +63,7 @@ class Captured:
         """Take ``step`` plainly, then as the graph that later ones are. Waits for the device."""
         state = Bits(_all_that_moves(self._learner))
         state.note()
-        weights = list(self._learner.weights.parameters())
+        weights: list[Tensor] = list(self._learner.weights.parameters())
         with torch.no_grad():
             before = torch._foreach_add(weights, 0)
         plain = _figures(self._take(self._run, self._learner, step, batch, profile), weights, before)
