@@ -140,7 +140,9 @@ def _found(word: str) -> _Plugin:
     spec = None if there is not None or not name.isidentifier() else importlib.util.find_spec(name)
     taken = there is not None and not _is_at(there, str(path))
     if taken or not name.isidentifier() or (spec is not None and Path(spec.origin or "").resolve() != path):
-        why = "is the name of another module" if name.isidentifier() else "is no name of a module"
+        other = getattr(there, "__file__", None) or (spec.origin if spec is not None else None)
+        why = f"is the name of another module{f', {other}' if other else ''}"
+        why = why if name.isidentifier() else "is no name of a module"
         raise ConfigError(f"the plugin {word} needs another file name: {name} {why}")
     return _Plugin(str(path), name, str(path))
 
