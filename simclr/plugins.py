@@ -19,7 +19,15 @@ from simclr.errors import ConfigError
 from simclr.files import WriteError, atomically
 from simclr.paths import expanded
 
-__all__ = ["blamed", "load_plugin", "loaded_plugins", "plugin_modules", "recall_plugins", "take_plugins"]
+__all__ = [
+    "blamed",
+    "load_plugin",
+    "loaded_plugins",
+    "note_modules",
+    "plugin_modules",
+    "recall_plugins",
+    "take_plugins",
+]
 
 FLAG = "--plugin"
 
@@ -87,7 +95,7 @@ def recall_plugins(words: Iterable[str], where: str) -> None:
         if name in _loaded:
             continue
         if (there := sys.modules.get(name)) is not None and (not _is_file(word) or _is_at(there, word)):
-            _loaded[name] = _Plugin(word, name, str(there.__file__))
+            _loaded[name] = _Plugin(word, name, str(getattr(there, "__file__", "")))
             continue
         if _is_file(word) and not Path(word).is_file():
             raise ConfigError(
@@ -101,6 +109,23 @@ def recall_plugins(words: Iterable[str], where: str) -> None:
         plugin = _found(word)
         _import(plugin)
         _loaded[name] = plugin
+
+
+def note_modules(names: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
+    """``known`` plugins as a config writes them down, and the modules ``names``, which the user's own Python has imported.
+
+    A script that is run, or a notebook, is no module that could be imported again, and is left out.
+    """
+    words = list(known)
+    for name in dict.fromkeys(names):
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if module is None or file is None or name == "__main__" or name in plugin_modules(words):
+            continue
+        words.append(name if "." in name or not file.endswith(".py") else str(Path(file).resolve()))
+        _loaded[name] = _Plugin(words[-1], name, file)
+        _remember(words[-1])
+    return tuple(words)
 
 
 def plugin_modules(words: Iterable[str]) -> list[str]:

@@ -23,7 +23,7 @@ from simclr.config import DataConfig, TrainConfig
 from simclr.config.yaml import load_config
 from simclr.data.given import as_image_set, fingerprint
 from simclr.errors import ConfigError, DataError
-from simclr.losses import EmbeddedBatch, GivenLoss, NTXentLoss, TripletLoss
+from simclr.losses import CrossEntropyConfig, EmbeddedBatch, GivenLoss, NTXentLoss, TripletLoss
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 20, 24, 3), dtype=np.uint8)
@@ -305,6 +305,16 @@ def test_a_loss_is_called_as_its_arguments_are_named() -> None:
     assert GivenLoss(TripletLoss()).config.needs_labels and not GivenLoss(own).config.needs_labels
     with pytest.raises(ConfigError, match=r"takes 2 views, augment\.views is 3"):
         GivenLoss(align).on_batch(replace(batch, z=torch.randn(3, 6, 8)))
+
+
+def test_validation_images_are_kept_from_those_that_are_given(tiny_run: TrainConfig) -> None:
+    data = replace(tiny_run.data, validation=0.25, limit=None)
+    train = replace(tiny_run.train, epochs=1, batch_size=16, knn_every=1)
+    config = replace(tiny_run, data=data, train=train, objective=CrossEntropyConfig())
+    done = simclr.pretrain(config, images=digits(64))
+    assert done.steps == 3 and 0 <= done.metrics["validation_accuracy"] <= 1
+    with pytest.raises(ConfigError, match=r"data\.held_out_classes=0\.4 is for images"):
+        simclr.pretrain(replace(config, name="open", data=replace(data, held_out_classes=0.4)), images=digits(64))
 
 
 def test_the_parameters_of_a_given_module_are_trained(tiny_run: TrainConfig) -> None:

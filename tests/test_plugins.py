@@ -1,5 +1,6 @@
 """Parts of the user's own: registered by a module that a command imports, on the user's word and nobody else's."""
 
+import importlib
 import json
 import os
 import re
@@ -185,6 +186,20 @@ def test_an_encoder_brings_its_plugin(tiny_run: TrainConfig, tmp_path: Path) -> 
     (tmp_path / "home" / "simclr-pipeline" / "plugins").unlink()
     with pytest.raises(CheckpointError, match="is code that you have not run here yet"):
         simclr.load_encoder(done.run_dir)
+
+
+def test_a_module_that_python_imported_is_noted_as_if_it_were_given(
+    tiny_run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rings.py").write_text(RINGS)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("rings")
+    data = replace(tiny_run.data, source="rings")
+    done = simclr.pretrain(replace(tiny_run, data=data, train=replace(tiny_run.train, epochs=1, knn_every=0)))
+    plugins._loaded.clear()
+    del sys.modules["rings"], sources.OWN_SOURCES["rings"], timm_registry._model_entrypoints["tiny_net"]
+    assert load_config(done.run_dir / "config.yaml").plugin == (str(tmp_path / "rings.py"),)
+    assert "rings" in sources.OWN_SOURCES
 
 
 def test_names_that_are_taken_are_refused_and_a_cell_run_again_is_not() -> None:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -114,11 +114,11 @@ class GivenLoss(Loss):
         self.statistics = {name: one for name, one in told.items() if isinstance(one, Tensor) and one.numel() == 1}
         return loss.reshape(())
 
-    def scores(self, z: Tensor) -> Tensor | None:
+    def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"] | None:
         """Class logits (N, C), where the loss is one of ours that has a classifier."""
         return self.loss.scores(z) if isinstance(self.loss, Loss) else None
 
-    def predict(self, z: Tensor) -> Tensor | None:
+    def predict(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N"] | None:
         """Predicted numbers (N,), where the loss is one of ours that predicts them."""
         return self.loss.predict(z) if isinstance(self.loss, Loss) else None
 

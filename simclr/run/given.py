@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from augment.own import After, Before, OwnOperation, seeded
 from simclr.config import TrainConfig
 from simclr.config.given import GivenConfig
-from simclr.config.sources import GIVEN
+from simclr.config.sources import GIVEN, OWN_SOURCES
 from simclr.data import ImageSet
 from simclr.data.given import as_image_set, fingerprint
 from simclr.errors import ConfigError
 from simclr.losses import EmbeddedBatch, LossConfig
 from simclr.objectives import GivenLoss
+from simclr.plugins import note_modules
 
 __all__ = ["NOTHING", "Given", "expect_given", "take_given", "try_given"]
 
@@ -75,10 +77,18 @@ def take_given(
     """
     if isinstance(objective, LossConfig):
         config, objective = replace(config, objective=objective), None
+    own = _modules(config)
+    if own:
+        config = replace(config, plugin=note_modules(own, config.plugin))
     before, after = _placed(augment)
     loss = None if objective is None else GivenLoss(objective)
     found = None if images is None else as_image_set(images, config.data)
     data = config.data
+    if found is not None and data.held_out_classes:
+        raise ConfigError(
+            f"data.held_out_classes={data.held_out_classes:g} is for images that the open-set protocol can load again; leave it "
+            "out, and hand over the images of the classes to train on"
+        )
     if found is not None:
         data = replace(data, source=GIVEN, path=None, labels="auto" if isinstance(data.labels, str) else "none")
     if before is not None:
@@ -92,6 +102,16 @@ def take_given(
     )
     config = replace(config, data=data, given=words, objective=config.objective if loss is None else loss.config)
     return config, Given(found, None if before is None else OwnOperation(before), after, loss)
+
+
+def _modules(config: TrainConfig) -> list[str]:
+    """Modules of the user's own that have registered what ``config`` names."""
+    parts: list[object] = [type(config.objective), OWN_SOURCES.get(config.data.source)]
+    name = config.encoder.name.split(".")[0]
+    if timm.is_model(name):
+        parts.append(timm.model_entrypoint(name))
+    names = [str(getattr(part, "__module__", "")) for part in parts if part is not None]
+    return [name for name in names if name.split(".")[0] not in ("simclr", "timm", "")]
 
 
 def expect_given(config: TrainConfig, given: Given) -> None:
