@@ -120,7 +120,7 @@ def note_modules(names: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
     for name in dict.fromkeys(names):
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None)
-        if module is None or file is None or name == "__main__" or name in plugin_modules(words):
+        if module is None or file is None or name in ("__main__", "__mp_main__", *plugin_modules(words)):
             continue
         words.append(name if "." in name or not file.endswith(".py") else str(Path(file).resolve()))
         _loaded[name] = _Plugin(words[-1], name, file)
