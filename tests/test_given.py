@@ -75,6 +75,7 @@ TENSORS = TensorDataset(torch.from_numpy(PIXELS).permute(0, 3, 1, 2), torch.tens
         TENSORS,
         ConcatDataset([Subset(TENSORS, range(5)), Subset(TENSORS, range(5, 12))]),
         "files",
+        "pairs",
         "bytes",
     ],
     ids=lambda images: type(images).__name__ if not isinstance(images, str) else images,
@@ -85,11 +86,15 @@ def test_any_kind_of_images_is_what_pillow_makes_of_them(images: Any, tmp_path: 
         picture.save(file)
     if images == "files":
         images = ([str(file) for file in files], LABELS)
+    elif images == "pairs":
+        images = list(zip(files, LABELS))
     elif images == "bytes":
         images = [
             {"image": {"bytes": file.read_bytes(), "path": None}, "label": LABELS[i]} for i, file in enumerate(files)
         ]
+    named = isinstance(images, list) and isinstance(images[0], tuple) and isinstance(images[0][0], Path)
     found = as_image_set(images, CONFIG)
+    assert not named or found.paths == tuple(files)
     assert found.labels is not None and found.labels.dtype == torch.int64 and found.labels.tolist() == LABELS
     assert found.classes == (("wren", "owl", "tit") if isinstance(images, Rows) else ("0", "1", "2"))
     placed = found.resident(torch.device("cpu"))

@@ -59,7 +59,9 @@ def as_image_set(images: Any, config: DataConfig, name: str = "") -> ImageSet:
     name = name or f"your {type(images).__name__}"
     names = _names(images)
     labels = _labels_of(images, name) if labels is None else list(labels)
-    if isinstance(images, list | tuple) and all(isinstance(one, str | os.PathLike) for one in images):
+    if isinstance(images, list) and all(isinstance(one, tuple | list) and _is_path(one[0]) for one in images):
+        images = [one[0] for one in images]  # whose labels were read by now
+    if isinstance(images, list | tuple) and all(map(_is_path, images)):
         paths = [Path(one) for one in images]
         reader, notes = reader_for(paths, config)
         whole = ImageSet.from_files(
@@ -115,6 +117,10 @@ def _stored_as(images: ImageSet, config: DataConfig) -> ImageSet:
     if pixels is not None:
         pixels = torch.stack([to_square(image.cpu(), config.size, config.fit) for image in pixels])
     return replace(images, reader=replace(images.reader, size=config.size), pixels=pixels, originals=None)
+
+
+def _is_path(one: Any) -> bool:
+    return isinstance(one, str | os.PathLike)
 
 
 def _many(images: Any) -> bool:
