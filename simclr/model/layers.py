@@ -22,8 +22,7 @@ def layer_numbers(backbone: nn.Module) -> dict[str, int]:
     matcher: Any = getattr(backbone, "group_matcher", None)
     if matcher is None:
         raise ConfigError(
-            f"{type(backbone).__name__} has no layers that timm knows; leave out encoder.frozen_layers, and set "
-            "optim.layer_decay to 1"
+            f"{type(backbone).__name__} has no layers that timm knows; leave out encoder.frozen_layers and optim.layer_decay"
         )
     return group_parameters(backbone, matcher(coarse=False), reverse=True)
 

@@ -182,7 +182,8 @@ class Breaks(Own):
 def test_the_users_own_code_that_fails_is_named_with_its_line(tiny_run: TrainConfig) -> None:
     config = replace(tiny_run, train=replace(tiny_run.train, batch_size=4, knn_every=0))
     with pytest.raises(
-        DataError, match=r"image 4 of your Breaks cannot be read: KeyError: 'no such row' \(.*test_given.py, line"
+        DataError,
+        match=r"image 4 of your Breaks cannot be read: KeyError: 'no such row' \(.*test_given_parts\.py, line",
     ):
         simclr.pretrain(config, images=Breaks())
 
