@@ -1,12 +1,23 @@
 """As many threads as a process has cores. ``accelerate launch`` and ``torchrun`` leave one, unless they are told otherwise."""
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
+
+with suppress(ImportError):  # Windows has none
+    import resource
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 
-__all__ = ["share_of_cores", "use_cores"]
+__all__ = ["Crowd", "share_of_cores", "use_cores"]
+
+_SECONDS = 4.0
+"""Until the first answer: in less, a start or a compilation would count."""
+
+_TAKEN_AWAY = 50
+"""Times a second that the system takes a core away from a process: a few where nothing else runs, hundreds where much does."""
 
 
 def use_cores() -> None:
@@ -22,6 +33,36 @@ def use_cores() -> None:
 def share_of_cores() -> int:
     """Cores for this process: those that a scheduler grants, divided among the processes launched on this machine."""
     return max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class Crowd:
+    """Whether other work keeps the threads of this process from their cores.
+
+    At every operation threads wait for the last of them: where one has to share its core, all do. Two threads on two busy
+    cores take a small network's steps at an eighth of the speed of one.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._counts()
+
+    def words(self) -> str | None:
+        """A sentence where it does, once; None where it does not, or too little time has gone by to tell."""
+        now, threads = self._counts(), torch.get_num_threads()
+        wall, used, taken = (new - old for new, old in zip(now, self._before, strict=True))
+        if threads == 1 or wall < _SECONDS:
+            return None
+        self._before = now
+        if used > 0.6 * threads * wall or taken < _TAKEN_AWAY * wall:
+            return None
+        return (
+            f"other work keeps the cores busy: {threads} threads got {used / wall:.1f} of them, and wait for each other in every "
+            "step; while that lasts, one thread may be several times as fast (Ctrl-C, OMP_NUM_THREADS=1 and the same command)"
+        )
+
+    def _counts(self) -> tuple[float, float, float]:
+        """Seconds, processor seconds of all threads, and cores taken away, so far."""
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if "resource" in globals() else 0
+        return time.perf_counter(), time.process_time(), taken
 
 
 def _asked_for(launcher: Path) -> bool:

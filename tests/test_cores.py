@@ -14,7 +14,7 @@ from torch import Tensor
 
 from augment import AugmentConfig
 from simclr.config import DataConfig
-from simclr.cores import _cores
+from simclr.cores import Crowd, _cores
 from simclr.data import load_source
 from simclr.data.check import check_folder
 from simclr.data.decode import Reader
@@ -54,6 +54,24 @@ def test_what_the_user_asked_for_stays(way: str, tmp_path: Path) -> None:
         assert threads(tmp_path, [*ACCELERATE, "--num_cpu_threads_per_process", "1"]) == 1
     else:
         assert threads(tmp_path, ACCELERATE, OMP_NUM_THREADS="1") == 1
+
+
+def test_a_crowd_is_told_from_waiting_and_from_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = [(0.0, 0.0, 0)]
+    monkeypatch.setattr(Crowd, "_counts", lambda self: counts[-1])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def after(wall: float, used: float, taken: int) -> str | None:
+        crowd = Crowd()
+        counts.append(tuple(a + b for a, b in zip(counts[-1], (wall, used, taken))))
+        return crowd.words()
+
+    assert after(10, 19, 3000) is None  # both cores
+    assert after(10, 3, 30) is None  # it waits for a disk
+    assert after(2, 0.5, 600) is None  # too early to tell
+    assert "2 threads got 0.6 of them" in (after(10, 6, 2000) or "")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert after(10, 3, 2000) is None
 
 
 def test_without_a_launcher_nothing_is_changed(tmp_path: Path) -> None:

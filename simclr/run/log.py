@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from simclr.config.yaml import flat_fields
+from simclr.cores import Crowd
 from simclr.errors import ConfigError, MissingExtraError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import printable
@@ -52,6 +53,7 @@ class RunLog:
         self._warned: set[str] = set()
         self._torn = False
         self._bar: Progress | None = None
+        self._crowd = Crowd() if accelerator.device.type == "cpu" else None
         if not self.main:
             return
         # What a killed run logged after its last checkpoint is about to happen again, and so is what ended it.
@@ -95,6 +97,9 @@ class RunLog:
         self._record({"kind": "step", "step": step, "epoch": epoch, **figures})
         if not self.main:
             return
+        if self._crowd is not None and (words := self._crowd.words()):
+            self.say(words)
+            self._crowd = None
         loss = f"{figures['loss']:.3f}" if math.isfinite(figures["loss"]) else "-"
         shown = (
             f"loss {loss}  lr {figures['learning_rate']:.4f}  "
