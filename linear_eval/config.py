@@ -132,8 +132,22 @@ class EvaluationOptions:
     tensorboard: bool = False
     """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
 
+    save_probe: bool = False
+    """Also write the encoder's linear probe, calibrated on held-out training images, beside the score, for `predict.py`."""
+
     data: DataConfig = field(default_factory=DataConfig)
     """Labelled images to score on."""
 
     eval: EvalConfig = field(default_factory=EvalConfig)
     """The protocol's settings."""
+
+    def __post_init__(self) -> None:
+        if self.save_probe and self.protocol == "open-set":
+            raise ConfigError(
+                "--save-probe writes the closed protocol's probe; leave out --protocol open-set, or --save-probe"
+            )
+        if self.save_probe and self.eval.probe == "sgd":
+            raise ConfigError(
+                "--save-probe writes the probe of --eval.probe lbfgs; the sgd one sees every training image, and leaves none "
+                "to calibrate on"
+            )

@@ -15,6 +15,7 @@ from linear_eval.config import AUTOCAST
 from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
+from linear_eval.features.thumbnails import thumbnails_of
 from linear_eval.matching.search import nearest
 from linear_eval.progress import default_device, print_line
 from linear_eval.scored_run import ScoredRun, all_of_training, as_trained
@@ -37,6 +38,10 @@ class EmbedOptions:
     out: Path | None = None
     """Where to: a file .npz or .parquet, or a name without an ending for a folder of .npy files, read by
     `linear_eval.Features.load`, that may be larger than memory. The folder's images are named in a .csv beside it."""
+
+    thumbnails: int | None = None
+    """Of a .parquet also a column `image`: each image as it was embedded, at most so many pixels wide, for programs that show
+    it beside its embedding."""
 
     part: Literal["all", "train", "test"] = "all"
     """Which images: the training or the test images, as a run divides them, or both."""
@@ -65,6 +70,12 @@ class EmbedOptions:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         if self.out is not None:
             check_embedding_path(self.out)
+        if self.thumbnails is not None:
+            require(8 <= self.thumbnails <= 1024, "thumbnails", self.thumbnails, "from 8 to 1024 pixels")
+            if self.out is None or self.out.suffix != ".parquet":
+                raise ConfigError(
+                    f"thumbnails go into a .parquet, and out is {self.out}; name one, or leave --thumbnails out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +159,8 @@ def embed_run(
         write_names(listing, features.y, names, images.classes)
         files = (folder, listing)
     elif options.out is not None:
-        write_embeddings(options.out, features, names, images.classes)
+        thumbnail = None if options.thumbnails is None else thumbnails_of(images, options.thumbnails)
+        write_embeddings(options.out, features, names, images.classes, thumbnail)
         files = (options.out,)
     kept = set(images.paths or ())
     return Embedded(

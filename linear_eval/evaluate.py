@@ -1,5 +1,6 @@
 """Score a run or an encoder file: the table on the screen, ``result.json`` and two pictures beside the encoder."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +8,11 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from linear_eval.classify.held_out import held_out_temperature
+from linear_eval.classify.result import ProbeResult
+from linear_eval.classify.saved_probe import SavedProbe, write_probe
 from linear_eval.config import EvalConfig
+from linear_eval.features.extract import Features
 from linear_eval.progress import print_line, showing_progress
 from linear_eval.protocol import evaluate
 from linear_eval.protocol_numbers import evaluate_numbers
@@ -17,7 +22,7 @@ from linear_eval.scored_run import ScoredRun, all_of_training
 from linear_eval.scoring import Scoring
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source, place
-from simclr.errors import DataError
+from simclr.errors import ConfigError, DataError
 
 __all__ = ["evaluate_run"]
 
@@ -28,6 +33,7 @@ def evaluate_run(
     config: EvalConfig | None = None,
     *,
     tensorboard: bool = False,
+    save_probe: bool = False,
 ) -> dict[str, Any]:
     """Score the encoder at ``path`` beside the same encoder untrained and raw pixels, and write what was found.
 
@@ -36,6 +42,8 @@ def evaluate_run(
         data: labelled images to score on; the run's own if None.
         config: the protocol; ``ScoredRun.default_protocol`` if None.
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
+        save_probe: also write the encoder's linear probe beside the report, with the temperature that held-out training
+            images give it, for ``predict_run``.
 
     Returns:
         What ``linear_eval.evaluate`` returns, or of images with a number each ``NumbersResult`` as a dictionary.
@@ -44,11 +52,16 @@ def evaluate_run(
     Raises:
         CheckpointError: no encoder there, or not all of it.
         DataError: images without labels, or none.
+        ConfigError: ``save_probe`` of images with a number each.
         MissingExtraError: ``tensorboard``, and it is not installed.
     """
     scoring = Scoring.begin(path, data, config, tensorboard)
     train, test = (_labelled(scoring.run, all_of_training(scoring.data), split) for split in ("train", "test"))
     if train.labels is None or test.labels is None:
+        if save_probe:
+            raise ConfigError(
+                f"--save-probe writes a classifier, and the images of {train.name} have numbers; leave it out"
+            )
         with showing_progress(scoring.console) as progress:
             score, truth, predicted = evaluate_numbers(
                 scoring.encoders["encoder"],
@@ -62,13 +75,42 @@ def evaluate_run(
         print_numbers(score)
         scoring.end(write_numbers(score, truth, predicted, scoring.report_folder), test.labelled())
         return score
+    probes: list[SavedProbe] = []
     with showing_progress(scoring.console) as progress:
+
+        def keep(features: Features, probe: ProbeResult) -> None:
+            progress("encoder: temperature of the linear probe on held-out training images")
+            probes.append(_calibrated(features, probe, train, scoring.config))
+
         encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
-        result = evaluate(encoder, untrained, train, test, scoring.config, progress=progress)
+        fitted = keep if save_probe else None
+        result = evaluate(encoder, untrained, train, test, scoring.config, progress=progress, fitted=fitted)
     result["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
     print_report(result)
-    scoring.end(write_report(result, scoring.report_folder), test.labelled())
+    files = write_report(result, scoring.report_folder)
+    for probe in probes:
+        files += write_probe(replace(probe, encoder=result["encoder"]["sha256"]), scoring.report_folder)
+    scoring.end(files, test.labelled())
     return result
+
+
+def _calibrated(features: Features, probe: ProbeResult, train: ImageSet, config: EvalConfig) -> SavedProbe:
+    """``probe``, which was fitted on the ``features`` of ``train``, with its temperature; the encoder is still to be named."""
+    if probe.classifier is None or probe.chosen is None:
+        raise ConfigError("save_probe takes the probe 'lbfgs'; the other one leaves no training image to calibrate on")
+    temperature, count = held_out_temperature(features, probe.chosen, config.seed, config.validation)
+    labels = probe.classifier.classes.tolist()
+    return SavedProbe(
+        classifier=probe.classifier,
+        names=tuple(train.classes[label] if label < len(train.classes) else str(label) for label in labels),
+        temperature=temperature,
+        calibrated_on=count,
+        fitted_on=len(features),
+        images=Path(train.name).name,
+        encoder="",
+        precision=config.precision,
+        reader=train.reader,
+    )
 
 
 def _labelled(run: ScoredRun, data: DataConfig, split: Literal["train", "test"]) -> ImageSet:

@@ -5,6 +5,7 @@ beside those two, with an interval, and the result says in words how it was take
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,10 +22,10 @@ from linear_eval.config import AUTOCAST, EvalConfig
 from linear_eval.features.extract import Features, check_features, extract_features
 from linear_eval.features.frozen import frozen
 from linear_eval.features.images import SizedImages, all_labels, image_shape
-from linear_eval.features.pixels import CHEAP, RawPixels, affordable_size, without_fingerprints
+from linear_eval.features.pixels import RawPixels, affordable_size, without_fingerprints
 from linear_eval.metrics import bootstrap_interval, paired_difference
 from linear_eval.progress import Progress, default_device, environment
-from linear_eval.protocol_words import in_words
+from linear_eval.protocol_words import expected_time, in_words
 from linear_eval.results import (
     Accuracy,
     ClosedData,
@@ -51,6 +52,7 @@ def evaluate(
     config: EvalConfig | None = None,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    fitted: Callable[[Features, ProbeResult], None] | None = None,
 ) -> dict[str, Any]:
     """Score ``encoder`` beside ``untrained`` and raw pixels on a labelled training and test set.
 
@@ -62,6 +64,7 @@ def evaluate(
         config: the protocol; the default one if None.
         device: where to run; by default CUDA where there is one.
         progress: called with one line before each part.
+        fitted: called with the encoder's training features and its linear probe, once that is fitted.
 
     Returns:
         A JSON-able dictionary: ``rows`` ("encoder", "untrained", "raw pixels"), each with ``linear``, ``knn`` and
@@ -100,7 +103,7 @@ def evaluate(
             )
         with frozen(module) as digests[name]:  # one proof for all that is scored in this row
             rows[name], answers[name], counts, scored = _score(
-                name, module, train_set, test_set, config, device, progress, took
+                name, module, train_set, test_set, config, device, progress, took, fitted if module is encoder else None
             )
     assert scored is not None
     run_on = environment(device)
@@ -146,6 +149,7 @@ def _score(
     device: torch.device,
     progress: Progress | None,
     took: dict[str, tuple[float, int]],
+    fitted: Callable[[Features, ProbeResult], None] | None,
 ) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int], "_Scored"]:
     """One row of the table, the right and wrong answers on the test images, how many images there were, and what they are."""
     show: Progress = progress if progress is not None else lambda _: None
@@ -190,12 +194,16 @@ def _score(
             progress=lambda done, total, loss: show(f"{name}: linear probe, epoch {done} of {total}, loss {loss:.4f}"),
         )
     else:
-        show(f"{name}: linear probe, {len(config.strengths)} strengths{_expected(took, train.x.shape[1], len(train))}")
+        show(
+            f"{name}: linear probe, {len(config.strengths)} strengths{expected_time(took, train.x.shape[1], len(train))}"
+        )
         fit_began = time.perf_counter()
         linear = linear_probe(
             train, test, config.strengths, config.seed, config.validation, device, resamples=config.resamples
         )
         took[name] = time.perf_counter() - fit_began, train.x.shape[1]
+    if fitted is not None:
+        fitted(train, linear)
     show(f"{name}: nearest neighbours")
     knn = (knn_predictions(train, test, config.knn_k, config.knn_temperature, device) == test.y).numpy()
     interval = bootstrap_interval(knn, resamples=config.resamples, seed=config.seed)
@@ -235,19 +243,6 @@ def _refuse_other_classes(train: Tensor, test: Tensor, names: tuple[str, ...]) -
         f"training has the classes {shown[0]} and the test set has {shown[1]}: none in common, so nothing could be recognised; "
         "give both parts the same class names, or compare classes that training never saw with --protocol open-set"
     )
-
-
-def _expected(took: dict[str, tuple[float, int]], width: int, images: int) -> str:
-    """How long a probe of so many features will take, from the seconds and width of the first; nothing where that is short.
-
-    >>> _expected({"encoder": (41.0, 512)}, 507, 50_000), _expected({}, 507, 50_000)
-    (', about 40 s', '')
-    """
-    if not took or width * images <= CHEAP:
-        return ""
-    seconds, first = next(iter(took.values()))
-    expected = seconds * width / first
-    return "" if expected < 5 else f", about {float(f'{expected:.1g}'):.0f} s"
 
 
 def _few(train: Features, test: Features, config: EvalConfig, device: torch.device) -> dict[str, FewLabels]:

@@ -28,8 +28,10 @@ def main(arguments: list[str]) -> int:
     own = own_or_other_data(run.data or DataConfig(), words)
     default = EvaluationOptions(data=own, eval=run.default_protocol())
     options = parse_flags(EvaluationOptions, words, "evaluate.py RUN", about, default=default)
-    score = evaluate_open_set if options.protocol == "open-set" else evaluate_run
-    score(run, options.data, options.eval, tensorboard=options.tensorboard)
+    if options.protocol == "open-set":
+        evaluate_open_set(run, options.data, options.eval, tensorboard=options.tensorboard)
+    else:
+        evaluate_run(run, options.data, options.eval, tensorboard=options.tensorboard, save_probe=options.save_probe)
     return 0
 
 

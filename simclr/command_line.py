@@ -21,7 +21,7 @@ from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, suggestion
 from simclr.cores import use_cores
-from simclr.errors import ConfigError, OutOfMemoryError, PipelineError
+from simclr.errors import ConfigError, DataError, OutOfMemoryError, PipelineError
 from simclr.exchange.encoder import find_encoder
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
 from simclr.memory import memory_in_words
@@ -30,7 +30,7 @@ from simclr.paths import check_paths, given_path
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
-__all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
+__all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command", "run_images_and_flags"]
 
 
 _CAUSES = (
@@ -134,6 +134,29 @@ def run_and_flags(
     if words[0].startswith("-"):
         raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
     return find_encoder(given_path(words[0], "the run")), words[1:]
+
+
+def run_images_and_flags(
+    arguments: Sequence[str], command: str, about: str, default: object
+) -> tuple[Path, Path, list[str]]:
+    """Split ``RUN DIR [--flags]`` into the two paths as they are given, and the flags; see ``run_and_flags``.
+
+    Raises:
+        ConfigError: a flag where the run or the images should be, or nothing there.
+        DataError: there is nothing at DIR.
+    """
+    words = list(arguments)
+    if not words or words[0] in HELP:
+        parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN DIR", about, default=default)
+    for number, wanted in enumerate(("the run", "a folder of images or an image")):
+        if len(words) <= number or words[number].startswith("-"):
+            given = f"is {words[number]}" if len(words) > number else "is missing"
+            place = ("first", "second")[number]
+            raise ConfigError(f"the {place} word {given}; expected {wanted}, e.g. {command} runs/birds photos")
+    run, images = given_path(words[0], "the run"), given_path(words[1], "the images")
+    if not images.exists():
+        raise DataError(f"{images} does not exist; give a folder of images, or an image")
+    return run, images, words[2:]
 
 
 def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool = True) -> DataConfig:

@@ -46,8 +46,8 @@ FLOORS = {
         ("verdict", "protocol_words"),
         ("protocol", "protocol_numbers", "scored_run"),
         ("reports", "open_set_images", "embed"),
-        ("scoring",),
-        ("evaluate", "evaluate_open", "finetuned", "comparison"),
+        ("scoring", "classifiers"),
+        ("evaluate", "evaluate_open", "finetuned", "comparison", "predict"),
     ),
 }
 """The rooms of each package from the ground up: a room imports only from the floors below its own."""

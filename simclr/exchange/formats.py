@@ -1,9 +1,10 @@
-"""A finished encoder in formats of others: ``python scripts/export.py RUN --format timm | torch | onnx``.
+"""A finished encoder in formats of others: ``python scripts/export.py RUN --format timm | hub | torch | onnx``.
 
 What is written is loaded again from the disk, as its user will load it, and compared with the encoder on images it was
 not exported with. Only then it is moved to its place: a file that disagrees never gets there.
 """
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from simclr.errors import CheckpointError, ConfigError
 from simclr.exchange.classifier import Classifier, load_classifier
 from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, find_encoder, read_description
+from simclr.exchange.model_card import CardFacts, refuse_edited, write_card
 from simclr.exchange.program import check_onnx, load_onnx, load_program, write_onnx, write_program
 from simclr.exchange.timm_folder import load_timm, write_timm
 from simclr.files import refused
@@ -26,14 +28,17 @@ __all__ = ["TOLERANCE", "ExportOptions", "Exported", "Portable", "export_as"]
 TOLERANCE = 1e-4
 """Largest difference that is accepted, as a share of the largest value the encoder gives."""
 
+_OF_TIMM = ("timm", "hub")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What an export can be told."""
 
-    format: Literal["timm", "torch", "onnx"] = "timm"
-    """`timm`: weights and config as timm writes them, to train on or to share. `torch`: a torch.export program, and `onnx`:
-    a graph for ONNX Runtime and others; both run without this project and hold the normalisation."""
+    format: Literal["timm", "hub", "torch", "onnx"] = "timm"
+    """`timm`: weights and config as timm writes them, to train on. `hub`: the same with a model card, to share. `torch`: a
+    torch.export program, and `onnx`: a graph for ONNX Runtime and others; both run without this project and hold the
+    normalisation."""
 
     out: Path | None = None
     """The folder to write to; RUN/export/FORMAT if none."""
@@ -45,8 +50,19 @@ class ExportOptions:
     input: Literal["uint8", "float32"] = "uint8"
     """`torch` and `onnx`: images as 0 to 255, or as floating point in [0, 1]."""
 
+    license: str | None = None
+    """`hub`: what the card names as the licence of the weights, by the Hugging Face Hub's identifier: `apache-2.0`,
+    `cc-by-nc-4.0`, ...; without it the card says that the licence is unknown."""
+
     def __post_init__(self) -> None:
         expand_fields(self, "out")
+        if self.license is not None and self.format != "hub":
+            raise ConfigError(f"--license is for the model card of --format hub; format={self.format} has none")
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ConfigError(
+                f"license is {self.license!r}; expected an identifier of the Hugging Face Hub, such as apache-2.0, cc-by-4.0 "
+                "or other (https://huggingface.co/docs/hub/repositories-licenses)"
+            )
 
 
 @dataclass(frozen=True)
@@ -105,12 +121,13 @@ class Portable(nn.Module):
         return features, scores / self.classifier.temperature
 
 
-def export_as(path: Path | str, options: ExportOptions) -> Exported:
+def export_as(path: Path | str, options: ExportOptions, facts: CardFacts | None = None) -> Exported:
     """Write the encoder at ``path`` in another format, and prove that what was written computes the same.
 
     Args:
         path: a run directory, an encoder folder, or a file in it.
         options: the format, and what goes into it. Files of an earlier export are replaced.
+        facts: `hub`: what the card says of training and scores; without them that they were not written down.
 
     Raises:
         CheckpointError: no encoder (or classifier) there, a folder that holds something else, a disk that refuses, a network
@@ -119,8 +136,10 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
         MissingExtraError: onnx, onnxscript or onnxruntime are not installed.
     """
     folder = find_encoder(Path(path))
-    if options.classifier and options.format == "timm":
-        raise ConfigError("format=timm holds the backbone alone; for the classifier take --format torch or onnx")
+    if options.classifier and options.format in _OF_TIMM:
+        raise ConfigError(
+            f"format={options.format} holds the backbone alone; for the classifier take --format torch or onnx"
+        )
     if options.format == "onnx":
         check_onnx()
     if options.classifier:
@@ -134,6 +153,9 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
     with refused(target), tempfile.TemporaryDirectory(dir=_existing(target), prefix=".export-") as scratch:
         partial = Path(scratch)
         lines = _write(portable, described, partial, target, options)
+        if options.format == "hub":
+            assert described is not None  # as in _write
+            write_card(portable.encoder, described.config, facts or CardFacts(), options.license, partial)
         difference = _difference(portable, partial, options)
         if not difference <= TOLERANCE:  # a NaN is no agreement either
             raise CheckpointError(
@@ -153,7 +175,9 @@ def _target(folder: Path, options: ExportOptions) -> Path:
     target = run / "export" / options.format if options.out is None else options.out
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file; an export is a folder: choose another --out")
-    known = {"model.safetensors", "config.json", "model.pt2", "model.onnx", "model.json"}
+    if (target / "README.md").exists() and options.format == "hub":
+        refuse_edited(target)
+    known = {"model.safetensors", "config.json", "README.md", "model.pt2", "model.onnx", "model.json"}
     others = sorted({file.name for file in target.iterdir()} - known) if target.exists() else []
     if others:
         named = ", ".join(others[:3])
@@ -168,7 +192,7 @@ def _existing(target: Path) -> Path:
 def _write(
     portable: Portable, described: EncoderDescription | None, partial: Path, target: Path, options: ExportOptions
 ) -> tuple[str, ...]:
-    if options.format == "timm":
+    if options.format in _OF_TIMM:
         assert described is not None  # it is None with a classifier, which this format cannot hold
         return write_timm(portable.encoder, described.config, partial, target)
     classes = portable.classifier.classes if portable.classifier else ()
@@ -181,7 +205,7 @@ def _write(
 @torch.no_grad()
 def _difference(portable: Portable, partial: Path, options: ExportOptions) -> float:
     """The largest difference between the files in ``partial`` and what was exported, as a share of the largest value."""
-    again = {"timm": load_timm, "torch": load_program, "onnx": load_onnx}[options.format](partial)
+    again = {"timm": load_timm, "hub": load_timm, "torch": load_program, "onnx": load_onnx}[options.format](partial)
     largest = 0.0
     for count in (1, 5):  # other numbers of images than the export saw
         images = _images(portable, count, options)
@@ -201,4 +225,4 @@ def _images(portable: Portable, count: int, options: ExportOptions) -> Tensor:
     images = torch.randint(
         256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
     )
-    return images if options.input == "uint8" or options.format == "timm" else images.float() / 255
+    return images if options.input == "uint8" or options.format in _OF_TIMM else images.float() / 255
