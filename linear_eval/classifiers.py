@@ -32,11 +32,14 @@ class TrainedClassifier(nn.Module):
     about: str
     """What it is, in a line."""
 
+    run: ScoredRun
+    """What its encoder is of."""
+
 
 class _FineTuned(TrainedClassifier):
-    def __init__(self, classifier: Classifier, reader: Reader) -> None:
+    def __init__(self, classifier: Classifier, run: ScoredRun) -> None:
         super().__init__()
-        self.classifier, self.reader, self.precision = classifier, reader, "fp32"
+        self.run, self.classifier, self.reader, self.precision = run, classifier, run.description.reader, "fp32"
         numbers, scores = _answers(classifier)
         if numbers is None and scores is None:
             raise CheckpointError(
@@ -59,8 +62,9 @@ class _FineTuned(TrainedClassifier):
 
 
 class _Probed(TrainedClassifier):
-    def __init__(self, encoder: Encoder, probe: SavedProbe) -> None:
+    def __init__(self, encoder: Encoder, probe: SavedProbe, run: ScoredRun) -> None:
         super().__init__()
+        self.run = run
         self.encoder, self.classes, self.reader, self.precision = encoder, probe.names, probe.reader, probe.precision
         self.temperature = probe.temperature
         for name in ("weight", "bias", "mean", "scale"):
@@ -102,7 +106,7 @@ def find_classifier(path: Path) -> TrainedClassifier:
     classifier = load_classifier(folder) if (folder / "head.json").exists() else None
     probe = _probe_of(folder)
     if classifier is not None and (probe is None or any(answer is not None for answer in _answers(classifier))):
-        return _FineTuned(classifier, ScoredRun(folder).description.reader).eval()
+        return _FineTuned(classifier, ScoredRun(folder)).eval()
     if probe is not None:
         return _probed(folder, probe)
     raise CheckpointError(
@@ -134,5 +138,6 @@ def _encoder_below(folder: Path) -> bool:
 
 
 def _probed(folder: Path, file: Path) -> TrainedClassifier:
-    encoder = ScoredRun(folder).encoder()
-    return _Probed(encoder, read_probe(file, encoder.features, encoder_digest(encoder))).eval()
+    run = ScoredRun(folder)
+    encoder = run.encoder()
+    return _Probed(encoder, read_probe(file, encoder.features, encoder_digest(encoder)), run).eval()

@@ -15,7 +15,7 @@ from linear_eval.config import AUTOCAST
 from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
-from linear_eval.features.thumbnails import thumbnails_of
+from linear_eval.features.thumbnails import Thumbnails, thumbnails_beside
 from linear_eval.matching.search import nearest
 from linear_eval.progress import default_device, print_line
 from linear_eval.scored_run import ScoredRun, all_of_training, as_trained
@@ -152,16 +152,10 @@ def embed_run(
         print_line(Console(stderr=True), note)
     names = numbers if images.paths is None else _below(options.data.path, images.paths)
     folder = options.out if options.out is not None and not options.out.suffix else None
-    features = _features(_Finite(encoder, names, options.normalise), images, folder, options, progress)
-    files: tuple[Path, ...] = ()
-    if folder is not None:
-        listing = folder.with_name(f"{folder.name}.csv")
-        write_names(listing, features.y, names, images.classes)
-        files = (folder, listing)
-    elif options.out is not None:
-        thumbnail = None if options.thumbnails is None else thumbnails_of(images, options.thumbnails)
-        write_embeddings(options.out, features, names, images.classes, thumbnail)
-        files = (options.out,)
+    with thumbnails_beside(options.out or Path(), options.thumbnails) as thumbnails:
+        module = _Finite(encoder, names, options.normalise, thumbnails)
+        features = _features(module, images, folder, options, progress)
+        files = _write(options.out, features, names, images.classes, thumbnails)
     kept = set(images.paths or ())
     return Embedded(
         features=features,
@@ -172,6 +166,24 @@ def embed_run(
         files=files,
         neighbours=_neighbours(encoder, queries, features, options.k),
     )
+
+
+def _write(
+    out: Path | None,
+    features: Features,
+    names: Sequence[str],
+    classes: Sequence[str],
+    thumbnails: Thumbnails | None,
+) -> tuple[Path, ...]:
+    """Write what is not written yet, and name all files."""
+    if out is None:
+        return ()
+    if out.suffix:
+        write_embeddings(out, features, names, classes, thumbnails)
+        return (out,)
+    listing = out.with_name(f"{out.name}.csv")
+    write_names(listing, features.y, names, classes)
+    return (out, listing)
 
 
 def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[str, ...]]:
@@ -262,9 +274,11 @@ def _neighbours(
 class _Finite(nn.Module):
     """An encoder whose features are refused where they are not finite, before any is written; of length 1 if asked for."""
 
-    def __init__(self, encoder: Encoder, names: Sequence[str], normalise: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, names: Sequence[str], normalise: bool, thumbnails: Thumbnails | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, self.names, self.normalise = encoder, names, normalise
+        self.encoder, self.names, self.normalise, self.thumbnails = encoder, names, normalise, thumbnails
         self.done = 0
 
     def forward(self, images: Tensor) -> Tensor:
@@ -274,4 +288,6 @@ class _Finite(nn.Module):
             named = self.names[self.done + bad[0]]
             raise DataError(f"the features of {named} are NaN or infinite; the encoder has diverged")
         self.done += len(z)
+        if self.thumbnails is not None:
+            self.thumbnails.take(images)
         return F.normalize(z, dim=1) if self.normalise else z

@@ -19,6 +19,7 @@ from linear_eval.features.extract import extract_features
 from linear_eval.features.tables import Cells, as_csv, check_table_path, write_table
 from linear_eval.metrics import bootstrap_interval, mean_interval
 from linear_eval.progress import default_device, print_line
+from linear_eval.scored_run import note_on_trained_images
 from simclr.config import DataConfig
 from simclr.data import ImageSet, place
 from simclr.data.sources import load_whole
@@ -260,6 +261,10 @@ def _how_right(
     ]
     if count := int((truth < 0).sum()):
         said.append(f"{count} of them are of classes that the classifier does not know, and count as wrong")
+    own = classifier.run.data
+    if own is not None and own.source == "folder":
+        known = images.labelled()
+        said += note_on_trained_images(classifier.run.count_trained_on(known), len(known))
     return said
 
 

@@ -31,7 +31,8 @@ from linear_eval.classify.saved_probe import SavedProbe, write_probe
 from linear_eval.features.frozen import encoder_digest
 from linear_eval.finetuned import evaluate_finetuned
 from simclr.command_line import run_command
-from simclr.config import DataConfig, EncoderConfig, HeadConfig
+from simclr.config import DataConfig, EncoderConfig, HeadConfig, TrainConfig
+from simclr.config.yaml import save_config
 from simclr.data import load_source
 from simclr.data.decode import Reader, decode
 from simclr.exchange.classifier import export_head
@@ -268,6 +269,16 @@ def test_one_image_and_a_folder_without_labels(run: Path, command: Command, imag
     code, said, err = command(run, parts)
     assert code == 0 and len(table(said)) == 4
     assert "no accuracy: the folder's labels (b, c) are none of the classifier's (cats, dogs, owls)" in err
+
+
+def test_images_that_training_saw_are_said(run: Path, command: Command, image_folder: Path) -> None:
+    save_probe(run)
+    data = DataConfig(source="folder", path=image_folder)
+    save_config(TrainConfig(name="run", out=run.parent, data=data), run / "config.yaml")
+    trained = len(load_source(data, "train"))
+    err = command(run, image_folder)[2]
+    assert f"the encoder was trained on {trained} of the 24 test images" in err and 0 < trained < 24
+    assert "was trained on" not in command(run, image_folder, "--data.labels", "none")[2]
 
 
 def test_unknown_classes_count_as_wrong(run: Path, command: Command, image_folder: Path) -> None:

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from linear_eval.features.extract import Features
+from linear_eval.features.thumbnails import Thumbnails
 from simclr.errors import ConfigError
 from simclr.files import atomically
 from simclr.names import as_utf8
@@ -52,7 +53,7 @@ def write_embeddings(
     features: Features,
     names: Sequence[str],
     classes: Sequence[str],
-    thumbnail: Callable[[int], bytes] | None = None,
+    thumbnails: Thumbnails | None = None,
 ) -> None:
     """Write ``features`` to ``path``, in the format that its ending names.
 
@@ -66,12 +67,10 @@ def write_embeddings(
         features: of N images.
         names: what each image is called, N of them.
         classes: name of each label.
-        thumbnail: number of an image -> the bytes of its thumbnail, for .parquet; called once each, in order, and what it gave
-            is written before more than ``ROW_GROUP`` are in memory.
+        thumbnails: of the images, for .parquet; ``ROW_GROUP`` of them are in memory at a time.
 
     Raises:
         CheckpointError: the disk refuses.
-        DataError: passed on from ``thumbnail``.
     """
     if path.suffix == ".npz":
         arrays: dict[str, Any] = {
@@ -83,7 +82,7 @@ def write_embeddings(
         }
         atomically(path, lambda file: np.savez(file, **arrays))  # none is of objects: no pickle
     else:
-        groups = _row_groups(features, tuple(map(as_utf8, names)), tuple(map(as_utf8, classes)), thumbnail)
+        groups = _row_groups(features, tuple(map(as_utf8, names)), tuple(map(as_utf8, classes)), thumbnails)
         atomically(path, lambda file: _write_groups(file, groups))
 
 
@@ -157,7 +156,7 @@ def _write_groups(file: BinaryIO, groups: Iterator[pa.Table]) -> None:
 
 
 def _row_groups(
-    features: Features, names: Sequence[str], classes: Sequence[str], thumbnail: Callable[[int], bytes] | None
+    features: Features, names: Sequence[str], classes: Sequence[str], thumbnails: Thumbnails | None
 ) -> Iterator[pa.Table]:
     """The rows as tables of at most ``ROW_GROUP``, of which one is in memory at a time."""
     width = features.x.shape[1]
@@ -173,7 +172,7 @@ def _row_groups(
         "embedding": {"feature": {"dtype": "float32", "_type": "Value"}, "length": width, "_type": "Sequence"},
     }
     metadata = None
-    if thumbnail is not None:
+    if thumbnails is not None:
         fields.append(pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})))
         described["image"] = {"_type": "Image"}
         metadata = {"huggingface": json.dumps({"info": {"features": described}})}
@@ -184,8 +183,8 @@ def _row_groups(
         columns = [names[rows.start : rows.stop], labels[rows.start : rows.stop]]
         arrays = [pa.array(column, pa.string()) for column in columns]
         arrays.append(pa.FixedSizeListArray.from_arrays(x, type=fields[2].type))
-        if thumbnail is not None:
-            arrays.append(pa.array([{"bytes": thumbnail(row), "path": names[row]} for row in rows], fields[3].type))
+        if thumbnails is not None:
+            arrays.append(pa.array([{"bytes": thumbnails[row], "path": names[row]} for row in rows], fields[3].type))
         yield pa.table(arrays, schema=schema)
 
 
