@@ -40,12 +40,7 @@ class _FineTuned(TrainedClassifier):
     def __init__(self, classifier: Classifier, run: ScoredRun) -> None:
         super().__init__()
         self.run, self.classifier, self.reader, self.precision = run, classifier, run.description.reader, "fp32"
-        numbers, scores = _answers(classifier)
-        if numbers is None and scores is None:
-            raise CheckpointError(
-                "the objective of this run compares embeddings and has no classifier; scripts/evaluate.py RUN --save-probe "
-                "fits one on its features"
-            )
+        numbers, _ = _answers(classifier)
         self.classes = () if numbers is not None else classifier.classes
         kind = "predicts numbers" if numbers is not None else f"{len(self.classes)} classes"
         if numbers is None and classifier.objective.sigmoids:
@@ -104,11 +99,14 @@ def find_classifier(path: Path) -> TrainedClassifier:
         return _probed(find_encoder(run), named)
     folder = find_encoder(path)
     classifier = load_classifier(folder) if (folder / "head.json").exists() else None
-    probe = _probe_of(folder)
-    if classifier is not None and (probe is None or any(answer is not None for answer in _answers(classifier))):
+    if classifier is not None and any(answer is not None for answer in _answers(classifier)):
         return _FineTuned(classifier, ScoredRun(folder)).eval()
-    if probe is not None:
+    if (probe := _probe_of(folder)) is not None:
         return _probed(folder, probe)
+    if classifier is not None:
+        raise CheckpointError(
+            f"{path} compares embeddings and has no classifier; scripts/evaluate.py {path} --save-probe fits one on its features"
+        )
     raise CheckpointError(
         f"{path} has no classifier: scripts/evaluate.py {path} --save-probe fits a linear probe where there are labels, and "
         f"scripts/finetune.py --encoder.init {path} trains the whole network on them"

@@ -2,8 +2,8 @@
 
 RUN is a run directory, an encoder folder, or a file in it. The encoder, the same encoder untrained and raw pixels go
 through the same scores. --protocol closed: a linear classifier, nearest neighbours, few labels. --protocol open-set:
-retrieval, verification, identification and one-shot on classes that were not trained on. Images other than the run's:
---data.source and --data.path.
+retrieval, verification, identification and one-shot on classes that were not trained on. --save-probe keeps the linear
+classifier for scripts/predict.py. Images other than the run's: --data.source and --data.path.
 """
 
 import sys

@@ -153,6 +153,8 @@ def run_images_and_flags(
             given = f"is {words[number]}" if len(words) > number else "is missing"
             place = ("first", "second")[number]
             raise ConfigError(f"the {place} word {given}; expected {wanted}, e.g. {command} runs/birds photos")
+    if twice := {"--data.path", "--data.source"} & read_words(words[2:]).flags.keys():
+        raise ConfigError(f"the images are the second word, {words[1]}; leave {min(twice)} out")
     run, images = given_path(words[0], "the run"), given_path(words[1], "the images")
     if not images.exists():
         raise DataError(f"{images} does not exist; give a folder of images, or an image")

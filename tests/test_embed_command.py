@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -139,6 +140,18 @@ def test_parquet_has_thumbnails_as_datasets_has_them(
     first = pq.read_table(out)["image"][0].as_py()
     assert Image.open(io.BytesIO(first["bytes"])).size == (24, 24)  # not made larger than it was embedded
     assert pq.ParquetFile(out).metadata.num_row_groups == 3
+
+
+def test_a_disk_that_has_no_room_for_thumbnails_is_one_line(
+    command: Command, encoder: Path, image_folder: Path, small_disk: Any
+) -> None:
+    out = encoder.parent / "new" / "features.parquet"
+    before = sorted(encoder.parent.rglob("*"))
+    with small_disk(1000):
+        code, said, err = command(encoder, *source(image_folder), "--out", out, "--thumbnails", 16)
+    assert (code, said) == (2, "")
+    assert err.startswith(f"error: {out} could not be written (File too large)") and err.count("\n") == 1
+    assert sorted(encoder.parent.rglob("*")) == before
 
 
 def test_a_folder_is_what_linear_eval_reads(command: Command, encoder: Path, image_folder: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -138,30 +139,35 @@ def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_a_probes_classes_are_those_that_the_score_counted(pretrained: Path, command: Command, tmp_path: Path) -> None:
-    run = tmp_path / "birds"
-    shutil.copytree(pretrained, run)
-    score = evaluate_run(
-        run, config=EvalConfig(trials=0, resamples=200, strengths=(1e-3, 1e-2), pixel_size=8), save_probe=True
-    )
-    pictures = write_digits(tmp_path / "pictures")
+def test_a_probes_classes_are_those_that_the_score_counted(run: Path, command: Command, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    for number in range(120):
+        label = number % 3
+        (pictures / NAMES[label]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 200, (30, 40, 3)) + np.array([12, 24, 36]) * (label == np.arange(3))
+        Image.fromarray(pixels.astype(np.uint8)).save(pictures / NAMES[label] / f"{number:03d}.png")
+    data = DataConfig(source="folder", path=pictures, size=28, test_fraction=0.4)
+    save_config(TrainConfig(name="run", out=run.parent, data=data), run / "config.yaml")
+    config = EvalConfig(trials=0, resamples=200, strengths=(1e-3, 1e-2), pixel_size=8)
+    score = evaluate_run(run, config=config, save_probe=True)
     code, out, err = command(run, pictures, "--top-k", 1)
     assert code == 0, err
-    rows = table(out)
-    assert list(rows[0]) == ["path", "class", "probability", "label"]
-    assert [row["path"] for row in rows] == sorted(str(p.relative_to(pictures)) for p in pictures.rglob("*.png"))
+    tested = {str(path.relative_to(pictures)) for path in load_source(data, "test").paths or ()}
+    rows = [row for row in table(out) if row["path"] in tested]
+    assert list(rows[0]) == ["path", "class", "probability", "label"] and len(rows) == 48
     linear = score["rows"]["encoder"]["linear"]
-    found = confusion_matrix([int(row["label"]) for row in rows], [int(row["class"]) for row in rows])
-    assert found.tolist() == linear["confusion"]
-    probabilities = torch.tensor([float(row["probability"]) for row in rows]).double()
-    right = torch.tensor([row["class"] == row["label"] for row in rows])
+    found = confusion_matrix([row["label"] for row in rows], [row["class"] for row in rows], labels=NAMES)
+    assert found.tolist() == linear["confusion"] and 0.4 < linear["accuracy"] < 1
+    every = table(out)
+    probabilities = torch.tensor([float(row["probability"]) for row in every]).double()
+    right = torch.tensor([row["class"] == row["label"] for row in every])
     bins = (probabilities * 15).ceil().clamp_min(1)
-    of_bin = [bins == b for b in range(1, 16)]
-    error = sum(abs(float((right[of].double() - probabilities[of]).sum())) for of in of_bin) / len(rows)
+    error = sum(abs(float((right[bins == b].double() - probabilities[bins == b]).sum())) for b in range(1, 16)) / 120
     assert f"expected calibration error {100 * error:.1f} % (15 bins)" in err
-    assert f"accuracy {100 * linear['accuracy']:.1f} % [" in err and f"on {len(rows)} labelled images" in err
+    assert f"accuracy {100 * right.double().mean():.1f} % [" in err and "on 120 labelled images" in err
     kept = json.loads((run / "probe.json").read_text())
-    assert kept["fitted_on"] == 1438 and kept["calibrated_on"] >= 500 and kept["images"] == "digits"
+    assert (kept["fitted_on"], kept["calibrated_on"], kept["images"], kept["size"]) == (72, 60, "pictures", 28)
 
 
 def test_the_temperature_is_that_of_held_out_training_images() -> None:
@@ -303,6 +309,15 @@ def test_broken_files_end_it_or_are_left_out(resident: str, run: Path, command: 
     assert len(table((run / "p.csv").read_text())) == 24
 
 
+@pytest.mark.parametrize("out", ["p.csv", "p.parquet"])
+def test_a_full_disk_is_one_line(out: str, run: Path, command: Command, image_folder: Path, small_disk: Any) -> None:
+    save_probe(run)
+    with small_disk(200):
+        code, said, err = command(run, image_folder, "--out", run / out)
+    assert (code, said) == (2, "")
+    assert f"error: {run / out} could not be written (File too large)" in err and not (run / out).exists()
+
+
 def test_qualities_are_sigmoids_and_numbers_have_a_column_of_their_own(
     run: Path, command: Command, image_folder: Path
 ) -> None:
@@ -345,7 +360,9 @@ def test_which_classifier_a_path_means(run: Path, command: Command, image_folder
     shutil.rmtree(run / "on-a")
     code, _, err = command(run, image_folder)
     assert code == 2 and "compares embeddings and has no classifier" in err
-    save_probe(run)
+    for folder in (run, run / "on-a", run / "on-b"):
+        folder.mkdir(exist_ok=True)
+        save_probe(run, folder)
     give_head(run, CrossEntropyConfig())
     assert "fine-tuned with the encoder" in command(run, image_folder)[2]
     assert "linear probe" in command(run / "probe.json", image_folder)[2]
@@ -392,6 +409,7 @@ def test_a_damaged_probe_is_refused(run: Path, command: Command, image_folder: P
             ["RUN", "PICTURES", "--data.size", "64"],
             "data.size is 64, and this classifier was scored on images read with 24",
         ),
+        (["RUN", "PICTURES", "--data.path", "other"], "the images are the second word, "),
         (["RUN", "EMPTY"], "no image"),
         (["RUN", "TEXT"], "not an image that can be read"),
     ],

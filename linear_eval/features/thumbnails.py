@@ -3,7 +3,7 @@
 import io
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -59,6 +59,9 @@ def thumbnails_beside(out: Path, side: int | None) -> Iterator[Thumbnails | None
         return
     with refused(out):
         folder = next(folder for folder in out.absolute().parents if folder.is_dir())
-        room = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed below
-    with room as file:
-        yield Thumbnails(out, file, side)
+        room = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed at the end
+    try:
+        yield Thumbnails(out, room, side)
+    finally:
+        with suppress(OSError):  # a write that failed is tried again when the file is closed, and fails again
+            room.close()
