@@ -114,6 +114,8 @@ def read_probe(file: Path, features: int, digest: str) -> SavedProbe:
         raise CheckpointError(f"{weights} holds {found}: expected {wanted} in float32; fit the probe again")
     refuse_changed(weights, digests)
     pair = values.numbers("value_range", (2,), -_LARGEST, _LARGEST)
+    if pair is not None and not pair[0] < pair[1]:
+        raise values.fault("value_range", "two numbers, the lower first")
     return SavedProbe(
         classifier=LinearClassifier(**tensors, classes=torch.arange(len(names))),
         names=names,
