@@ -78,6 +78,7 @@ def test_a_row_beside_is_what_it_would_be_alone(tmp_path: Path, pictures: DataCo
     assert "| small | large | " in report and "| small | start | " in report
 
 
+@pytest.mark.slow
 def test_an_open_set_row_beside_is_what_it_would_be_alone(tmp_path: Path, pictures: DataConfig) -> None:
     small, large = encoder(tmp_path / "small", 16, 0, 0.2), encoder(tmp_path / "large", 40, 1, 0.6)
     config = EvalConfig(one_shot_trials=50)
