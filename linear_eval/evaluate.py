@@ -1,5 +1,6 @@
 """Score a run or an encoder file: the table on the screen, ``result.json`` and two pictures beside the encoder."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from linear_eval.beside import Beside
 from linear_eval.classify.held_out import held_out_temperature
 from linear_eval.classify.result import ProbeResult
 from linear_eval.classify.saved_probe import SavedProbe, write_probe
@@ -26,6 +28,8 @@ from simclr.errors import ConfigError, DataError
 
 __all__ = ["evaluate_run"]
 
+PARTS: tuple[Literal["train", "test"], ...] = ("train", "test")
+
 
 def evaluate_run(
     path: ScoredRun | Path | str,
@@ -34,16 +38,18 @@ def evaluate_run(
     *,
     tensorboard: bool = False,
     save_probe: bool = False,
+    beside: Sequence[Beside | ScoredRun | Path | str] = (),
 ) -> dict[str, Any]:
     """Score the encoder at ``path`` beside the same encoder untrained and raw pixels, and write what was found.
 
     Args:
-        path: a run directory, an encoder folder, or a file in it.
+        path: a run, or whatever else ``simclr.load_encoder`` takes.
         data: labelled images to score on; the run's own if None.
         config: the protocol; ``ScoredRun.default_protocol`` if None.
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
         save_probe: also write the encoder's linear probe beside the report, with the temperature that held-out training
             images give it, for ``predict_run``.
+        beside: further encoders, each a row of its own: the same images in the same parts, each fed as it was trained.
 
     Returns:
         What ``linear_eval.evaluate`` returns, or of images with a number each ``NumbersResult`` as a dictionary.
@@ -55,8 +61,10 @@ def evaluate_run(
         ConfigError: ``save_probe`` of images with a number each.
         MissingExtraError: ``tensorboard``, and it is not installed.
     """
-    scoring = Scoring.begin(path, data, config, tensorboard)
-    train, test = (_labelled(scoring.run, all_of_training(scoring.data), split) for split in ("train", "test"))
+    scoring = Scoring.begin(path, data, config, tensorboard, beside)
+    train, test = _two_parts(scoring, scoring.data, scoring.run)
+    encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
+    further = {one.name: (one.encoder, _fed(scoring, one)) for one in scoring.beside}
     if train.labels is None or test.labels is None:
         if save_probe:
             raise ConfigError(
@@ -64,12 +72,7 @@ def evaluate_run(
             )
         with showing_progress(scoring.console) as progress:
             score, truth, predicted = evaluate_numbers(
-                scoring.encoders["encoder"],
-                scoring.encoders["untrained"],
-                train,
-                test,
-                scoring.config,
-                progress=progress,
+                encoder, untrained, train, test, scoring.config, progress=progress, beside=further
             )
         score["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
         print_numbers(score)
@@ -82,9 +85,16 @@ def evaluate_run(
             progress("encoder: temperature of the linear probe on held-out training images")
             probes.append(_calibrated(features, probe, train, scoring.config))
 
-        encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
-        fitted = keep if save_probe else None
-        result = evaluate(encoder, untrained, train, test, scoring.config, progress=progress, fitted=fitted)
+        result = evaluate(
+            encoder,
+            untrained,
+            train,
+            test,
+            scoring.config,
+            progress=progress,
+            beside=further,
+            fitted=keep if save_probe else None,
+        )
     result["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
     print_report(result)
     files = write_report(result, scoring.report_folder)
@@ -113,8 +123,18 @@ def _calibrated(features: Features, probe: ProbeResult, train: ImageSet, config:
     )
 
 
-def _labelled(run: ScoredRun, data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
-    images = run.read_as_trained(load_source(data, split, run.kept(data)))
+def _fed(scoring: Scoring, other: Beside) -> Callable[[], tuple[ImageSet, ImageSet]] | None:
+    """What gives the images as another encoder is fed them; None where it is fed those of the first."""
+    return None if other.reader is None else partial(_two_parts, scoring, *scoring.fed(other))
+
+
+def _two_parts(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> tuple[ImageSet, ImageSet]:
+    kept, data = scoring.run.kept(scoring.data), all_of_training(data)
+    train, test = (_labelled(reads.read_as_trained(load_source(data, part, kept)), data, part) for part in PARTS)
+    return train, test
+
+
+def _labelled(images: ImageSet, data: DataConfig, split: str) -> ImageSet:
     if images.labels is None and images.values is None:
         raise DataError(
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "

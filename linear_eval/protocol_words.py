@@ -1,12 +1,11 @@
 """The protocol of a score in words, so that a reader of the result needs no code to repeat it."""
 
 from linear_eval.config import EvalConfig
-from linear_eval.features.pixels import CHEAP
 
-__all__ = ["expected_time", "in_words"]
+__all__ = ["in_words"]
 
 
-def in_words(config: EvalConfig, counts: dict[str, int], pixel_size: int) -> dict[str, str]:
+def in_words(config: EvalConfig, counts: dict[str, int], pixel_size: int, beside: bool = False) -> dict[str, str]:
     """The protocol, so that a reader of the result needs no code to repeat it."""
     train, test = counts["train labelled"], counts["test labelled"]
     lbfgs = (
@@ -37,17 +36,9 @@ def in_words(config: EvalConfig, counts: dict[str, int], pixel_size: int) -> dic
             f"standardised by all training images, L2-regularised logistic regression at the fixed C = "
             f"{config.few_label_c:g}; mean and standard deviation over draws"
         )
+    if beside:
+        words["beside"] = (
+            "further encoders: the same images in the same parts, read and normalised as each encoder's file says; the "
+            "differences are paired over test images and draws"
+        )
     return words
-
-
-def expected_time(took: dict[str, tuple[float, int]], width: int, images: int) -> str:
-    """How long a probe of so many features will take, from the seconds and width of the first; nothing where that is short.
-
-    >>> expected_time({"encoder": (41.0, 512)}, 507, 50_000), expected_time({}, 507, 50_000)
-    (', about 40 s', '')
-    """
-    if not took or width * images <= CHEAP:
-        return ""
-    seconds, first = next(iter(took.values()))
-    expected = seconds * width / first
-    return "" if expected < 5 else f", about {float(f'{expected:.1g}'):.0f} s"

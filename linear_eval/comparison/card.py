@@ -16,6 +16,7 @@ from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedResult,
 from linear_eval.results_numbers import NumbersResult
 from linear_eval.scored_run import ScoredRun
 from simclr.config import DataConfig
+from simclr.exchange.given import GivenEncoder
 from simclr.exchange.model_card import CardFacts, Measured
 from simclr.names import printable
 
@@ -25,21 +26,21 @@ _ON_THE_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Sets of torchvision that the Hub has under an identifier of their own."""
 
 
-def card_facts(path: Path | str) -> CardFacts:
+def card_facts(path: GivenEncoder | Path | str) -> CardFacts:
     """The facts of the run at ``path``, for the card of its encoder; nothing that identifies the machine is in them.
 
     Scores that are of other weights than the encoder's are left out, and the card says so.
 
     Args:
-        path: a run directory, or an encoder folder, of which nothing is known.
+        path: a run, or whatever else ``simclr.load_encoder`` takes, of which nothing is known.
 
     Raises:
         CheckpointError: no encoder there, or a damaged file.
     """
     scored = ScoredRun.at(path)
-    if not (scored.folder.parent / "config.yaml").exists():
-        return CardFacts()
-    (run,) = read_runs([scored.folder.parent])
+    if not (scored.run_dir / "config.yaml").exists():
+        return CardFacts(name=printable(scored.name))
+    (run,) = read_runs([scored.run_dir])
     digest = encoder_digest(scored.encoder())
     current = [result for result in run.results if _of(result) in ("", digest)]
     stale = len(run.results) - len(current)
