@@ -136,6 +136,11 @@ def _encoder_below(folder: Path) -> bool:
 
 
 def _probed(folder: Path, file: Path) -> TrainedClassifier:
-    run = ScoredRun(folder)
+    run, probe = ScoredRun(folder), read_probe(file)
     encoder = run.encoder()
-    return _Probed(encoder, read_probe(file, encoder.features, encoder_digest(encoder)), run).eval()
+    if (probe.encoder, probe.input_size) != (encoder_digest(encoder), encoder.size):
+        raise CheckpointError(
+            f"{file} is the probe of another encoder than the one that is there now; fit it again with "
+            "scripts/evaluate.py RUN --save-probe"
+        )
+    return _Probed(encoder, probe, run).eval()

@@ -83,7 +83,7 @@ def evaluate_run(
 
         def keep(features: Features, probe: ProbeResult) -> None:
             progress("encoder: temperature of the linear probe on held-out training images")
-            probes.append(_calibrated(features, probe, train, scoring.config))
+            probes.append(_calibrated(features, probe, train, scoring.config, scoring.run.description.size))
 
         result = evaluate(
             encoder,
@@ -104,7 +104,7 @@ def evaluate_run(
     return result
 
 
-def _calibrated(features: Features, probe: ProbeResult, train: ImageSet, config: EvalConfig) -> SavedProbe:
+def _calibrated(features: Features, probe: ProbeResult, train: ImageSet, config: EvalConfig, size: int) -> SavedProbe:
     """``probe``, which was fitted on the ``features`` of ``train``, with its temperature; the encoder is still to be named."""
     if probe.classifier is None or probe.chosen is None:
         raise ConfigError("save_probe takes the probe 'lbfgs'; the other one leaves no training image to calibrate on")
@@ -118,6 +118,7 @@ def _calibrated(features: Features, probe: ProbeResult, train: ImageSet, config:
         fitted_on=len(features),
         images=Path(train.name).name,
         encoder="",
+        input_size=size,
         precision=config.precision,
         reader=train.reader,
     )

@@ -93,6 +93,7 @@ def save_probe(run: Path, folder: Path | None = None, names: tuple[str, ...] = N
         fitted_on=90,
         images="birds",
         encoder=encoder_digest(encoder),
+        input_size=24,
         precision="fp32",
         reader=Reader(size=24),
     )

@@ -53,6 +53,9 @@ class SavedProbe:
     encoder: str
     """``encoder_digest`` of the encoder."""
 
+    input_size: int
+    """Height and width that the encoder was fed."""
+
     precision: str
     """Type that the encoder ran in, a key of ``AUTOCAST``."""
 
@@ -77,6 +80,7 @@ def write_probe(probe: SavedProbe, folder: Path) -> list[Path]:
             "fitted_on": probe.fitted_on,
             "images": probe.images,
             "encoder": probe.encoder,
+            "input_size": probe.input_size,
             "precision": probe.precision,
             "size": reader.size,
             "channels": reader.channels,
@@ -88,26 +92,17 @@ def write_probe(probe: SavedProbe, folder: Path) -> list[Path]:
     return [weights, folder / FILE]
 
 
-def read_probe(file: Path, features: int, digest: str) -> SavedProbe:
-    """Read ``file``, the description of a probe, and the weights beside it.
-
-    Args:
-        file: ``probe.json``.
-        features: width F of the encoder's features.
-        digest: ``encoder_digest`` of the encoder.
+def read_probe(file: Path) -> SavedProbe:
+    """Read ``file``, ``probe.json``, and the weights beside it.
 
     Raises:
-        CheckpointError: a file that is missing, damaged or changed since it was written, or a probe of another encoder.
+        CheckpointError: a file that is missing, damaged or changed since it was written.
     """
     content, digests = read_sealed(file, _FORMATS)
     values = Values(file, content)
     names, weights = values.texts("classes"), file.with_name("probe.safetensors")
-    if values.text("encoder") != digest:
-        raise CheckpointError(
-            f"{file} is the probe of another encoder than the one that is there now; fit it again with "
-            "scripts/evaluate.py RUN --save-probe"
-        )
     tensors = read_tensors(weights)
+    features = tensors["mean"].numel() if "mean" in tensors else 0
     wanted = {"weight": (len(names), features), "bias": (len(names),), "mean": (features,), "scale": (features,)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != wanted or any(tensor.dtype != torch.float32 for tensor in tensors.values()):
@@ -123,7 +118,8 @@ def read_probe(file: Path, features: int, digest: str) -> SavedProbe:
         calibrated_on=values.whole("calibrated_on", 0, _MOST),
         fitted_on=values.whole("fitted_on", 0, _MOST),
         images=values.text("images"),
-        encoder=digest,
+        encoder=values.text("encoder"),
+        input_size=values.whole("input_size", 2, 1 << 16),
         precision=values.choice("precision", ("fp32", "bf16", "fp16")),
         reader=Reader(
             size=values.whole("size", 2, 1 << 16),

@@ -322,7 +322,14 @@ def test_encoders(fuzz: Fuzz, config: TrainConfig, tmp_path: Path) -> None:
 
 def test_probes(fuzz: Fuzz, tmp_path: Path) -> None:
     weights = LinearClassifier(torch.ones(2, 3), torch.zeros(2), torch.zeros(3), torch.ones(3), torch.arange(2))
-    rest = {"calibrated_on": 4, "fitted_on": 9, "images": "birds", "encoder": "00ff", "precision": "fp32"}
+    rest = {
+        "calibrated_on": 4,
+        "fitted_on": 9,
+        "images": "birds",
+        "encoder": "00ff",
+        "input_size": 16,
+        "precision": "fp32",
+    }
     probe = SavedProbe(classifier=weights, names=("a", "b"), temperature=2.0, reader=Reader(size=16), **rest)
     write_probe(probe, tmp_path)
     file, tensors = tmp_path / "probe.json", tmp_path / "probe.safetensors"
@@ -331,12 +338,12 @@ def test_probes(fuzz: Fuzz, tmp_path: Path) -> None:
 
     def read(text: bytes) -> None:
         file.write_bytes(text)
-        found = read_probe(file, 3, "00ff")
+        found = read_probe(file)
         assert len(found.names) == 2 and found.temperature > 0 and found.reader.size >= 2
 
     def read_weights(edits: list[tuple[float, str, bytes]]) -> None:
         tensors.write_bytes(edited(content, edits))
-        assert bool(read_probe(file, 3, "00ff").classifier.weight.isfinite().all())
+        assert bool(read_probe(file).classifier.weight.isfinite().all())
 
     fuzz("probe.json, bytes", 30, EDITS.map(lambda edits: edited(whole, edits)), read)
     fuzz("probe.json, values", 50, (changed_trees(plain) | TREES).map(as_json), read)
