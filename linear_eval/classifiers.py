@@ -136,9 +136,10 @@ def _encoder_below(folder: Path) -> bool:
 
 
 def _probed(folder: Path, file: Path) -> TrainedClassifier:
-    run, probe = ScoredRun(folder), read_probe(file)
+    probe = read_probe(file)
+    run = ScoredRun(folder).but(size=probe.input_size)
     encoder = run.encoder()
-    if (probe.encoder, probe.input_size) != (encoder_digest(encoder), encoder.size):
+    if probe.encoder != encoder_digest(encoder):
         raise CheckpointError(
             f"{file} is the probe of another encoder than the one that is there now; fit it again with "
             "scripts/evaluate.py RUN --save-probe"

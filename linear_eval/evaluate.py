@@ -62,6 +62,11 @@ def evaluate_run(
         MissingExtraError: ``tensorboard``, and it is not installed.
     """
     scoring = Scoring.begin(path, data, config, tensorboard, beside)
+    if save_probe and scoring.run.given is not None:
+        raise ConfigError(
+            f"--save-probe is for a run that has finished, or an encoder's folder, beside which predict.py finds it; "
+            f"{scoring.run.name} is none: leave it out, or fine-tune from it with scripts/finetune.py"
+        )
     train, test = _two_parts(scoring, scoring.data, scoring.run)
     encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
     further = {one.name: (one.encoder, _fed(scoring, one)) for one in scoring.beside}
@@ -79,11 +84,12 @@ def evaluate_run(
         scoring.end(write_numbers(score, truth, predicted, scoring.report_folder), test.labelled())
         return score
     probes: list[SavedProbe] = []
+    fed = scoring.run.size or scoring.run.description.size
     with showing_progress(scoring.console) as progress:
 
         def keep(features: Features, probe: ProbeResult) -> None:
             progress("encoder: temperature of the linear probe on held-out training images")
-            probes.append(_calibrated(features, probe, train, scoring.config, scoring.run.description.size))
+            probes.append(_calibrated(features, probe, train, scoring.config, fed))
 
         result = evaluate(
             encoder,
