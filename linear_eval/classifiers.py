@@ -35,6 +35,9 @@ class TrainedClassifier(nn.Module):
     run: ScoredRun
     """What its encoder is of."""
 
+    fitted_on: str | None = None
+    """The set that a probe was fitted on images of, by its name."""
+
 
 class _FineTuned(TrainedClassifier):
     def __init__(self, classifier: Classifier, run: ScoredRun) -> None:
@@ -61,7 +64,7 @@ class _Probed(TrainedClassifier):
         super().__init__()
         self.run = run
         self.encoder, self.classes, self.reader, self.precision = encoder, probe.names, probe.reader, probe.precision
-        self.temperature = probe.temperature
+        self.temperature, self.fitted_on = probe.temperature, probe.images
         for name in ("weight", "bias", "mean", "scale"):
             self.register_buffer(name, getattr(probe.classifier, name))
         fitted = (

@@ -261,10 +261,11 @@ def _how_right(
     ]
     if count := int((truth < 0).sum()):
         said.append(f"{count} of them are of classes that the classifier does not know, and count as wrong")
-    own = classifier.run.data
-    if own is not None and own.source == "folder":
-        known = images.labelled()
-        said += note_on_trained_images(classifier.run.count_trained_on(known), len(known))
+    own, known = classifier.run.data, images.labelled()
+    seen = classifier.run.count_trained_on(known) if own is not None and own.source == "folder" else None
+    said += note_on_trained_images(seen, len(known))
+    if not seen and classifier.fitted_on == Path(images.name).name:
+        said.append(f"the probe was fitted on images of {classifier.fitted_on}: for those the score is too good")
     return said
 
 

@@ -286,6 +286,9 @@ def test_images_that_training_saw_are_said(run: Path, command: Command, image_fo
     err = command(run, image_folder)[2]
     assert f"the encoder was trained on {trained} of the 24 test images" in err and 0 < trained < 24
     assert "was trained on" not in command(run, image_folder, "--data.labels", "none")[2]
+    (run / "config.yaml").unlink()
+    image_folder.rename(image_folder.parent / "birds")
+    assert "the probe was fitted on images of birds: for those" in command(run, image_folder.parent / "birds")[2]
 
 
 def test_unknown_classes_count_as_wrong(run: Path, command: Command, image_folder: Path) -> None:
