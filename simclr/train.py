@@ -7,6 +7,7 @@ come from seeds derived from it. So no random state is saved, a resumed run is a
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from simclr.exchange.imported import start_from
 from simclr.losses import EmbeddedBatch
 from simclr.model.contrastive import build_model
 from simclr.model.layers import layer_decay
-from simclr.objectives import build_objective, fit_objective
+from simclr.objectives import Objective, build_objective, fit_objective
 from simclr.optim.optimizers import build_optimizer, check_something_learns, parameter_groups, peak_learning_rate
 from simclr.optim.schedule import set_learning_rate
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
@@ -32,6 +33,7 @@ from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.run.division import open_images, open_left_out, place_images
 from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
+from simclr.run.given import NOTHING, Given, take_given, try_given
 from simclr.run.grad_cache import cached_step
 from simclr.run.lock import release
 from simclr.run.log import RunLog, check_trackers, start_trackers
@@ -50,11 +52,17 @@ from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_s
 __all__ = ["one_step", "pretrain"]
 
 
-def pretrain(config: TrainConfig) -> RunResult:
+def pretrain(config: TrainConfig, *, images: Any = None, augment: Any = None, objective: Any = None) -> RunResult:
     """Train an encoder as ``config`` says, or continue a run that was stopped.
 
     Writes everything below ``config.run_dir``. The same call again continues from the newest whole checkpoint, in the
     middle of an epoch too, and gives the weights of an undisturbed run; on a CPU to the bit.
+
+    Args:
+        config: the run; the other arguments take the place of what it says.
+        images: to train on, whatever `simclr.data.given.as_image_set` takes: a Dataset, a list, arrays.
+        augment: further augmentation, `augment.Before`, `augment.After` or one of each.
+        objective: a module, or a function ``loss(z0, z1)`` or ``loss(z, labels)``; see `simclr.losses.GivenLoss`.
 
     Returns:
         The run's folder, its last figures, and whether it came to its end.
@@ -66,9 +74,10 @@ def pretrain(config: TrainConfig) -> RunResult:
         NotFiniteError: NaN or infinity in the weights, or in too many steps in a row, which are skipped else.
         OutOfMemoryError: the message says what takes it, and what helps.
     """
+    config, given = take_given(config, images, augment, objective)
     try:
         with training_memory(config):
-            run = open_run(config)  # everything that can be refused is refused before anything is written
+            run = open_run(config, given)  # everything that can be refused is refused before anything is written
             learner = build(run)
             batches = resume(run, learner)
             log = start_log(run, learner, batches.start)
@@ -110,25 +119,25 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
     return Step(loss, z, norm, undo.skipped, views, drawn)
 
 
-def open_run(config: TrainConfig) -> Run:
+def open_run(config: TrainConfig, given: Given = NOTHING) -> Run:
     """Find the run's folder, the processes and the images; refuse what cannot work. Nothing is written."""
     check_trackers(config.train.trackers)
     config, checkpoint, notes = find_run(config)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # one process downloads, the others find it there
-        division = open_images(config)
-    notes += [*division.images.first_lines(), *channel_notes(config)]
+        division = open_images(config, given)
+    notes += [*division.images.first_lines(), *channel_notes(config), *given.first_lines(config.given)]
     device, world = accelerator.device, accelerator.num_processes
     images = with_targets(division.images, config.objective)
     left_out, validation = open_left_out(config, checkpoint, notes.append), None
     config, images = place_images(config, images, device, left_out)
     sampler = make_sampler(config.sampler, images, config.train.batch_size, config.seed)
     if config.train.knn_every:
-        validation = make_validation_score(images, config.data, config.augment, device, left_out, division.kept)
+        validation = make_validation_score(images, config.data, config.augment, device, left_out, division)
     if config.train.batch_size % (2 * world if config.mix.active else world):
         pairs = " in whole pairs of mixed images" if config.mix.active else ""
         raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes{pairs}")
-    return Run(config, accelerator, images, sampler, validation, checkpoint, left_out, notes, division)
+    return Run(config, accelerator, images, sampler, validation, checkpoint, left_out, notes, division, given)
 
 
 def build(run: Run) -> Learner:
@@ -143,6 +152,7 @@ def build(run: Run) -> Learner:
         encoder=config.encoder.name,
         channels=config.data.channels,
         compiled=config.train.compile_augment,
+        after=run.given.after,
     )
     generators.to(device)
     if config.encoder.init is not None and run.checkpoint is None:
@@ -153,7 +163,10 @@ def build(run: Run) -> Learner:
     classes = len(images.classes)
     sizes = {"classes": classes, "dim": model.width, "samples": len(images)}
     fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels, classes)
-    objective = build_objective(fitted, **sizes, seed=run.seed("objective")).to(device)
+    try_given(run.given, config, images.labels, model.width)
+    own = run.given.objective
+    objective = Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))
+    objective.to(device)
     scale = layer_decay(model.backbone, config.optim.layer_decay)
     multiplier, decay = config.objective.lr_multiplier, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)

@@ -9,7 +9,7 @@ from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, Opt
 from simclr.errors import ConfigError
 from simclr.objectives import NTXentConfig
 
-__all__ = ["PRESETS", "describe_presets", "preset"]
+__all__ = ["PRESETS", "describe_presets", "preset", "register_preset"]
 
 
 def preset(name: str) -> TrainConfig:
@@ -25,7 +25,8 @@ def preset(name: str) -> TrainConfig:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f", did you mean {close[0]}" if close else ""
         raise ConfigError(
-            f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml"
+            f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml, or with --plugin "
+            "MODULE one of your own"
         )
     return PRESETS[name]()
 
@@ -261,7 +262,21 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 }
 
 
+def register_preset(build: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+    """Add a preset of your own, as a decorator of the function that makes its config: ``my_birds`` becomes ``my-birds``.
+
+    Raises:
+        ConfigError: another preset has that name.
+    """
+    name = build.__name__.replace("_", "-")
+    known = PRESETS.get(name)
+    if known is not None and known.__module__ != build.__module__:
+        raise ConfigError(f"there is a preset called {name} already; give yours another name")
+    PRESETS[name] = build
+    return build
+
+
 def describe_presets() -> str:
     """A line for each preset, for a command's help."""
-    lines = (f"  {name}: {(build.__doc__ or '').splitlines()[0]}" for name, build in PRESETS.items())
+    lines = (f"  {name}: {(build.__doc__ or 'a plugin has it').splitlines()[0]}" for name, build in PRESETS.items())
     return "Presets:\n" + "\n".join(lines)

@@ -196,10 +196,12 @@ def export_run(
                 "objective": config.objective.name,
                 "epochs": config.train.epochs,
                 "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
+                **({"not_rebuildable": given} if (given := config.given.words()) else {}),
             },
             reader=images.reader,
+            plugin=config.plugin,
         )
-        if config.objective.needs_labels:
+        if config.objective.needs_labels and config.given.objective is None:
             export_head(
                 folder,
                 model.head,

@@ -20,6 +20,7 @@ from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint
 from simclr.run.division import Division
 from simclr.run.ema import Weights
+from simclr.run.given import NOTHING, Given
 from simclr.run.undo import Undo
 from simclr.run.validation import ValidationScore
 
@@ -39,6 +40,8 @@ class Run:
     left_out: LeftOut
     notes: list[str]
     division: Division
+    given: Given = NOTHING
+    """What the config cannot make."""
 
     def __post_init__(self) -> None:
         done = self.checkpoint.progress["step"] if self.checkpoint else 0
