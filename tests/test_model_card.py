@@ -157,7 +157,7 @@ def test_the_card_has_what_was_measured_and_no_path(command: Command, tmp_path: 
         "### birds, all, 20 test images of 2 classes: accuracy in %",
         "Pretraining helped: 87.5 %",
         "- linear: a probe in words",
-        "a folder of images of its trainer's own, `birds, all`: 80, and 20 held out for the scores. No label was used",
+        "a folder of its trainer's own, `birds, all`: 80, and 20 held out for the scores. No label was used",
         "The weights are given under `cc-by-4.0`.",
         "3 test images have a near-copy in training",
         "- objective: nt-xent",

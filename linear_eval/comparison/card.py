@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import timm
 
@@ -15,7 +15,7 @@ from linear_eval.reports.notes import COMMONEST
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedResult, OpenSetResult
 from linear_eval.results_numbers import NumbersResult
 from linear_eval.scored_run import ScoredRun
-from simclr.config import DataConfig
+from simclr.config.sources import GIVEN, SOURCES
 from simclr.exchange.given import GivenEncoder
 from simclr.exchange.model_card import CardFacts, Measured
 from simclr.names import printable
@@ -79,11 +79,11 @@ def _published(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def _data(run: ScoredRun, record: RunRecord) -> str:
     config = record.config
     source = config.get("data.source")
-    of = (
-        f"`{source}`"
-        if source != "folder"
-        else f"a folder of images of its trainer's own, `{_last(config['data.path'])}`"
-    )
+    of = f"`{source}`"
+    if source == "folder":
+        of = f"a folder of its trainer's own, `{_last(config['data.path'])}`"
+    elif source not in SOURCES:
+        of = "a set of its trainer's own" + ("" if source == GIVEN else f", `{source}`")
     parts = run.parts
     counts = (
         {} if parts is None else {part: sum(file.part == part for file in parts.files) for part in ("train", "test")}
@@ -184,7 +184,7 @@ def _measured(run: RunRecord) -> tuple[Measured, ...]:
         else:
             continue
         images = _set_name(result)
-        kind = images if images in get_args(get_type_hints(DataConfig)["source"]) else "imagefolder"
+        kind = images if images in SOURCES else "imagefolder"
         found.append(Measured(measure=measure, name=name, value=round(value, 4), dataset=_last(images), kind=kind))
     return tuple(found)
 

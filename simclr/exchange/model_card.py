@@ -5,6 +5,7 @@ that it was written on.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,14 @@ class CardFacts:
     """The licence of those."""
 
 
-def write_card(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence: str | None, folder: Path) -> None:
+def write_card(
+    encoder: Encoder,
+    built: EncoderConfig,
+    facts: CardFacts,
+    licence: str | None,
+    folder: Path,
+    modules: Sequence[str] = (),
+) -> None:
     """Write ``folder/README.md``.
 
     Args:
@@ -82,11 +90,14 @@ def write_card(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence
         facts: what is known of its training and scores.
         licence: the Hub's identifier of the licence that the weights are given under; None is unknown, which it says.
         folder: that of the weights and of timm's ``config.json``, which notes what the card was.
+        modules: of the trainer's own, that have to be imported before timm knows the network.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    card = f"---\n{_metadata(encoder, built, facts, licence)}\n---\n\n{_body(encoder, built, facts, licence)}"
+    card = (
+        f"---\n{_metadata(encoder, facts, licence, modules)}\n---\n\n{_body(encoder, built, facts, licence, modules)}"
+    )
     atomically(folder / "README.md", lambda file: file.write(as_utf8(card).encode()))
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", config | {_KEY: file_sha256(folder / "README.md")})
@@ -109,7 +120,7 @@ def refuse_edited(folder: Path) -> None:
         )
 
 
-def _metadata(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence: str | None) -> str:
+def _metadata(encoder: Encoder, facts: CardFacts, licence: str | None, modules: Sequence[str]) -> str:
     results = [
         EvalResult(
             task_type="image-classification" if one.measure == "accuracy" else "image-feature-extraction",
@@ -123,7 +134,7 @@ def _metadata(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence:
     ]
     data = ModelCardData(
         # The Hub shows a line that loads it by the library's name: only where that line works.
-        library_name="timm" if has_timms_name(encoder) else None,
+        library_name="timm" if has_timms_name(encoder) and not modules else None,
         pipeline_tag="image-feature-extraction",
         license=licence or UNKNOWN,
         tags=["image-feature-extraction", "timm", "pytorch", *facts.tags],
@@ -136,7 +147,7 @@ def _metadata(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence:
     return data.to_yaml()
 
 
-def _body(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence: str | None) -> str:
+def _body(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence: str | None, modules: Sequence[str]) -> str:
     bands = {1: "gray", 3: "RGB"}.get(encoder.channels, f"{encoder.channels} bands")
     size = encoder.size
     loaded = (
@@ -146,10 +157,11 @@ def _body(encoder: Encoder, built: EncoderConfig, facts: CardFacts, licence: str
         "so that `timm.create_model` alone does not load it: these lines put the stem in. In this folder; once it is on the Hub, "
         '`huggingface_hub.hf_hub_download("USER/NAME", "model.safetensors")` gives the file.'
     )
-    lines = "\n".join(loading_lines(encoder, built, "."))
+    lines = "\n".join([*(f"import {name}" for name in modules), *loading_lines(encoder, built, ".")])
     limits = [
         f"Images are {bands}, {size} x {size}, prepared as above; of other sizes and other preparation nothing is known.",
         "It gives features, no classes: what they are good for, a classifier on labelled images of your own tells.",
+        *(f"It needs the module `{name}` of its trainer's own, which is not in this folder." for name in modules),
         *facts.limits,
     ]
     return f"""# {facts.name}
