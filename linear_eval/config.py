@@ -1,6 +1,7 @@
 """What an evaluation can be told: the protocol's settings, and what the command takes beside them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,6 +12,8 @@ from simclr.config.data import DataConfig
 from simclr.config.marks import Rare
 from simclr.config.numbers import check_numbers
 from simclr.errors import ConfigError
+from simclr.exchange.given import EncoderWords
+from simclr.paths import expand_fields
 
 __all__ = ["AUTOCAST", "EvalConfig", "EvaluationOptions"]
 
@@ -123,17 +126,39 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class EvaluationOptions(EncoderWords):
     """What an evaluation can be told; the images default to the run's own."""
 
     protocol: Literal["closed", "open-set"] = "closed"
     """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw."""
 
+    beside: tuple[str, ...] = ()
+    """More encoders to score on the same images, each whatever RUN may be; of a file that does not say which network it is,
+    NAME=FILE."""
+
+    out: Path | None = None
+    """Where the report goes; beside the encoder if none."""
+
     tensorboard: bool = False
     """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
+
+    save_probe: bool = False
+    """Also write the encoder's linear probe, calibrated on held-out training images, beside the score, for `predict.py`."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Labelled images to score on."""
 
     eval: EvalConfig = field(default_factory=EvalConfig)
     """The protocol's settings."""
+
+    def __post_init__(self) -> None:
+        expand_fields(self, "out")
+        if self.save_probe and self.protocol == "open-set":
+            raise ConfigError(
+                "--save-probe writes the closed protocol's probe; leave out --protocol open-set, or --save-probe"
+            )
+        if self.save_probe and self.eval.probe == "sgd":
+            raise ConfigError(
+                "--save-probe writes the probe of --eval.probe lbfgs; the sgd one sees every training image, and leaves none "
+                "to calibrate on"
+            )

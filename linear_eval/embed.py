@@ -15,6 +15,7 @@ from linear_eval.config import AUTOCAST
 from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
+from linear_eval.features.thumbnails import Thumbnails, thumbnails_beside
 from linear_eval.matching.search import nearest
 from linear_eval.progress import default_device, print_line
 from linear_eval.scored_run import ScoredRun, all_of_training, as_trained
@@ -24,6 +25,7 @@ from simclr.data.decode import EXTENSIONS
 from simclr.data.sources import has_validation
 from simclr.errors import ConfigError, DataError, require
 from simclr.exchange.encoder import Encoder
+from simclr.exchange.given import EncoderWords
 from simclr.names import printable
 from simclr.paths import expand_fields
 
@@ -31,12 +33,16 @@ __all__ = ["EmbedOptions", "Embedded", "embed_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
+class EmbedOptions(EncoderWords):
     """What embedding can be told; the images default to the run's own."""
 
     out: Path | None = None
     """Where to: a file .npz or .parquet, or a name without an ending for a folder of .npy files, read by
     `linear_eval.Features.load`, that may be larger than memory. The folder's images are named in a .csv beside it."""
+
+    thumbnails: int | None = None
+    """Of a .parquet also a column `image`: each image as it was embedded, at most so many pixels wide, for programs that show
+    it beside its embedding."""
 
     part: Literal["all", "train", "test"] = "all"
     """Which images: the training or the test images, as a run divides them, or both."""
@@ -65,6 +71,12 @@ class EmbedOptions:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         if self.out is not None:
             check_embedding_path(self.out)
+        if self.thumbnails is not None:
+            require(8 <= self.thumbnails <= 1024, "thumbnails", self.thumbnails, "from 8 to 1024 pixels")
+            if self.out is None or self.out.suffix != ".parquet":
+                raise ConfigError(
+                    f"thumbnails go into a .parquet, and out is {self.out}; name one, or leave --thumbnails out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +131,7 @@ def embed_run(
     Files that do not decode end it before anything is written, or with ``data.broken="skip"`` are left out and named.
 
     Args:
-        path: a run directory, an encoder folder, or a file in it.
+        path: a run, or whatever else ``simclr.load_encoder`` takes.
         options: images, format, queries.
         progress: called with (images done, images in all).
 
@@ -141,15 +153,10 @@ def embed_run(
         print_line(Console(stderr=True), note)
     names = numbers if images.paths is None else _below(options.data.path, images.paths)
     folder = options.out if options.out is not None and not options.out.suffix else None
-    features = _features(_Finite(encoder, names, options.normalise), images, folder, options, progress)
-    files: tuple[Path, ...] = ()
-    if folder is not None:
-        listing = folder.with_name(f"{folder.name}.csv")
-        write_names(listing, features.y, names, images.classes)
-        files = (folder, listing)
-    elif options.out is not None:
-        write_embeddings(options.out, features, names, images.classes)
-        files = (options.out,)
+    with thumbnails_beside(options.out or Path(), options.thumbnails) as thumbnails:
+        module = _Finite(encoder, names, options.normalise, thumbnails)
+        features = _features(module, images, folder, options, progress)
+        files = _write(options.out, features, names, images.classes, thumbnails)
     kept = set(images.paths or ())
     return Embedded(
         features=features,
@@ -160,6 +167,24 @@ def embed_run(
         files=files,
         neighbours=_neighbours(encoder, queries, features, options.k),
     )
+
+
+def _write(
+    out: Path | None,
+    features: Features,
+    names: Sequence[str],
+    classes: Sequence[str],
+    thumbnails: Thumbnails | None,
+) -> tuple[Path, ...]:
+    """Write what is not written yet, and name all files."""
+    if out is None:
+        return ()
+    if out.suffix:
+        write_embeddings(out, features, names, classes, thumbnails)
+        return (out,)
+    listing = out.with_name(f"{out.name}.csv")
+    write_names(listing, features.y, names, classes)
+    return (out, listing)
 
 
 def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[str, ...]]:
@@ -250,9 +275,11 @@ def _neighbours(
 class _Finite(nn.Module):
     """An encoder whose features are refused where they are not finite, before any is written; of length 1 if asked for."""
 
-    def __init__(self, encoder: Encoder, names: Sequence[str], normalise: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, names: Sequence[str], normalise: bool, thumbnails: Thumbnails | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, self.names, self.normalise = encoder, names, normalise
+        self.encoder, self.names, self.normalise, self.thumbnails = encoder, names, normalise, thumbnails
         self.done = 0
 
     def forward(self, images: Tensor) -> Tensor:
@@ -262,4 +289,6 @@ class _Finite(nn.Module):
             named = self.names[self.done + bad[0]]
             raise DataError(f"the features of {named} are NaN or infinite; the encoder has diverged")
         self.done += len(z)
+        if self.thumbnails is not None:
+            self.thumbnails.take(images)
         return F.normalize(z, dim=1) if self.normalise else z

@@ -119,6 +119,9 @@ class EncoderFacts(Written):
     features: int = 0
     parameters: int | None = field(default=None, metadata=LEFT_OUT)
 
+    size: int | None = field(default=None, metadata=LEFT_OUT)
+    """Pixels a side that its network was fed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware(Written):
@@ -144,6 +147,10 @@ class ClosedResult(Written):
     config: EvalConfig
     data: ClosedData
     encoder: EncoderFacts | None = None
+
+    beside: dict[str, EncoderFacts] | None = field(default=None, metadata=LEFT_OUT)
+    """The further encoders, by the name of their row."""
+
     versions: dict[str, str] = field(default_factory=dict)
     hardware: Hardware | None = None
     seconds: float | None = None

@@ -7,13 +7,15 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
+from linear_eval.beside import RESERVED, Beside, refuse_equal_names
 from linear_eval.config import EvalConfig
 from linear_eval.features.pixels import RawPixels
-from linear_eval.progress import name_files, showing_progress
+from linear_eval.progress import name_files, print_line, showing_progress
 from linear_eval.reports.projector import check_tensorboard, write_run_projector
 from linear_eval.scored_run import ScoredRun
 from simclr.config import DataConfig
 from simclr.data import ImageSet
+from simclr.exchange.given import GivenEncoder, given_encoder
 
 __all__ = ["Scoring"]
 
@@ -31,7 +33,10 @@ class Scoring:
     """The protocol."""
 
     encoders: dict[str, nn.Module]
-    """The rows of the table: the encoder, the same encoder untrained, raw pixels."""
+    """The rows that every table has: the encoder, the same encoder untrained, raw pixels."""
+
+    beside: tuple[Beside, ...]
+    """Those of other encoders."""
 
     tensorboard: bool
     """Whether the test images are written for TensorBoard's projector as well."""
@@ -41,12 +46,20 @@ class Scoring:
 
     @classmethod
     def begin(
-        cls, path: ScoredRun | Path | str, data: DataConfig | None, config: EvalConfig | None, tensorboard: bool
+        cls,
+        path: ScoredRun | Path | str,
+        data: DataConfig | None,
+        config: EvalConfig | None,
+        tensorboard: bool,
+        beside: Sequence[Beside | ScoredRun | Path | str] = (),
     ) -> "Scoring":
         """Read what the run at ``path`` has, with its own images and protocol where none are given.
 
+        ``beside`` are encoders to score with it, each of them whatever a run may be named by.
+
         Raises:
             CheckpointError: no encoder there, or not all of it.
+            ConfigError: two encoders that would have one row.
             DataError: no images given, and the run is not known.
             MissingExtraError: ``tensorboard``, and it is not installed.
         """
@@ -61,9 +74,20 @@ class Scoring:
             data=data,
             config=config,
             encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
+            beside=_beside(beside, data.channels),
             tensorboard=tensorboard,
             console=Console(stderr=True),
         )
+
+    @property
+    def rows(self) -> tuple[Beside, ...]:
+        """All encoders of the table in its order: the run's, others, the run's untrained, raw pixels."""
+        first, *baselines = (Beside(name=name, encoder=module) for name, module in self.encoders.items())
+        return (first, *self.beside, *baselines)
+
+    def fed(self, other: Beside) -> tuple[DataConfig, ScoredRun | Beside]:
+        """The images as another encoder is fed them, and what reads them so."""
+        return other.images(self.data, self.run.description.reader), self.run if other.reader is None else other
 
     @property
     def report_folder(self) -> Path:
@@ -77,3 +101,23 @@ class Scoring:
             with showing_progress(self.console) as progress:
                 written.append(write_run_projector(self.run, test, self.report_folder, self.config, progress))
         name_files(self.console, written)
+
+
+def _beside(given: Sequence[Beside | ScoredRun | Path | str], channels: int) -> tuple[Beside, ...]:
+    found: list[Beside] = []
+    for one in given:
+        if not isinstance(one, Beside):
+            run = ScoredRun.at(one if isinstance(one, ScoredRun) else _given(one, channels))
+            taken = [other.name for other in found]
+            name = run.name if run.name not in (*taken, *RESERVED) else str(run.home)
+            one = Beside(name=name, encoder=run.encoder(), reader=run.description.reader)
+        found.append(one)
+    refuse_equal_names([one.name for one in found])
+    return tuple(found)
+
+
+def _given(word: Path | str, channels: int) -> GivenEncoder:
+    found = given_encoder(word, "--beside", channels=3 if channels == 1 else channels)
+    for line in found.said:
+        print_line(Console(stderr=True), f"{found.name}: {line}")
+    return found

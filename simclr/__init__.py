@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from simclr.config.sources import register_source
     from simclr.errors import CheckpointError, ConfigError, DataError, MissingExtraError, PipelineError
     from simclr.exchange.classifier import load_classifier
-    from simclr.exchange.encoder import load_encoder
+    from simclr.exchange.given import load_encoder
     from simclr.objectives import register_objective
     from simclr.run.folder import RunResult
     from simclr.run.process import keep_freed_memory
@@ -55,7 +55,7 @@ if not TYPE_CHECKING:
                 "PipelineError",
             ),
             "simclr.exchange.classifier": ("load_classifier",),
-            "simclr.exchange.encoder": ("load_encoder",),
+            "simclr.exchange.given": ("load_encoder",),
             "simclr.objectives": ("register_objective",),
             "simclr.run.folder": ("RunResult",),
             "simclr.run.process": ("keep_freed_memory",),

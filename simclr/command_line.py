@@ -21,8 +21,8 @@ from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, suggestion
 from simclr.cores import use_cores
-from simclr.errors import ConfigError, OutOfMemoryError, PipelineError
-from simclr.exchange.encoder import find_encoder
+from simclr.errors import ConfigError, DataError, OutOfMemoryError, PipelineError
+from simclr.exchange.given import GivenEncoder, given_encoder
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
 from simclr.memory import memory_in_words
 from simclr.names import printable
@@ -31,7 +31,7 @@ from simclr.plugins import blamed, loaded_plugins, take_plugins
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
-__all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command"]
+__all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command", "run_images_and_flags"]
 
 
 _CAUSES = (
@@ -119,8 +119,10 @@ def _undisturbed(stream: TextIO) -> TextIO:
 
 def run_and_flags(
     arguments: Sequence[str], command: str, about: str, purpose: str, default: object
-) -> tuple[Path, list[str]]:
-    """Split ``RUN [--flags]`` into the folder of the run's encoder and the flags; without RUN, or with --help, print help.
+) -> tuple[GivenEncoder, list[str]]:
+    """Split ``RUN [--flags]`` into the encoder that RUN names and the flags; without RUN, or with --help, print help.
+
+    ``--checkpoint`` and ``--encoder.name`` say which encoder it is, and ``--data.channels`` what its first layer is to take.
 
     Args:
         arguments: the command line's words.
@@ -131,14 +133,50 @@ def run_and_flags(
 
     Raises:
         ConfigError: a flag where the run should be.
-        CheckpointError: RUN holds no encoder.
+        CheckpointError: RUN is nothing that an encoder can be taken from.
     """
     words = list(arguments)
     if not words or words[0] in HELP:
         parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN", about, default=default)
     if words[0].startswith("-"):
         raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
-    return find_encoder(given_path(words[0], "the run")), words[1:]
+    given = read_words(words[1:])
+    channels = given.value("--data.channels") or ""
+    encoder = given_encoder(
+        words[0],
+        checkpoint=given.value("--checkpoint"),
+        network=given.value("--encoder.name"),
+        channels=int(channels) if channels.isdigit() and channels != "0" else 3,
+    )
+    if not any(word in HELP for word in words):
+        for line in encoder.said:
+            _say(line)
+    return encoder, words[1:]
+
+
+def run_images_and_flags(
+    arguments: Sequence[str], command: str, about: str, default: object
+) -> tuple[Path, Path, list[str]]:
+    """Split ``RUN DIR [--flags]`` into the two paths as they are given, and the flags; see ``run_and_flags``.
+
+    Raises:
+        ConfigError: a flag where the run or the images should be, or nothing there.
+        DataError: there is nothing at DIR.
+    """
+    words = list(arguments)
+    if not words or words[0] in HELP:
+        parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN DIR", about, default=default)
+    for number, wanted in enumerate(("the run", "a folder of images or an image")):
+        if len(words) <= number or words[number].startswith("-"):
+            given = f"is {words[number]}" if len(words) > number else "is missing"
+            place = ("first", "second")[number]
+            raise ConfigError(f"the {place} word {given}; expected {wanted}, e.g. {command} runs/birds photos")
+    if twice := {"--data.path", "--data.source"} & read_words(words[2:]).flags.keys():
+        raise ConfigError(f"the images are the second word, {words[1]}; leave {min(twice)} out")
+    run, images = given_path(words[0], "the run"), given_path(words[1], "the images")
+    if not images.exists():
+        raise DataError(f"{images} does not exist; give a folder of images, or an image")
+    return run, images, words[2:]
 
 
 def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool = True) -> DataConfig:

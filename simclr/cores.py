@@ -2,7 +2,8 @@
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 with suppress(ImportError):  # Windows has none
@@ -11,13 +12,35 @@ with suppress(ImportError):  # Windows has none
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 
-__all__ = ["Crowd", "share_of_cores", "use_cores"]
+__all__ = ["Crowd", "share_of_cores", "threads_for", "use_cores"]
 
 _SECONDS = 4.0
 """Until the first answer: in less, a start or a compilation would count."""
 
 _TAKEN_AWAY = 50
 """Times a second that the system takes a core away from a process: a few where nothing else runs, hundreds where much does."""
+
+WORTH_A_THREAD = 1 << 24
+"""Multiplications at a time, some milliseconds of them, for which a thread more is woken up."""
+
+
+@contextmanager
+def threads_for(multiplications: int) -> Iterator[None]:
+    """No more of torch's threads in the block than there is work for, at so many multiplications at a time.
+
+    Threads that share out little wait for one another, spinning: where another program has the cores, each such wait lasts
+    until the system takes the core away from it. What was set before is set again behind the block.
+    """
+    before = torch.get_num_threads()
+    fewer = max(1, min(before, multiplications // WORTH_A_THREAD))
+    if fewer == before:
+        yield
+        return
+    torch.set_num_threads(fewer)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def use_cores() -> None:

@@ -2,10 +2,12 @@
 
 import csv
 import importlib.util
+import io
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -108,6 +110,48 @@ def test_parquet_has_a_row_an_image(command: Command, encoder: Path, image_folde
     np.testing.assert_allclose(table["embedding"].to_pylist(), unit, rtol=1e-4, atol=1e-5)
     assert command(encoder, *source(image_folder), "--data.labels", "none", "--out", out)[0] == 0
     assert pq.read_table(out)["label"].to_pylist() == [None] * 24
+
+
+@pytest.mark.parametrize("resident", ["yes", "no"])
+def test_parquet_has_thumbnails_as_datasets_has_them(
+    resident: str, command: Command, encoder: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linear_eval.features.tables.ROW_GROUP", 10)
+    out = encoder.parent / "features.parquet"
+    words = ["--thumbnails", 16, "--data.device-resident", resident, "--data.workers", 0]
+    assert command(encoder, *source(image_folder), "--out", out, *words)[0] == 0
+    wanted = expected(encoder, image_folder)
+    file = pq.ParquetFile(out)
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [10, 10, 4]
+    table = file.read()
+    assert table["path"].to_pylist() == list(wanted)
+    np.testing.assert_allclose(table["embedding"].to_pylist(), list(wanted.values()), rtol=1e-4, atol=1e-5)
+    assert str(table.schema.field("image").type) == "struct<bytes: binary, path: string>"
+    described = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(described) == table.column_names and described["image"] == {"_type": "Image"}
+    for path, image in zip(wanted, table["image"].to_pylist(), strict=True):
+        assert image["path"] == path
+        shown = Image.open(io.BytesIO(image["bytes"]))
+        whole = decode(image_folder / path, 24).permute(1, 2, 0).numpy()
+        smaller = np.asarray(Image.fromarray(whole).resize((16, 16), Image.Resampling.BILINEAR)).astype(float)
+        assert (shown.format, shown.size, shown.mode) == ("JPEG", (16, 16), "RGB")
+        assert np.abs(np.asarray(shown).astype(float).mean((0, 1)) - smaller.mean((0, 1))).max() < 4
+    assert command(encoder, *source(image_folder), "--out", out, "--thumbnails", 100)[0] == 0
+    first = pq.read_table(out)["image"][0].as_py()
+    assert Image.open(io.BytesIO(first["bytes"])).size == (24, 24)  # not made larger than it was embedded
+    assert pq.ParquetFile(out).metadata.num_row_groups == 3
+
+
+def test_a_disk_that_has_no_room_for_thumbnails_is_one_line(
+    command: Command, encoder: Path, image_folder: Path, small_disk: Any
+) -> None:
+    out = encoder.parent / "new" / "features.parquet"
+    before = sorted(encoder.parent.rglob("*"))
+    with small_disk(1000):
+        code, said, err = command(encoder, *source(image_folder), "--out", out, "--thumbnails", 16)
+    assert (code, said) == (2, "")
+    assert err.startswith(f"error: {out} could not be written (File too large)") and err.count("\n") == 1
+    assert sorted(encoder.parent.rglob("*")) == before
 
 
 def test_a_folder_is_what_linear_eval_reads(command: Command, encoder: Path, image_folder: Path) -> None:
@@ -264,10 +308,12 @@ def test_features_that_are_not_finite_are_refused(command: Command, encoder: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere", "--out", "f.npz"], "nowhere does not exist"),
+        (["nowhere", "--out", "f.npz"], "the run is 'nowhere': there is no such file or folder"),
         (["--out", "f.npz"], "expected the run to embed with"),
         (["RUN", *source(Path("PICTURES"))], "name a file with --out, or images with --query"),
         (["RUN", "--out", "f.csv"], "expected a file .npz or .parquet"),
+        (["RUN", "--out", "f.npz", "--thumbnails", "64"], "thumbnails go into a .parquet, and out is f.npz"),
+        (["RUN", "--out", "f.parquet", "--thumbnails", "4"], "thumbnails is 4; it must be from 8 to 1024 pixels"),
         (["RUN", "--out", "f.npz", "--kk", "3"], "unknown flag --kk"),
         (["RUN", "--out", "f.npz", "--k", "0"], "at least 1"),
         (["RUN", "--out", "f.npz", "--data.source", "folder"], "data.path is not set"),

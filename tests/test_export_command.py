@@ -229,7 +229,7 @@ def test_a_file_that_disagrees_is_not_written(
     assert (run / "export" / "timm" / "model.safetensors").read_bytes() == good
 
 
-@pytest.mark.parametrize("form", ["timm", "torch", "onnx"])
+@pytest.mark.parametrize("form", ["timm", "hub", "torch", pytest.param("onnx", marks=pytest.mark.long)])
 def test_a_full_disk_is_one_line(form: str, command: Command, tmp_path: Path, small_disk: Any) -> None:
     if form == "onnx":
         pytest.importorskip("onnxscript")
@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_line(form: str, command: Command, tmp_path: Path, sm
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "nowhere does not exist"),
+        (["nowhere"], "the run is 'nowhere': there is no such file or folder"),
         (["--format", "timm"], "expected the run to export"),
         (["RUN", "--format", "torchscript"], "torchscript"),
         (["RUN", "--formt", "timm"], "did you mean --format?"),

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from simclr.names import printable
 
-__all__ = ["Picture", "Section", "as_html", "as_markdown"]
+__all__ = ["Picture", "Section", "as_html", "as_markdown", "section_as_markdown"]
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 76rem; padding: 0 1rem }
@@ -63,14 +63,18 @@ def as_markdown(title: str, sections: Sequence[Section], pictures: Sequence[tupl
     in %
     """
     parts = [f"# {printable(title)}"]
-    for section in sections:
-        parts.append(f"## {printable(section.title)}")
-        if section.rows:
-            lines = [_markdown_row(section.header), "|" + "---|" * len(section.header)]
-            parts.append("\n".join([*lines, *map(_markdown_row, section.rows)]))
-        parts.append(printable(section.note))
+    parts += map(section_as_markdown, sections)
     parts += [f"![{printable(caption)}]({quote(file, errors='surrogateescape')})" for caption, file in pictures]
     return "\n\n".join(parts)
+
+
+def section_as_markdown(section: Section, level: int = 2) -> str:
+    """A table as Markdown under a heading of this level, with its note below it."""
+    parts = [f"{'#' * level} {printable(section.title)}"]
+    if section.rows:
+        lines = [_markdown_row(section.header), "|" + "---|" * len(section.header)]
+        parts.append("\n".join([*lines, *map(_markdown_row, section.rows)]))
+    return "\n\n".join([*parts, printable(section.note)])
 
 
 def as_html(title: str, sections: Sequence[Section], pictures: Sequence[Picture]) -> str:

@@ -14,18 +14,19 @@ from simclr.config.sources import GIVEN, OWN_SOURCES
 from simclr.data.channels import with_channels
 from simclr.data.decode import to_stored_size
 from simclr.data.folder_classes import read_classes
-from simclr.data.folder_layout import by_column, find_layout, scored_parts
+from simclr.data.folder_layout import Layout, by_column, find_layout, scored_parts
 from simclr.data.given import as_image_set
 from simclr.data.groups import across_parts, with_pages
 from simclr.data.image_set import ImageSet
 from simclr.data.listing import list_images
+from simclr.data.metadata import Metadata
 from simclr.data.parts_list import FILE, PartsList, listed_files
 from simclr.data.set_metadata import metadata_of_set
 from simclr.data.splits import divide_classes, divide_training, hold_out
 from simclr.data.survey import expand_pages, page_groups, reader_for
 from simclr.errors import ConfigError, DataError
 
-__all__ = ["Split", "has_validation", "list_parts", "load_source"]
+__all__ = ["Split", "has_validation", "list_parts", "load_source", "load_whole"]
 
 Split = Literal["train", "validation", "test", "held-out"]
 
@@ -183,17 +184,10 @@ def _folder_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str
     if config.pages == "all":
         paths, pages = expand_pages(paths)
         of_file = page_groups(paths)
-    below = [path.relative_to(root) for path in paths]
-    layout = find_layout([path.parts[:-1] for path in below], [path.as_posix() for path in below])
-    said = metadata_of_set(config, paths)
+    layout, said = _layout(root, paths), metadata_of_set(config, paths)
     groups = with_pages(said.groups, of_file)
-    labels, classes, values, notes = said.labels, said.classes, said.values, list(said.notes)
-    trained = len(classes)
-    if labels is None and values is None and not isinstance(config.labels, Path):
-        found = read_classes(layout, config.labels)
-        labels = None if found.labels is None else torch.tensor(found.labels)
-        classes, trained = found.classes, found.trained
-        notes += found.notes
+    labels, classes, trained, notes = _labels(config, layout, said)
+    values = said.values
     if kept is not None and labels is not None and (as_listed := kept.numbered(labels, classes)) is not None:
         labels, classes, trained = as_listed
     layout = layout if said.splits is None else by_column(layout, said.splits)
@@ -235,3 +229,47 @@ def _folder_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str
     # A class that training has not seen is none of training's.
     parts["train"] = replace(parts["train"], classes=classes[:trained])
     return parts
+
+
+def _layout(root: Path, paths: list[Path]) -> Layout:
+    below = [path.relative_to(root) for path in paths]
+    return find_layout([path.parts[:-1] for path in below], [path.as_posix() for path in below])
+
+
+def _labels(
+    config: DataConfig, layout: Layout, said: Metadata
+) -> tuple[torch.Tensor | None, tuple[str, ...], int, list[str]]:
+    """The labels of a folder's images, their names, how many of them training knows, and words on where they come from."""
+    labels, classes, notes = said.labels, said.classes, list(said.notes)
+    if labels is not None or said.values is not None or isinstance(config.labels, Path):
+        return labels, classes, len(classes), notes
+    found = read_classes(layout, config.labels)
+    labels = None if found.labels is None else torch.tensor(found.labels)
+    return labels, found.classes, found.trained, notes + found.notes
+
+
+def load_whole(config: DataConfig) -> ImageSet:
+    """Every image below the folder ``config.path``, undivided, in the order of the paths, with labels where there are any.
+
+    Raises:
+        DataError: nothing there, or nothing readable.
+    """
+    root = config.path
+    assert root is not None
+    listing = list_images(root)
+    paths, pages = sorted(listing.paths), None
+    if config.pages == "all":
+        paths, pages = expand_pages(paths)
+    labels, classes, _, notes = _labels(config, _layout(root, paths), said := metadata_of_set(config, paths))
+    reader, values_in_words = reader_for(paths, config)
+    return ImageSet.from_files(
+        paths,
+        reader,
+        labels=labels,
+        classes=classes,
+        values=said.values,
+        pages=pages,
+        name=str(root),
+        broken=config.broken,
+        notes=[*notes, *listing.notes(), *values_in_words],
+    )

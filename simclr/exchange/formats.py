@@ -1,9 +1,10 @@
-"""A finished encoder in formats of others: ``python scripts/export.py RUN --format timm | torch | onnx``.
+"""A finished encoder in formats of others: ``python scripts/export.py RUN --format timm | hub | torch | onnx``.
 
 What is written is loaded again from the disk, as its user will load it, and compared with the encoder on images it was
 not exported with. Only then it is moved to its place: a file that disagrees never gets there.
 """
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from simclr.errors import CheckpointError, ConfigError
 from simclr.exchange.classifier import Classifier, load_classifier
-from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, find_encoder, read_description
+from simclr.exchange.encoder import Encoder, EncoderDescription
+from simclr.exchange.given import EncoderWords, GivenEncoder, given_encoder
+from simclr.exchange.model_card import CardFacts, refuse_edited, write_card
 from simclr.exchange.program import check_onnx, load_onnx, load_program, write_onnx, write_program
 from simclr.exchange.timm_folder import load_timm, write_timm
 from simclr.files import refused
@@ -27,14 +30,17 @@ __all__ = ["TOLERANCE", "ExportOptions", "Exported", "Portable", "export_as"]
 TOLERANCE = 1e-4
 """Largest difference that is accepted, as a share of the largest value the encoder gives."""
 
+_OF_TIMM = ("timm", "hub")
+
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(EncoderWords):
     """What an export can be told."""
 
-    format: Literal["timm", "torch", "onnx"] = "timm"
-    """`timm`: weights and config as timm writes them, to train on or to share. `torch`: a torch.export program, and `onnx`:
-    a graph for ONNX Runtime and others; both run without this project and hold the normalisation."""
+    format: Literal["timm", "hub", "torch", "onnx"] = "timm"
+    """`timm`: weights and config as timm writes them, to train on. `hub`: the same with a model card, to share. `torch`: a
+    torch.export program, and `onnx`: a graph for ONNX Runtime and others; both run without this project and hold the
+    normalisation."""
 
     out: Path | None = None
     """The folder to write to; RUN/export/FORMAT if none."""
@@ -46,8 +52,19 @@ class ExportOptions:
     input: Literal["uint8", "float32"] = "uint8"
     """`torch` and `onnx`: images as 0 to 255, or as floating point in [0, 1]."""
 
+    license: str | None = None
+    """`hub`: what the card names as the licence of the weights, by the Hugging Face Hub's identifier: `apache-2.0`,
+    `cc-by-nc-4.0`, ...; without it the card says that the licence is unknown."""
+
     def __post_init__(self) -> None:
         expand_fields(self, "out")
+        if self.license is not None and self.format != "hub":
+            raise ConfigError(f"--license is for the model card of --format hub; format={self.format} has none")
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ConfigError(
+                f"license is {self.license!r}; expected an identifier of the Hugging Face Hub, such as apache-2.0, cc-by-4.0 "
+                "or other (https://huggingface.co/docs/hub/repositories-licenses)"
+            )
 
 
 @dataclass(frozen=True)
@@ -106,12 +123,13 @@ class Portable(nn.Module):
         return features, scores / self.classifier.temperature
 
 
-def export_as(path: Path | str, options: ExportOptions) -> Exported:
+def export_as(path: GivenEncoder | Path | str, options: ExportOptions, facts: CardFacts | None = None) -> Exported:
     """Write the encoder at ``path`` in another format, and prove that what was written computes the same.
 
     Args:
-        path: a run directory, an encoder folder, or a file in it.
+        path: a run, or whatever else ``simclr.load_encoder`` takes.
         options: the format, and what goes into it. Files of an earlier export are replaced.
+        facts: `hub`: what the card says of training and scores; without them that they were not written down.
 
     Raises:
         CheckpointError: no encoder (or classifier) there, a folder that holds something else, a disk that refuses, a network
@@ -119,25 +137,34 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
         ConfigError: options that do not go together.
         MissingExtraError: onnx, onnxscript or onnxruntime are not installed.
     """
-    folder = find_encoder(Path(path))
-    if options.classifier and options.format == "timm":
-        raise ConfigError("format=timm holds the backbone alone; for the classifier take --format torch or onnx")
+    given = path if isinstance(path, GivenEncoder) else given_encoder(path)
+    if options.classifier and options.format in _OF_TIMM:
+        raise ConfigError(
+            f"format={options.format} holds the backbone alone; for the classifier take --format torch or onnx"
+        )
     if options.format == "onnx":
         check_onnx()
     if options.classifier:
-        classifier = load_classifier(folder)
+        if given.folder is None:
+            raise ConfigError(
+                f"--classifier is for a fine-tuned run that has finished; {given.name} has an encoder alone"
+            )
+        classifier = load_classifier(given.folder)
         portable, described = Portable(classifier.encoder, classifier).eval(), None
     else:
-        described = read_description(folder)
-        portable = Portable(build_encoder(folder, described)).eval()
-    target = _target(folder, options)
+        described = given.description
+        portable = Portable(given.build()).eval()
+    target = _target(given.home, options)
     # In a folder that exists already: where the export fails no empty one is left.
     with refused(target), tempfile.TemporaryDirectory(dir=_existing(target), prefix=".export-") as scratch:
         partial = Path(scratch)
         lines = _write(portable, described, partial, target, options)
-        own = ""
-        if options.format == "timm" and described is not None and described.plugin:
-            lines = (*(f"import {name}" for name in plugin_modules(described.plugin)), *lines)
+        modules, own = plugin_modules(described.plugin) if described is not None and described.plugin else (), ""
+        if options.format == "hub":
+            assert described is not None  # as in _write
+            write_card(portable.encoder, described.config, facts or CardFacts(), options.license, partial, modules)
+        if options.format in _OF_TIMM and modules:
+            lines = (*(f"import {name}" for name in modules), *lines)
             own = "; a backbone of your own can be loaded so where it is made by timm.models.build_model_with_cfg"
         difference = _difference(portable, partial, options)
         if not difference <= TOLERANCE:  # a NaN is no agreement either
@@ -148,17 +175,19 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
         target.mkdir(parents=True, exist_ok=True)
         names = sorted(file.name for file in partial.iterdir())
         for name in names:
-            shutil.copymode(folder / "encoder.json", partial / name)  # as readable as the encoder itself
+            if given.folder is not None:
+                shutil.copymode(given.folder / "encoder.json", partial / name)  # as readable as the encoder itself
             (partial / name).replace(target / name)
     return Exported(target, tuple(target / name for name in names), lines, difference)
 
 
-def _target(folder: Path, options: ExportOptions) -> Path:
-    run = folder.parent if (folder.parent / "config.yaml").exists() else folder
-    target = run / "export" / options.format if options.out is None else options.out
+def _target(home: Path, options: ExportOptions) -> Path:
+    target = home / "export" / options.format if options.out is None else options.out
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file; an export is a folder: choose another --out")
-    known = {"model.safetensors", "config.json", "model.pt2", "model.onnx", "model.json"}
+    if (target / "README.md").exists() and options.format == "hub":
+        refuse_edited(target)
+    known = {"model.safetensors", "config.json", "README.md", "model.pt2", "model.onnx", "model.json"}
     others = sorted({file.name for file in target.iterdir()} - known) if target.exists() else []
     if others:
         named = ", ".join(others[:3])
@@ -173,7 +202,7 @@ def _existing(target: Path) -> Path:
 def _write(
     portable: Portable, described: EncoderDescription | None, partial: Path, target: Path, options: ExportOptions
 ) -> tuple[str, ...]:
-    if options.format == "timm":
+    if options.format in _OF_TIMM:
         assert described is not None  # it is None with a classifier, which this format cannot hold
         return write_timm(portable.encoder, described.config, partial, target)
     classes = portable.classifier.classes if portable.classifier else ()
@@ -186,7 +215,7 @@ def _write(
 @torch.no_grad()
 def _difference(portable: Portable, partial: Path, options: ExportOptions) -> float:
     """The largest difference between the files in ``partial`` and what was exported, as a share of the largest value."""
-    again = {"timm": load_timm, "torch": load_program, "onnx": load_onnx}[options.format](partial)
+    again = {"timm": load_timm, "hub": load_timm, "torch": load_program, "onnx": load_onnx}[options.format](partial)
     largest = 0.0
     for count in (1, 5):  # other numbers of images than the export saw
         images = _images(portable, count, options)
@@ -206,4 +235,4 @@ def _images(portable: Portable, count: int, options: ExportOptions) -> Tensor:
     images = torch.randint(
         256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
     )
-    return images if options.input == "uint8" or options.format == "timm" else images.float() / 255
+    return images if options.input == "uint8" or options.format in _OF_TIMM else images.float() / 255

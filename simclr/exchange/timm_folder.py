@@ -1,7 +1,7 @@
 """An encoder as timm's own folder: ``model.safetensors`` under timm's names, and ``config.json`` that rebuilds the network.
 
 It is what timm pushes to a hub and loads from one: ``timm.create_model("local-dir:FOLDER", pretrained=True)``. timm has no
-name for the small-image stem, so that a ResNet with it takes one more line.
+name for the small-image stem, so that a ResNet with it takes three more lines.
 """
 
 import json
@@ -19,7 +19,7 @@ from simclr.config.yaml import to_dict
 from simclr.exchange.encoder import Encoder
 from simclr.files import write_json, write_tensors
 
-__all__ = ["load_timm", "write_timm"]
+__all__ = ["has_timms_name", "load_timm", "loading_lines", "write_timm"]
 
 _CROP_MODE = {"crop": "center", "pad": "border", "stretch": "squash"}
 """What timm calls each way to a square."""
@@ -37,29 +37,9 @@ def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Pa
     Returns:
         Lines of Python that load the network.
     """
-    config = to_dict(built)
-    name, size = config["name"].split(".")[0], encoder.size
-    channels = encoder.channels
-    arguments = {key: config[key] for key in ("layers", "channels", "patch_size") if config.get(key) is not None}
-    published = timm.get_pretrained_cfg(config["name"])
-    fixed = published is not None and bool(published.fixed_input_size)
-    if fixed:
-        arguments["img_size"] = size
-    if channels != 3:
-        arguments["in_chans"] = channels
-    stem = _small_stem(encoder.backbone, channels)
-    if stem is None:
-        made = [f"model = timm.create_model({f'local-dir:{target}'!r}, pretrained=True).eval()"]
-    else:
-        given = "".join(f", {key}={value!r}" for key, value in arguments.items())
-        made = [
-            "from safetensors.torch import load_file",
-            f"model = timm.create_model({name!r}, num_classes=0{given}).eval()",
-            f"model.conv1, model.maxpool = {stem}, torch.nn.Identity()",
-            f"model.load_state_dict(load_file({str(target / 'model.safetensors')!r}), strict=True)",
-        ]
-    lines = ("import timm, torch", *made, *_call(encoder))
     write_tensors(partial / "model.safetensors", encoder.backbone.state_dict())
+    name, arguments = _arguments(encoder, built)
+    channels, size, published = encoder.channels, encoder.size, getattr(encoder.backbone, "pretrained_cfg", {})
     described = {
         "architecture": name,
         "num_classes": 0,
@@ -68,19 +48,56 @@ def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Pa
         "pretrained_cfg": {
             "num_classes": 0,
             "input_size": [channels, size, size],
-            "fixed_input_size": fixed,
+            "fixed_input_size": "img_size" in arguments,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": _CROP_MODE[encoder.fit],
             "mean": _one_each(channels, encoder.mean, 0.0),
             "std": _one_each(channels, encoder.std, 1.0),
+            # By these timm fits a first layer to other channels, and leaves room for a classifier of any size.
+            "first_conv": published.get("first_conv") if has_timms_name(encoder) else "conv1",
+            "classifier": published.get("classifier"),
         },
         "value_range": encoder.value_range,
-        "small_stem": stem is not None,
-        "load": list(lines),
+        "small_stem": not has_timms_name(encoder),
+        "load": list(loading_lines(encoder, built, ".")),  # wherever the folder goes
     }
     write_json(partial / "config.json", described)
-    return lines
+    return loading_lines(encoder, built, str(target))
+
+
+def has_timms_name(encoder: Encoder) -> bool:
+    """Whether ``timm.create_model`` can build the network: timm has no name for the small-image stem of a ResNet."""
+    return _small_stem(encoder.backbone, encoder.channels) is None
+
+
+def loading_lines(encoder: Encoder, built: EncoderConfig, folder: str) -> tuple[str, ...]:
+    """Lines of Python that load the network from ``folder`` by timm alone, and call it on uint8 ``images``."""
+    stem = _small_stem(encoder.backbone, encoder.channels)
+    if stem is None:
+        made = [f"model = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True).eval()"]
+    else:
+        name, arguments = _arguments(encoder, built)
+        given = "".join(f", {key}={value!r}" for key, value in arguments.items())
+        made = [
+            "from safetensors.torch import load_file",
+            f"model = timm.create_model({name!r}, num_classes=0{given}).eval()",
+            f"model.conv1, model.maxpool = {stem}, torch.nn.Identity()",
+            f"model.load_state_dict(load_file({str(Path(folder) / 'model.safetensors')!r}), strict=True)",
+        ]
+    return ("import timm, torch", *made, *_call(encoder))
+
+
+def _arguments(encoder: Encoder, built: EncoderConfig) -> tuple[str, dict[str, Any]]:
+    """timm's name of the network, and what it is given beside it."""
+    config = to_dict(built)
+    arguments = {key: config[key] for key in ("layers", "channels", "patch_size") if config.get(key) is not None}
+    published = timm.get_pretrained_cfg(config["name"])
+    if published is not None and bool(published.fixed_input_size):
+        arguments["img_size"] = encoder.size
+    if encoder.channels != 3:
+        arguments["in_chans"] = encoder.channels
+    return config["name"].split(".")[0], arguments
 
 
 def load_timm(folder: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:

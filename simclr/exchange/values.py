@@ -74,6 +74,13 @@ class Values:
             raise self.fault(key, "a list of texts")
         return tuple(value)
 
+    def text(self, key: str) -> str:
+        """A text."""
+        value = self._take(key, _MISSING)
+        if not isinstance(value, str):
+            raise self.fault(key, "a text")
+        return value
+
     def inner(self, key: str, otherwise: Any = _MISSING) -> "Values":
         """Keys and values of its own."""
         value = self._take(key, otherwise)

@@ -28,6 +28,8 @@ from PIL import Image
 
 import simclr
 from augment import AugmentConfig
+from linear_eval import LinearClassifier
+from linear_eval.classify.saved_probe import SavedProbe, read_probe, write_probe
 from linear_eval.comparison.pictures import draw_runs
 from linear_eval.comparison.runs import read_runs, seed_groups
 from linear_eval.comparison.tables import ReportOptions, compare_runs
@@ -316,6 +318,37 @@ def test_encoders(fuzz: Fuzz, config: TrainConfig, tmp_path: Path) -> None:
 
     file.write_text(json.dumps(plain))
     fuzz("encoder.safetensors without a digest", 60, edits_up_to(0.2), read_weights)  # its header, for the most part
+
+
+def test_probes(fuzz: Fuzz, tmp_path: Path) -> None:
+    weights = LinearClassifier(torch.ones(2, 3), torch.zeros(2), torch.zeros(3), torch.ones(3), torch.arange(2))
+    rest = {
+        "calibrated_on": 4,
+        "fitted_on": 9,
+        "images": "birds",
+        "encoder": "00ff",
+        "input_size": 16,
+        "precision": "fp32",
+    }
+    probe = SavedProbe(classifier=weights, names=("a", "b"), temperature=2.0, reader=Reader(size=16), **rest)
+    write_probe(probe, tmp_path)
+    file, tensors = tmp_path / "probe.json", tmp_path / "probe.safetensors"
+    whole, content = file.read_bytes(), tensors.read_bytes()
+    plain = {key: value for key, value in json.loads(whole).items() if key != "sha256"}
+
+    def read(text: bytes) -> None:
+        file.write_bytes(text)
+        found = read_probe(file)
+        assert len(found.names) == 2 and found.temperature > 0 and found.reader.size >= 2
+
+    def read_weights(edits: list[tuple[float, str, bytes]]) -> None:
+        tensors.write_bytes(edited(content, edits))
+        assert bool(read_probe(file).classifier.weight.isfinite().all())
+
+    fuzz("probe.json, bytes", 30, EDITS.map(lambda edits: edited(whole, edits)), read)
+    fuzz("probe.json, values", 50, (changed_trees(plain) | TREES).map(as_json), read)
+    file.write_text(json.dumps(plain))
+    fuzz("probe.safetensors without a digest", 20, EDITS, read_weights)
 
 
 def test_logs_and_results(fuzz: Fuzz, config: TrainConfig, tmp_path: Path) -> None:
