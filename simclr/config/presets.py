@@ -232,6 +232,30 @@ def folder_small() -> TrainConfig:
     )
 
 
+def adapt() -> TrainConfig:
+    """Weights that are there already, ours or anybody's, adapted to your own pictures. Give --data.path DIR and the weights.
+
+    They are timm's (--encoder.name NAME), a run's or a file's (--encoder.init); size and normalisation of the images are theirs.
+    What is done about forgetting: layers learn the slower the nearer they are to the image (Clark et al. 2020), at a low rate
+    after a warm-up, the head alone first (Kumar et al. 2022), in few epochs, and the average of the weights comes out. How far
+    the features went is logged (linear CKA), and the score has a row for the weights as they were: docs/finetuning.md.
+    Source: NT-Xent of Chen et al. 2020; the rate is a third of this project's fine-tuning, the schedule that of Hu et al. 2024,
+    so that more epochs go on where these end.
+    Expected score and cost: see docs/benchmarks.md, "Adapting".
+    Command: accelerate launch scripts/pretrain.py adapt --data.path DIR --encoder.name vit_small_patch14_dinov2
+    """
+    config = folder()
+    return replace(
+        config,
+        name="adapt",
+        encoder=EncoderConfig(name="resnet50", pretrained=True),
+        objective=NTXentConfig(temperature=0.2),
+        optim=OptimConfig(name="adamw", learning_rate=3e-4, scaling="sqrt", weight_decay=0.05, layer_decay=0.7),
+        schedule=ScheduleConfig(decay="wsd", warmup_epochs=1, head_epochs=1),
+        train=replace(config.train, epochs=10, batch_size=128, ema=0.999, knn_every=1),
+    )
+
+
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -242,6 +266,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "stl10": stl10,
     "folder": folder,
     "folder-small": folder_small,
+    "adapt": adapt,
 }
 
 
