@@ -157,7 +157,8 @@ def build(run: Run) -> Learner:
     fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels, classes)
     objective = build_objective(fitted, **sizes, seed=run.seed("objective")).to(device)
     scale = layer_decay(model.backbone, config.optim.layer_decay)
-    groups = parameter_groups(model, config.optim.weight_decay, objective, config.objective.lr_multiplier, scale)
+    multiplier, decay = config.objective.lr_multiplier, config.optim.weight_decay
+    groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)
     check_something_learns(model, model.head, objective, config.schedule.head_epochs, config.objective.name)
     peak = peak_learning_rate(config.optim, config.train.batch_size)
     optimizer = build_optimizer(groups, config.optim, peak)

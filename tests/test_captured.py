@@ -11,7 +11,7 @@ from simclr.config import OptimConfig
 from simclr.run import captured
 from simclr.run.log import read_metrics
 
-RATES = {"adamw": 3e-5, "sgd": 1e-3, "lars": 1e-2, "muon": 3e-5}
+RATES = {"adamw": 3e-5, "sgd": 1e-4, "lars": 1e-2, "muon": 3e-5}
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -80,6 +80,25 @@ def test_decay_spares_biases_and_normalisation() -> None:
     assert len(plain["params"]) == 4
 
 
+def test_decay_of_everything_and_plain_momentum_are_torchs_own_sgd() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    twin = copy.deepcopy(model)
+    config = OptimConfig(name="sgd", learning_rate=0.1, nesterov=False, weight_decay=0.3, decay_all=True)
+    groups = parameter_groups(model, config.weight_decay, decay_all=config.decay_all)
+    pairs = [
+        (model, build_optimizer(groups, config, 0.1)),
+        (twin, torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.3)),
+    ]
+    images = torch.randn(5, 8, 3, 4, 4)
+    for one, optimizer in pairs:
+        for batch in images:
+            optimizer.zero_grad()
+            one(batch).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(dict(model.named_parameters()), dict(twin.named_parameters()), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "muon"])
 def test_every_optimizer_lowers_a_quadratic(name: str) -> None:
     torch.manual_seed(0)

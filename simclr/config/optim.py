@@ -15,7 +15,7 @@ class OptimConfig:
     """The optimizer and the size of its steps."""
 
     name: Literal["lars", "sgd", "adamw", "muon"] = "lars"
-    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, or Muon (Jordan et al. 2024) with
+    """LARS (You et al. 2017) with SimCLR's exclusions, SGD with momentum, AdamW, or Muon (Jordan et al. 2024) with
     momentum 0.95 and some ten times AdamW's learning rate, e.g. 0.02."""
 
     learning_rate: float = 1.0
@@ -25,7 +25,10 @@ class OptimConfig:
     """Multiply `learning_rate` by batch/256, by its square root, or not at all."""
 
     weight_decay: float = 1e-4
-    """Weight decay; never applied to biases and normalisation parameters."""
+    """Weight decay; not of biases and normalisation parameters, unless `decay_all` says so."""
+
+    decay_all: Rare[bool] = False
+    """Weight decay of biases and normalisation parameters too, as torch's optimizers do it by themselves."""
 
     layer_decay: Rare[float] = 1.0
     """Learning rate of each layer of the backbone over that of the layer above it; the head has the full one. Fine-tuning
@@ -33,6 +36,9 @@ class OptimConfig:
 
     momentum: Rare[float] = 0.9
     """Momentum of LARS, SGD and Muon."""
+
+    nesterov: Rare[bool] = True
+    """SGD looks ahead along its momentum (Nesterov)."""
 
     betas: Rare[tuple[float, float]] = (0.9, 0.999)
     """AdamW's two decay rates, and Muon's for vectors."""

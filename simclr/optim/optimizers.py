@@ -1,4 +1,4 @@
-"""Optimizers and their parameter groups: LARS with SimCLR's exclusions, SGD with Nesterov momentum, AdamW, Muon."""
+"""Optimizers and their parameter groups: LARS with SimCLR's exclusions, SGD with momentum, AdamW, Muon."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -87,19 +87,20 @@ def parameter_groups(
     objective: nn.Module | None = None,
     lr_multiplier: float = 1.0,
     layer_scale: Callable[[str], float] = lambda name: 1.0,
+    decay_all: bool = False,
 ) -> list[dict[str, Any]]:
     """Matrices and convolutions with weight decay; biases, normalisation and other vectors without; the objective's own.
 
-    All but the first kind have ``weight_decay=0`` and ``adapt=False`` (which only LARS reads). The parameters of
-    ``objective`` (class weights, betas, thresholds) learn at ``lr_multiplier`` times the learning rate, those of
-    ``model`` at ``layer_scale(name)`` times it: a group for each scale.
+    All but the first kind have ``weight_decay=0``, unless ``decay_all``, and ``adapt=False`` (which only LARS reads).
+    The parameters of ``objective`` (class weights, betas, thresholds) learn at ``lr_multiplier`` times the learning rate,
+    those of ``model`` at ``layer_scale(name)`` times it: a group for each scale.
     """
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
         matrix, scale = p.ndim > 1, layer_scale(name)
-        kind = {"weight_decay": weight_decay if matrix else 0.0, "adapt": matrix, "lr_scale": scale}
+        kind = {"weight_decay": weight_decay if matrix or decay_all else 0.0, "adapt": matrix, "lr_scale": scale}
         groups.setdefault((not matrix, scale), {"params": [], **kind})["params"].append(p)
     ordered = [groups[key] for key in sorted(groups)]
     if objective is not None:
@@ -130,7 +131,8 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float
     fused = groups[0]["params"][0].is_cuda
     if config.name == "sgd":
         momentum = config.momentum
-        sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, foreach=not fused, fused=fused)
+        nesterov = config.nesterov and momentum > 0
+        sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, foreach=not fused, fused=fused)
         if fused and momentum:  # the fused form leaves them as memory came, where a scaler of fp16 skips the first step
             sgd.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for group in groups for p in group["params"]})
         return sgd
