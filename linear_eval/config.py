@@ -129,6 +129,10 @@ class EvaluationOptions:
     protocol: Literal["closed", "open-set"] = "closed"
     """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw."""
 
+    beside: tuple[str, ...] = ()
+    """More encoders to score on the same images, each whatever RUN may be; of a file that does not say which network it is,
+    NAME=FILE."""
+
     tensorboard: bool = False
     """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
 

@@ -1,5 +1,6 @@
 """Score a run or an encoder file: the table on the screen, ``result.json`` and two pictures beside the encoder."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from linear_eval.beside import Beside
 from linear_eval.config import EvalConfig
 from linear_eval.progress import print_line, showing_progress
 from linear_eval.protocol import evaluate
@@ -21,6 +23,8 @@ from simclr.errors import DataError
 
 __all__ = ["evaluate_run"]
 
+PARTS: tuple[Literal["train", "test"], ...] = ("train", "test")
+
 
 def evaluate_run(
     path: ScoredRun | Path | str,
@@ -28,6 +32,7 @@ def evaluate_run(
     config: EvalConfig | None = None,
     *,
     tensorboard: bool = False,
+    beside: Sequence[Beside | ScoredRun | Path | str] = (),
 ) -> dict[str, Any]:
     """Score the encoder at ``path`` beside the same encoder untrained and raw pixels, and write what was found.
 
@@ -36,6 +41,7 @@ def evaluate_run(
         data: labelled images to score on; the run's own if None.
         config: the protocol; ``ScoredRun.default_protocol`` if None.
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
+        beside: further encoders, each a row of its own: the same images in the same parts, each fed as it was trained.
 
     Returns:
         What ``linear_eval.evaluate`` returns, or of images with a number each ``NumbersResult`` as a dictionary.
@@ -46,33 +52,39 @@ def evaluate_run(
         DataError: images without labels, or none.
         MissingExtraError: ``tensorboard``, and it is not installed.
     """
-    scoring = Scoring.begin(path, data, config, tensorboard)
-    train, test = (_labelled(scoring.run, all_of_training(scoring.data), split) for split in ("train", "test"))
+    scoring = Scoring.begin(path, data, config, tensorboard, beside)
+    train, test = _two_parts(scoring, scoring.data, scoring.run)
+    encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
+    further = {one.name: (one.encoder, _fed(scoring, one)) for one in scoring.beside}
     if train.labels is None or test.labels is None:
         with showing_progress(scoring.console) as progress:
             score, truth, predicted = evaluate_numbers(
-                scoring.encoders["encoder"],
-                scoring.encoders["untrained"],
-                train,
-                test,
-                scoring.config,
-                progress=progress,
+                encoder, untrained, train, test, scoring.config, progress=progress, beside=further
             )
         score["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
         print_numbers(score)
         scoring.end(write_numbers(score, truth, predicted, scoring.report_folder), test.labelled())
         return score
     with showing_progress(scoring.console) as progress:
-        encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
-        result = evaluate(encoder, untrained, train, test, scoring.config, progress=progress)
+        result = evaluate(encoder, untrained, train, test, scoring.config, progress=progress, beside=further)
     result["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
     print_report(result)
     scoring.end(write_report(result, scoring.report_folder), test.labelled())
     return result
 
 
-def _labelled(run: ScoredRun, data: DataConfig, split: Literal["train", "test"]) -> ImageSet:
-    images = run.read_as_trained(load_source(data, split, run.kept(data)))
+def _fed(scoring: Scoring, other: Beside) -> Callable[[], tuple[ImageSet, ImageSet]] | None:
+    """What gives the images as another encoder is fed them; None where it is fed those of the first."""
+    return None if other.reader is None else partial(_two_parts, scoring, *scoring.fed(other))
+
+
+def _two_parts(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> tuple[ImageSet, ImageSet]:
+    kept, data = scoring.run.kept(scoring.data), all_of_training(data)
+    train, test = (_labelled(reads.read_as_trained(load_source(data, part, kept)), data, part) for part in PARTS)
+    return train, test
+
+
+def _labelled(images: ImageSet, data: DataConfig, split: str) -> ImageSet:
     if images.labels is None and images.values is None:
         raise DataError(
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "

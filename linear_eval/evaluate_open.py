@@ -5,6 +5,7 @@ threshold of its own. The encoder's threshold and calibration are stored for :fu
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from linear_eval.beside import Beside
 from linear_eval.config import AUTOCAST, EvalConfig
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.frozen import frozen
 from linear_eval.features.pixels import RawPixels
 from linear_eval.matching.calibration import PairCalibration, Threshold
 from linear_eval.matching.protocol import open_set
+from linear_eval.matching.retrieval import retrieval_gains
 from linear_eval.matching.stored import save_verification
 from linear_eval.open_set_images import OpenSetImages, open_set_images
 from linear_eval.progress import Progress, default_device, environment, print_line, showing_progress
@@ -26,6 +29,7 @@ from linear_eval.scored_run import ScoredRun
 from linear_eval.scoring import Scoring
 from simclr.config import DataConfig
 from simclr.data import ImageSet, place
+from simclr.errors import DataError
 
 __all__ = ["evaluate_open_set"]
 
@@ -39,6 +43,7 @@ def evaluate_open_set(
     config: EvalConfig | None = None,
     *,
     tensorboard: bool = False,
+    beside: Sequence[Beside | ScoredRun | Path | str] = (),
 ) -> dict[str, Any]:
     """Score the encoder at ``path`` on classes that are new to it, beside the same encoder untrained and raw pixels.
 
@@ -51,9 +56,11 @@ def evaluate_open_set(
         data: labelled images to score on; the run's own if None. See :func:`open_set_images` for what is taken of them.
         config: the protocol; ``ScoredRun.default_protocol`` if None.
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
+        beside: further encoders, each a row of its own: the same images, each fed as it was trained.
 
     Returns:
-        What ``open-set.json`` holds: ``rows`` ("encoder", "untrained", "raw pixels") of :func:`open_set`'s figures,
+        What ``open-set.json`` holds: ``rows`` ("encoder", "untrained", "raw pixels", further ones) of :func:`open_set`'s
+        figures, ``comparison`` of the encoder with each other row (:func:`retrieval_gains`),
         ``disjoint_from_training`` and ``threshold_from`` in words, and ``protocol``, ``data``, ``config``,
         ``encoder``, ``verification_file``, ``versions``, ``hardware``, ``seconds``.
 
@@ -63,9 +70,9 @@ def evaluate_open_set(
         MissingExtraError: ``tensorboard``, and it is not installed.
     """
     began = time.perf_counter()
-    scoring = Scoring.begin(path, data, config, tensorboard)
+    scoring = Scoring.begin(path, data, config, tensorboard, beside)
     run, data, config = scoring.run, scoring.data, scoring.config
-    images = _placed(open_set_images(data, run.config, config.seed, run.kept(data)), data, run)
+    images = _images(scoring, data, run)
     for note in images.test.first_lines():
         print_line(scoring.console, note)
     device = default_device()
@@ -76,11 +83,18 @@ def evaluate_open_set(
         for name, module in scoring.encoders.items():
             with frozen(module) as digests[name]:
                 rows[name], features[name] = _row(name, module, images, config, device, progress)
+        for other in scoring.beside:
+            fed = images if other.reader is None else _images(scoring, *scoring.fed(other))
+            with frozen(other.encoder) as digests[other.name]:
+                rows[other.name], features[other.name] = _row(other.name, other.encoder, fed, config, device, progress)
+        progress("differences between the rows")
+        comparison = _compare(features, config)
     scored = rows["encoder"]
     target = scoring.report_folder
     keeper = target if run.has_other_images_than(data) else run.folder
     result = {
         "rows": {name: {key: value for key, value in row.items() if key not in SHARED} for name, row in rows.items()},
+        "comparison": comparison,
         "disjoint_from_training": images.disjoint,
         "threshold_from": images.threshold_from,
         "protocol": scored["protocol"],
@@ -138,13 +152,26 @@ def _row(
     return figures, test
 
 
-def _placed(images: OpenSetImages, data: DataConfig, run: ScoredRun) -> OpenSetImages:
+def _images(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> OpenSetImages:
+    images = open_set_images(data, scoring.run.config, scoring.config.seed, scoring.run.kept(scoring.data))
+
     def put(part: ImageSet) -> ImageSet:
-        return place(run.read_as_trained(part), torch.device("cpu"), data.device_resident)
+        return place(reads.read_as_trained(part), torch.device("cpu"), data.device_resident)
 
     return replace(
         images, test=put(images.test), validation=None if images.validation is None else put(images.validation)
     )
+
+
+def _compare(features: dict[str, Features], config: EvalConfig) -> dict[str, dict[str, dict[str, Any]]]:
+    """The encoder minus each other row, on the same queries."""
+    mine = features["encoder"]
+    others = {name: rows for name, rows in features.items() if name != "encoder"}
+    for name, rows in others.items():
+        if not torch.equal(rows.y, mine.y):
+            raise DataError(f"the images of the row {name!r} are not those of the others")
+    found = retrieval_gains(mine.x, {name: rows.x for name, rows in others.items()}, mine.y, distance=config.distance)
+    return {f"encoder - {name}": gains for name, gains in found.items()}
 
 
 def _describe(images: ImageSet) -> dict[str, Any]:

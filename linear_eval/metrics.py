@@ -18,6 +18,7 @@ __all__ = [
     "bootstrap_interval",
     "clustered_interval",
     "confusion_matrix",
+    "difference_over_classes",
     "interval_over_classes",
     "mean_interval",
     "paired_difference",
@@ -116,6 +117,21 @@ def interval_over_classes(values: Tensor, labels: Tensor, units: int | None = No
     trials = torch.bincount(which)
     sums = torch.bincount(which, weights=values.double())
     return clustered_interval(sums.cpu().numpy(), trials.cpu().numpy(), len(values) if units is None else units)
+
+
+def difference_over_classes(gains: Tensor, labels: Tensor) -> tuple[float, float] | None:
+    """95 % interval of the mean of paired ``gains`` (N,), each class of ``labels`` (N,) a cluster; None for a single class.
+
+    Student's t with the cluster-robust variance of a mean, which ``clustered_interval`` takes of a share too.
+    """
+    _, which = labels.unique(return_inverse=True)
+    counts, sums = torch.bincount(which).double(), torch.bincount(which, weights=gains.double())
+    clusters, mean = len(counts), float(gains.double().mean())
+    if clusters < 2:
+        return None
+    spread = float((sums - mean * counts).square().sum()) ** 0.5 / len(gains) * (clusters / (clusters - 1)) ** 0.5
+    half = float(stats.t.ppf(0.975, clusters - 1)) * spread
+    return mean - half, mean + half
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float]:

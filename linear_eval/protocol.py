@@ -5,39 +5,33 @@ beside those two, with an interval, and the result says in words how it was take
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from linear_eval.classify.few_labels import few_labels
-from linear_eval.classify.knn import knn_predictions
-from linear_eval.classify.probe import linear_probe
-from linear_eval.classify.result import ProbeResult
-from linear_eval.classify.sgd_probe import sgd_probe
-from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, check_features, extract_features
+from linear_eval.beside import TwoParts, refuse_equal_names
+from linear_eval.config import EvalConfig
 from linear_eval.features.frozen import frozen
 from linear_eval.features.images import SizedImages, all_labels, image_shape
-from linear_eval.features.pixels import CHEAP, RawPixels, affordable_size, without_fingerprints
-from linear_eval.metrics import bootstrap_interval, paired_difference
+from linear_eval.features.pixels import RawPixels, affordable_size
+from linear_eval.metrics import paired_difference
 from linear_eval.progress import Progress, default_device, environment
+from linear_eval.protocol_row import Scored, class_names, refuse_other_classes, score_row
 from linear_eval.protocol_words import in_words
 from linear_eval.results import (
-    Accuracy,
     ClosedData,
     ClosedResult,
     ClosedRow,
     EncoderFacts,
-    FewLabels,
     Gain,
     Hardware,
     Part,
 )
 from linear_eval.verdict import always_the_commonest, verdict
-from simclr.data.near_copies import near_copies
 from simclr.errors import DataError
 
 __all__ = ["EvalConfig", "evaluate"]
@@ -51,6 +45,7 @@ def evaluate(
     config: EvalConfig | None = None,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    beside: Mapping[str, tuple[nn.Module, TwoParts | None]] | None = None,
 ) -> dict[str, Any]:
     """Score ``encoder`` beside ``untrained`` and raw pixels on a labelled training and test set.
 
@@ -62,15 +57,18 @@ def evaluate(
         config: the protocol; the default one if None.
         device: where to run; by default CUDA where there is one.
         progress: called with one line before each part.
+        beside: further encoders by the name of their row, each with what gives the same images, in the same order, as
+            that encoder is fed them; None for the very same sets.
 
     Returns:
-        A JSON-able dictionary: ``rows`` ("encoder", "untrained", "raw pixels"), each with ``linear``, ``knn`` and
-        ``few_labels``; ``comparison`` of the encoder with each other row on the same test images; ``protocol`` in
-        words; ``config``, ``data``, ``encoder``, ``versions``, ``hardware`` and ``seconds``.
+        A JSON-able dictionary: ``rows`` ("encoder", those of ``beside``, "untrained", "raw pixels"), each with
+        ``linear``, ``knn`` and ``few_labels``; ``comparison`` of the encoder with each other row on the same test images;
+        ``protocol`` in words; ``config``, ``data``, ``encoder``, ``versions``, ``hardware`` and ``seconds``.
 
     Raises:
+        ConfigError: a row of ``beside`` with the name of another one.
         DataError: a set without labels, fewer than two classes, none of the test set's among those of the training set,
-            features that are not finite.
+            features that are not finite, images of a row of ``beside`` that are not the same.
         RuntimeError: the encoder changed its own state.
     """
     config = EvalConfig() if config is None else config
@@ -81,9 +79,11 @@ def evaluate(
             raise DataError(f"the {name} set has {len(images)} images and no labels: evaluation needs a labelled set")
     known = [all_labels(images) for images in (train_set, test_set)]
     if known[0] is not None and known[1] is not None:
-        _refuse_other_classes(known[0], known[1], _class_names(train_set))
+        refuse_other_classes(known[0], known[1], class_names(train_set))
     began = time.perf_counter()
-    encoders: dict[str, nn.Module] = {"encoder": encoder}
+    further = {} if beside is None else dict(beside)
+    refuse_equal_names(list(further))
+    encoders: dict[str, nn.Module] = {"encoder": encoder, **{name: module for name, (module, _) in further.items()}}
     if untrained is not None:
         encoders["untrained"] = untrained
     encoders["raw pixels"] = raw = RawPixels(config.pixel_size)
@@ -91,17 +91,20 @@ def evaluate(
     rows: dict[str, ClosedRow] = {}
     answers: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, int] = {}
-    scored: _Scored | None = None
+    scored: Scored | None = None
     took: dict[str, tuple[float, int]] = {}
     for name, module in encoders.items():
         if module is raw:
             raw.bound = affordable_size(
                 config.pixel_size, image_shape(train_set), rows["encoder"].features, len(train_set)
             )
+        _, fed = further.get(name, (None, None))
+        parts = (train_set, test_set) if fed is None else fed()
         with frozen(module) as digests[name]:  # one proof for all that is scored in this row
-            rows[name], answers[name], counts, scored = _score(
-                name, module, train_set, test_set, config, device, progress, took
-            )
+            rows[name], answers[name], counts, found = score_row(name, module, *parts, config, device, progress, took)
+        if scored is not None:
+            _refuse_other_images(name, scored, found)
+        scored = found
     assert scored is not None
     run_on = environment(device)
     comparison = {f"encoder - {name}": _compare(rows, answers, name, config) for name in rows if name != "encoder"}
@@ -111,7 +114,7 @@ def evaluate(
         commonest=commonest,
         comparison=comparison,
         verdict=verdict(rows, comparison, commonest),
-        protocol=in_words(config, counts, raw.bound),
+        protocol=in_words(config, counts, raw.bound, bool(further)),
         config=config,
         data=_describe(train_set, test_set, counts, scored.near_copies),
         encoder=EncoderFacts(
@@ -119,149 +122,27 @@ def evaluate(
             features=rows["encoder"].features,
             parameters=sum(p.numel() for p in encoder.parameters()),
         ),
+        beside={
+            name: EncoderFacts(
+                sha256=digests[name],
+                features=rows[name].features,
+                parameters=sum(p.numel() for p in module.parameters()),
+            )
+            for name, (module, _) in further.items()
+        }
+        or None,
         versions=run_on["versions"],
         hardware=Hardware(**run_on["hardware"]),
         seconds=round(time.perf_counter() - began, 2),
     ).to_dict()
 
 
-MOST_PAIRS = 2_000_000_000
-"""Training images times test images up to which near-copies are looked for: half a minute on a processor."""
-
-
-class _Scored(NamedTuple):
-    """Labels (N,) of the training and (M,) of the test images, and how many of these have a near-copy in training."""
-
-    train: Tensor
-    test: Tensor
-    near_copies: int | None
-
-
-def _score(
-    name: str,
-    encoder: nn.Module,
-    train_set: SizedImages,
-    test_set: SizedImages,
-    config: EvalConfig,
-    device: torch.device,
-    progress: Progress | None,
-    took: dict[str, tuple[float, int]],
-) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int], "_Scored"]:
-    """One row of the table, the right and wrong answers on the test images, how many images there were, and what they are."""
-    show: Progress = progress if progress is not None else lambda _: None
-    began = time.perf_counter()
-    show(f"{name}: features of {len(train_set)} training and {len(test_set)} test images")
-    raw = encoder if isinstance(encoder, RawPixels) else None
-    autocast = AUTOCAST[config.precision] if raw is None else None
-    if raw is not None:  # near-copies are looked for in the same pass over the images
-        raw.with_fingerprints = len(train_set) * len(test_set) <= MOST_PAIRS
-    train, test = (
-        extract_features(encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast)
-        for images in (train_set, test_set)
-    )
-    counts = {"train": len(train), "test": len(test)}
-    train, test = train.subset(train.y >= 0), test.subset(test.y >= 0)
-    copies = None
-    if raw is not None and raw.with_fingerprints:
-        (train, first), (test, second) = (
-            without_fingerprints(part, image_shape(train_set)[0]) for part in (train, test)
+def _refuse_other_images(name: str, scored: Scored, found: Scored) -> None:
+    if not (torch.equal(scored.train, found.train) and torch.equal(scored.test, found.test)):
+        raise DataError(
+            f"the images of the row {name!r} are not those of the others: {len(found.train)} and {len(found.test)} with a "
+            f"label, expected the same {len(scored.train)} and {len(scored.test)} in the same order"
         )
-        copies = int(near_copies(first, second, device=device).copied.sum())
-        raw.with_fingerprints = False
-    counts |= {"train labelled": len(train), "test labelled": len(test)}
-    check_features(train, "training")
-    check_features(test, "test")
-    _refuse_other_classes(train.y, test.y, _class_names(train_set))
-    linear: ProbeResult
-    if config.probe == "sgd":
-        linear = sgd_probe(
-            encoder,
-            train_set,
-            test_set,
-            epochs=config.sgd_epochs,
-            batch_size=config.sgd_batch_size,
-            learning_rate=config.sgd_learning_rate,
-            horizontal_flip=config.sgd_flip,
-            seed=config.seed,
-            device=device,
-            workers=config.workers,
-            autocast=autocast,
-            resamples=config.resamples,
-            progress=lambda done, total, loss: show(f"{name}: linear probe, epoch {done} of {total}, loss {loss:.4f}"),
-        )
-    else:
-        show(f"{name}: linear probe, {len(config.strengths)} strengths{_expected(took, train.x.shape[1], len(train))}")
-        fit_began = time.perf_counter()
-        linear = linear_probe(
-            train, test, config.strengths, config.seed, config.validation, device, resamples=config.resamples
-        )
-        took[name] = time.perf_counter() - fit_began, train.x.shape[1]
-    show(f"{name}: nearest neighbours")
-    knn = (knn_predictions(train, test, config.knn_k, config.knn_temperature, device) == test.y).numpy()
-    interval = bootstrap_interval(knn, resamples=config.resamples, seed=config.seed)
-    few = None
-    if config.trials:
-        show(f"{name}: few labels, {config.trials} draws each")
-        few = _few(train, test, config, device)
-    row = ClosedRow(
-        features=train.x.shape[1],
-        linear=linear.score(),
-        knn=Accuracy(accuracy=float(knn.mean()), interval=interval),
-        few_labels=few,
-        seconds=round(time.perf_counter() - began, 2),
-    )
-    return row, {"linear": linear.correct.numpy(), "knn": knn}, counts, _Scored(train.y, test.y, copies)
-
-
-def _class_names(images: SizedImages) -> tuple[str, ...]:
-    return tuple(str(name) for name in getattr(images, "classes", ()))
-
-
-def _refuse_other_classes(train: Tensor, test: Tensor, names: tuple[str, ...]) -> None:
-    """Refuse labels (N,) and (M,), -1 for none, that have no class in common.
-
-    Raises:
-        DataError: it gives examples of both.
-    """
-    sides = [set(labels[labels >= 0].tolist()) for labels in (train, test)]
-    if sides[0] & sides[1]:
-        return
-    shown = [
-        ", ".join(names[label] if label < len(names) else str(label) for label in sorted(side)[:5])
-        + (", ..." if len(side) > 5 else "")
-        for side in sides
-    ]
-    raise DataError(
-        f"training has the classes {shown[0]} and the test set has {shown[1]}: none in common, so nothing could be recognised; "
-        "give both parts the same class names, or compare classes that training never saw with --protocol open-set"
-    )
-
-
-def _expected(took: dict[str, tuple[float, int]], width: int, images: int) -> str:
-    """How long a probe of so many features will take, from the seconds and width of the first; nothing where that is short.
-
-    >>> _expected({"encoder": (41.0, 512)}, 507, 50_000), _expected({}, 507, 50_000)
-    (', about 40 s', '')
-    """
-    if not took or width * images <= CHEAP:
-        return ""
-    seconds, first = next(iter(took.values()))
-    expected = seconds * width / first
-    return "" if expected < 5 else f", about {float(f'{expected:.1g}'):.0f} s"
-
-
-def _few(train: Features, test: Features, config: EvalConfig, device: torch.device) -> dict[str, FewLabels]:
-    scores = few_labels(
-        train,
-        test,
-        config.labels_per_class,
-        config.trials,
-        config.seed,
-        fractions=config.label_fractions,
-        c=config.few_label_c,
-        device=device,
-    )
-    return {f"{key} a class" if isinstance(key, int) else key: FewLabels(**score) for key, score in scores.items()}
 
 
 def _compare(
@@ -294,5 +175,5 @@ def _describe(train_set: SizedImages, test_set: SizedImages, counts: dict[str, i
     return ClosedData(
         train=part(train_set, "train"),
         test=replace(part(test_set, "test"), near_copies=copies),
-        classes=_class_names(train_set),
+        classes=class_names(train_set),
     )

@@ -1,12 +1,14 @@
 """The evaluation on numbers: one encoder, the same encoder untrained, raw pixels and the mean, by ridge regression."""
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from linear_eval.beside import refuse_equal_names
 from linear_eval.classify.ridge import ALPHAS, Numbers, error_figures, ridge_predictions
 from linear_eval.config import AUTOCAST, EvalConfig
 from linear_eval.features.extract import check_features, extract_features
@@ -35,6 +37,7 @@ def evaluate_numbers(
     config: EvalConfig | None = None,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    beside: Mapping[str, tuple[nn.Module, Callable[[], tuple[ImageSet, ImageSet]] | None]] | None = None,
 ) -> tuple[dict[str, Any], Numbers, Numbers]:
     """Score ``encoder`` beside ``untrained``, raw pixels and the mean of training on images that have a number each.
 
@@ -45,6 +48,7 @@ def evaluate_numbers(
         config: batch size, precision, workers, seed and pixel size count.
         device: where to run the encoder; by default CUDA where there is one.
         progress: called with one line before each part.
+        beside: further encoders, as in ``linear_eval.protocol.evaluate``.
 
     Returns:
         What ``result.json`` holds (see ``NumbersResult``), the numbers of the test images (M,) and the encoder's
@@ -62,8 +66,11 @@ def evaluate_numbers(
         raise DataError(
             f"{len(known[0])} training and {len(known[1])} test images have a number: a regression needs at least 2 and 1"
         )
-    target, truth = (images.values.double().numpy() for images in known if images.values is not None)
-    encoders: dict[str, nn.Module] = {"encoder": encoder, **({} if untrained is None else {"untrained": untrained})}
+    target, truth = map(_numbers, known)
+    further = {} if beside is None else dict(beside)
+    refuse_equal_names(list(further))
+    encoders: dict[str, nn.Module] = {"encoder": encoder, **{name: module for name, (module, _) in further.items()}}
+    encoders |= {} if untrained is None else {"untrained": untrained}
     encoders["raw pixels"] = raw = RawPixels(config.pixel_size)
     digests: dict[str, str] = {}
     rows: dict[str, NumberProbeRow] = {}
@@ -73,11 +80,15 @@ def evaluate_numbers(
         show(f"{name}: features of {len(known[0])} training and {len(known[1])} test images, ridge regression")
         if module is raw:
             raw.bound = affordable_size(config.pixel_size, image_shape(known[0]), rows["encoder"].features, len(target))
+        fed = further.get(name, (None, None))[1]
+        parts = known if fed is None else tuple(images.labelled() for images in fed())
+        if not all(np.array_equal(_numbers(a), _numbers(b)) for a, b in zip(parts, known, strict=True)):
+            raise DataError(f"the images of the row {name!r} are not those of the others")
         autocast = None if module is raw else AUTOCAST[config.precision]
         with frozen(module) as digests[name]:
             train, test = (
                 extract_features(module, images, config.batch_size, device, workers=config.workers, autocast=autocast)
-                for images in known
+                for images in parts
             )
         check_features(train, "training", labelled=False)
         check_features(test, "test", labelled=False)
@@ -114,11 +125,25 @@ def evaluate_numbers(
             features=rows["encoder"].features,
             parameters=sum(p.numel() for p in encoder.parameters()),
         ),
+        beside={
+            name: EncoderFacts(
+                sha256=digests[name],
+                features=rows[name].features or 0,
+                parameters=sum(p.numel() for p in module.parameters()),
+            )
+            for name, (module, _) in further.items()
+        }
+        or None,
         versions=run_on["versions"],
         hardware=Hardware(**run_on["hardware"]),
         seconds=round(time.perf_counter() - began, 2),
     )
     return result.to_dict(), truth, predictions["encoder"]
+
+
+def _numbers(images: ImageSet) -> Numbers:
+    assert images.values is not None
+    return images.values.double().numpy()
 
 
 def _gain(mine: Numbers, other: Numbers) -> Gain:

@@ -5,7 +5,7 @@ from linear_eval.config import EvalConfig
 __all__ = ["in_words"]
 
 
-def in_words(config: EvalConfig, counts: dict[str, int], pixel_size: int) -> dict[str, str]:
+def in_words(config: EvalConfig, counts: dict[str, int], pixel_size: int, beside: bool = False) -> dict[str, str]:
     """The protocol, so that a reader of the result needs no code to repeat it."""
     train, test = counts["train labelled"], counts["test labelled"]
     lbfgs = (
@@ -35,5 +35,10 @@ def in_words(config: EvalConfig, counts: dict[str, int], pixel_size: int) -> dic
             f"{config.trials} draws of labelled images, the same for every row (seed {config.seed}); features "
             f"standardised by all training images, L2-regularised logistic regression at the fixed C = "
             f"{config.few_label_c:g}; mean and standard deviation over draws"
+        )
+    if beside:
+        words["beside"] = (
+            "further encoders: the same images in the same parts, read and normalised as each encoder's file says; the "
+            "differences are paired over test images and draws"
         )
     return words

@@ -144,6 +144,10 @@ class ClosedResult(Written):
     config: EvalConfig
     data: ClosedData
     encoder: EncoderFacts | None = None
+
+    beside: dict[str, EncoderFacts] | None = field(default=None, metadata=LEFT_OUT)
+    """The further encoders, by the name of their row."""
+
     versions: dict[str, str] = field(default_factory=dict)
     hardware: Hardware | None = None
     seconds: float | None = None

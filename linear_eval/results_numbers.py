@@ -50,6 +50,10 @@ class NumbersResult(Written):
     protocol: dict[str, str] = field(default_factory=dict)
     data: PredictedData
     encoder: EncoderFacts | None = None
+
+    beside: dict[str, EncoderFacts] | None = field(default=None, metadata=LEFT_OUT)
+    """The further encoders, by the name of their row."""
+
     versions: dict[str, str] = field(default_factory=dict)
     hardware: Hardware | None = None
     seconds: float | None = None

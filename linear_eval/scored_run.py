@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from linear_eval.beside import read_as
 from linear_eval.config import EvalConfig
 from simclr.config import DataConfig, TrainConfig
 from simclr.config.yaml import load_config
@@ -42,6 +43,12 @@ class ScoredRun:
     def at(cls, path: "ScoredRun | Path | str") -> "ScoredRun":
         """The run at ``path``: a run directory, an encoder folder, a file in it, or a run that was found before."""
         return path if isinstance(path, ScoredRun) else cls(find_encoder(Path(path)))
+
+    @property
+    def name(self) -> str:
+        """What a table calls it: the run's folder."""
+        own = self.folder.resolve()
+        return own.parent.name if own.name == "encoder" else own.name
 
     @cached_property
     def description(self) -> EncoderDescription:
@@ -89,10 +96,7 @@ class ScoredRun:
 
     def read_as_trained(self, images: ImageSet) -> ImageSet:
         """What ``load_source`` made of ``images``: a range that training found in deep files leaves those of 8 bits alone."""
-        reader = self.description.reader
-        if not reader.deep_only or images.reader.value_range != reader.value_range:
-            return images
-        return replace(images, reader=replace(images.reader, deep_only=True))
+        return read_as(self.description.reader, images)
 
     def has_other_images_than(self, data: DataConfig) -> bool:
         """Whether ``data`` names another set than the one that was trained on; False where that is not known."""

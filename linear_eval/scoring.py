@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
+from linear_eval.beside import RESERVED, Beside, refuse_equal_names
 from linear_eval.config import EvalConfig
 from linear_eval.features.pixels import RawPixels
 from linear_eval.progress import name_files, showing_progress
@@ -31,7 +32,10 @@ class Scoring:
     """The protocol."""
 
     encoders: dict[str, nn.Module]
-    """The rows of the table: the encoder, the same encoder untrained, raw pixels."""
+    """The rows that every table has: the encoder, the same encoder untrained, raw pixels."""
+
+    beside: tuple[Beside, ...]
+    """Those of other encoders."""
 
     tensorboard: bool
     """Whether the test images are written for TensorBoard's projector as well."""
@@ -41,12 +45,20 @@ class Scoring:
 
     @classmethod
     def begin(
-        cls, path: ScoredRun | Path | str, data: DataConfig | None, config: EvalConfig | None, tensorboard: bool
+        cls,
+        path: ScoredRun | Path | str,
+        data: DataConfig | None,
+        config: EvalConfig | None,
+        tensorboard: bool,
+        beside: Sequence[Beside | ScoredRun | Path | str] = (),
     ) -> "Scoring":
         """Read what the run at ``path`` has, with its own images and protocol where none are given.
 
+        ``beside`` are encoders to score with it, each of them whatever a run may be named by.
+
         Raises:
             CheckpointError: no encoder there, or not all of it.
+            ConfigError: two encoders that would have one row.
             DataError: no images given, and the run is not known.
             MissingExtraError: ``tensorboard``, and it is not installed.
         """
@@ -61,9 +73,14 @@ class Scoring:
             data=data,
             config=config,
             encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
+            beside=_beside(beside),
             tensorboard=tensorboard,
             console=Console(stderr=True),
         )
+
+    def fed(self, other: Beside) -> tuple[DataConfig, ScoredRun | Beside]:
+        """The images as another encoder is fed them, and what reads them so."""
+        return other.images(self.data, self.run.description.reader), self.run if other.reader is None else other
 
     @property
     def report_folder(self) -> Path:
@@ -77,3 +94,16 @@ class Scoring:
             with showing_progress(self.console) as progress:
                 written.append(write_run_projector(self.run, test, self.report_folder, self.config, progress))
         name_files(self.console, written)
+
+
+def _beside(given: Sequence[Beside | ScoredRun | Path | str]) -> tuple[Beside, ...]:
+    found: list[Beside] = []
+    for one in given:
+        if not isinstance(one, Beside):
+            run = ScoredRun.at(one)
+            taken = [other.name for other in found]
+            name = run.name if run.name not in (*taken, *RESERVED) else str(run.folder)
+            one = Beside(name=name, encoder=run.encoder(), reader=run.description.reader)
+        found.append(one)
+    refuse_equal_names([one.name for one in found])
+    return tuple(found)

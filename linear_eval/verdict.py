@@ -1,8 +1,11 @@
 """The first verdict on a pretrained encoder in words, and what guessing would give: nothing that needs the figures explained."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from linear_eval.beside import RESERVED
 from linear_eval.metrics import bootstrap_interval
 from linear_eval.results import ClosedRow, Commonest, Gain
 from linear_eval.results_numbers import NumberProbeRow
@@ -47,6 +50,10 @@ def verdict(rows: dict[str, ClosedRow], comparison: dict[str, dict[str, Gain]], 
             if score.accuracy >= commonest.accuracy
             else f"Always naming the commonest class gives more: {100 * commonest.accuracy:.1f} %."
         )
+    for name in _others(comparison):
+        gain = comparison[f"encoder - {name}"]["linear"]
+        theirs = f"{100 * rows[name].linear.accuracy:.1f} %"
+        said += _beside(name, gain, theirs, ("{:+.1f} points", "{:.1f}"), 100)
     return " ".join(said)
 
 
@@ -68,7 +75,26 @@ def verdict_on_numbers(rows: dict[str, NumberProbeRow], comparison: dict[str, Ga
     if mean is not None and mean.interval is not None and mean.interval[0] <= 0:
         error = rows["always the mean"].mean_absolute_error
         said.append(f"Always naming the mean gives {error:.4g}: it is not shown that anything was learned.")
+    for name in _others(comparison):
+        theirs = f"{rows[name].mean_absolute_error:.4g}"
+        said += _beside(name, comparison[f"encoder - {name}"], theirs, ("lower by {:.3g}", "{:.3g}"), 1)
     return " ".join(said)
+
+
+def _others(comparison: Mapping[str, object]) -> list[str]:
+    """The rows that not every table has."""
+    return [name for pair in comparison if (name := pair.removeprefix("encoder - ")) not in RESERVED]
+
+
+def _beside(name: str, gain: Gain, theirs: str, words: tuple[str, str], scale: float) -> list[str]:
+    """Whether the encoder is better than another one, by more than chance; ``words`` show a gain and an end of its interval."""
+    if gain.interval is None:
+        return []
+    low, high = gain.interval
+    kind = "Better than" if low > 0 else "Behind" if high < 0 else "Not told apart from"
+    includes = ", which includes 0" if low <= 0 <= high else ""
+    ends = ", ".join(words[1].format(scale * end) for end in (low, high))
+    return [f"{kind} {name}, {theirs} ({words[0].format(scale * gain.difference)}, 95 % [{ends}]{includes})."]
 
 
 def _opening(kinds: list[str]) -> str:

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     default = EvaluationOptions(data=own, eval=run.default_protocol())
     options = parse_flags(EvaluationOptions, words, "evaluate.py RUN", about, default=default)
     score = evaluate_open_set if options.protocol == "open-set" else evaluate_run
-    score(run, options.data, options.eval, tensorboard=options.tensorboard)
+    score(run, options.data, options.eval, tensorboard=options.tensorboard, beside=options.beside)
     return 0
 
 

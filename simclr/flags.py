@@ -20,6 +20,10 @@ HELP = ("-h", "--help", "--help-all")
 """Words that ask for help; the last one for all of it."""
 
 
+REPEATED = ("--beside",)
+"""Flags that may be given several times, each time with more of the same."""
+
+
 @dataclass(frozen=True)
 class Words:
     """The words of a command line behind its name, a preset or a run.
@@ -53,7 +57,11 @@ class Words:
 
 
 def read_words(words: Sequence[str]) -> Words:
-    """The flags that ``words`` give: the one place that tells them apart."""
+    """The flags that ``words`` give: the one place that tells them apart.
+
+    >>> read_words(["--beside", "runs/a", "--beside=runs/b"]).flags
+    {'--beside': ['--beside', 'runs/a', 'runs/b']}
+    """
     chosen: list[str] = []
     flags: dict[str, list[str]] = {}
     flag = ""
@@ -61,7 +69,11 @@ def read_words(words: Sequence[str]) -> Words:
         if re.fullmatch(r"[\w.]+:[\w-]+", word):
             chosen.append(word)
         elif word.startswith("--") or word in HELP:
-            flag = word.split("=")[0].replace("_", "-")
+            flag, _, value = word.partition("=")
+            flag = flag.replace("_", "-")
+            if flag in REPEATED:
+                flags.setdefault(flag, [flag]).extend([value] if value else [])
+                continue
             flags.pop(flag, None)  # so that the last of --train.evaluate and --train.no-evaluate stays the last
             flags[flag] = [word]
         else:

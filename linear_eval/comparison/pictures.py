@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from linear_eval.comparison.runs import RunRecord, SeedGroup
 from linear_eval.comparison.scores import ScoredSet
-from linear_eval.reports.closed import COLOURS, INK
+from linear_eval.reports.closed import INK, colours_of
 from simclr.names import drawable, drawn, legible
 from simclr.run.log import figures_over
 
@@ -71,7 +71,7 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
     figure = Figure(figsize=(8.5, 1.5 + 0.42 * len(scored)), layout="constrained")
     axes = figure.add_subplot()
     named = list(dict.fromkeys(row for _, one in scored for row in one.rows))
-    colours = [*COLOURS.values(), "#7a5195", "#5b8c5a"]
+    colours = colours_of(named)
     for number, row in enumerate(named):
         found = [(y, one.rows[row][measure]) for y, (_, one) in enumerate(scored) if measure in one.rows.get(row, {})]
         ends = [score.interval or (score.value, score.value) for _, score in found]
@@ -84,7 +84,7 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
             ],
             fmt="o",
             markersize=6 if number == 0 else 4.5,
-            color=COLOURS.get(row, colours[number % len(colours)]),
+            color=colours[row],
             capsize=2.5,
             label=drawn(row),
         )

@@ -19,7 +19,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -39,10 +39,10 @@ from linear_eval.matching.similarity import (
     query_and_gallery,
     rank_keys,
 )
-from linear_eval.metrics import interval_over_classes
+from linear_eval.metrics import difference_over_classes, interval_over_classes
 from simclr.errors import ConfigError, DataError
 
-__all__ = ["RetrievalResult", "map_at_r", "nmi", "r_precision", "recall_at_k", "retrieval"]
+__all__ = ["RetrievalResult", "map_at_r", "nmi", "r_precision", "recall_at_k", "retrieval", "retrieval_gains"]
 
 KS = (1, 2, 4, 8)
 
@@ -171,15 +171,62 @@ def nmi(
     return float(normalized_mutual_info_score(embeddings.labels.cpu().numpy(), clusters))
 
 
+def retrieval_gains(
+    x: Annotated[Tensor, "float N D"],
+    others: Mapping[str, Annotated[Tensor, "float N E"]],
+    y: Annotated[Tensor, "int64 N"],
+    *,
+    distance: Distance = "cosine",
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By how much ``x`` retrieves better than each of ``others``, embeddings of the same rows: Recall@1 and MAP@R.
+
+    Returns:
+        Name of the other -> ``recall_at_1`` and ``map_at_r`` -> ``difference`` and ``interval``: 95 % over classes, paired
+        over queries (``difference_over_classes``), None for a single class. Plain JSON types.
+    """
+
+    def of_queries(rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        return _values(*query_and_gallery(rows, y, None, None, distance), (1,), True)
+
+    mine, labels = of_queries(x)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, rows in others.items():
+        theirs, _ = of_queries(rows)
+        found[name] = {}
+        for measure in ("recall_at_1", "map_at_r"):
+            gain = mine[measure] - theirs[measure]
+            interval = difference_over_classes(gain, labels)
+            found[name][measure] = {
+                "difference": float(gain.mean()),
+                "interval": None if interval is None else list(interval),
+            }
+    return found
+
+
 def _scores(queries: Embeddings, gallery: Embeddings, ks: Sequence[int], whole_class: bool = True) -> RetrievalResult:
     """``whole_class=False`` looks no further than the largest k, leaves R-precision and MAP@R at NaN, and takes no interval."""
+    values, labels = _values(queries, gallery, ks, whole_class)
+    return RetrievalResult(
+        recall_at_k={int(k): float(values[f"recall_at_{k}"].mean()) for k in ks},
+        r_precision=float(values["r_precision"].mean()) if whole_class else float("nan"),
+        map_at_r=float(values["map_at_r"].mean()) if whole_class else float("nan"),
+        intervals={name: interval_over_classes(share, labels) for name, share in values.items()} if whole_class else {},
+        queries=len(labels),
+        excluded=len(queries) - len(labels),
+        gallery=len(gallery),
+    )
+
+
+def _values(
+    queries: Embeddings, gallery: Embeddings, ks: Sequence[int], whole_class: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Each figure of every query that is scored, float64 (Q,), and the classes (Q,) of these queries."""
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks must be positive numbers of neighbours, got {tuple(ks)}")
     itself = queries is gallery
     relevant = class_sizes(queries.labels, gallery.labels) - int(itself)  # (N,)
     scored = relevant > 0
-    count = int(scored.sum())
-    if count == 0:
+    if not bool(scored.any()):
         raise DataError(
             f"none of the {len(queries)} queries has {'another' if itself else 'an'} image of its class to find; "
             "give at least one class with two images"
@@ -210,16 +257,7 @@ def _scores(queries: Embeddings, gallery: Embeddings, ks: Sequence[int], whole_c
                 of_queries["r_precision"].append((hit.sum(1) / size[:, 0].double()).cpu())
                 of_queries["map_at_r"].append((precision.sum(1) / size[:, 0]).cpu())
     values = {name: torch.cat(parts).double() for name, parts in of_queries.items()}
-    labels = queries.labels[scored].cpu()
-    return RetrievalResult(
-        recall_at_k={int(k): float(values[f"recall_at_{k}"].mean()) for k in ks},
-        r_precision=float(values["r_precision"].mean()) if whole_class else float("nan"),
-        map_at_r=float(values["map_at_r"].mean()) if whole_class else float("nan"),
-        intervals={name: interval_over_classes(share, labels) for name, share in values.items()} if whole_class else {},
-        queries=count,
-        excluded=len(queries) - count,
-        gallery=columns,
-    )
+    return values, queries.labels[scored].cpu()
 
 
 def _rows_at_once(width: int) -> int:

@@ -1,6 +1,7 @@
 """The numbers of an evaluation as a table, as ``result.json`` and as pictures."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from simclr.files import AGAIN, atomically, refused
 from simclr.names import drawable, drawn, legible, printable
 
 __all__ = [
+    "colours_of",
     "confusion_picture",
     "plain_table",
     "print_report",
@@ -27,7 +29,16 @@ __all__ = [
 ]
 
 COLOURS = {"encoder": "#2a6f97", "untrained": "#a9a9a9", "raw pixels": "#e09f3e"}
+FURTHER = ("#7a5195", "#5b8c5a", "#c1666b", "#4aa3a2", "#8d6a4f")
+"""Of rows that not every table has."""
+
 INK = "#333333"
+
+
+def colours_of(rows: Iterable[str]) -> dict[str, str]:
+    """Name of each row -> its colour, the same for a row of every table wherever it stands."""
+    further = [name for name in rows if name not in COLOURS]
+    return {**COLOURS, **{name: FURTHER[number % len(FURTHER)] for number, name in enumerate(further)}}
 
 
 def plain_table(title: str, caption: str) -> Table:
@@ -65,16 +76,17 @@ def result_table(result: dict[str, Any]) -> Table:
     table.padding = (0, 0)  # with the last column it would be wider than a terminal of 80
     table.add_column("")
     for name in result["rows"]:
-        table.add_column(name, justify="right", style="bold" if name == "encoder" else "")
+        table.add_column(Text(printable(name)), justify="right", style="bold" if name == "encoder" else "")
     commonest = result.get("commonest")
     if commonest is not None:
         table.add_column(COMMONEST, justify="right", max_width=9)
+    gap = " " if len(result["rows"]) <= 3 else "\n"  # more columns than three and a terminal of 80 hold in one line
     for measure, heading in _measures(result).items():
         cells = []
         for row in result["rows"].values():
             mean, low, high = _score(row, measure)
             spread = f"[{low:.1f}, {high:.1f}]" if measure in ("linear", "balanced", "knn") else f"± {high - mean:.1f}"
-            cells.append(Text(f"{mean:.1f} {spread}"))
+            cells.append(Text(f"{mean:.1f}{gap}{spread}"))
         if commonest is not None:
             key = {"linear": "accuracy", "balanced": "balanced_accuracy"}.get(measure)
             cells.append(Text("-" if key is None else f"{100 * commonest[key]:.1f}"))
@@ -91,9 +103,9 @@ def print_report(result: dict[str, Any], console: Console | None = None) -> None
         low, high = (100 * end for end in linear["interval"])
         verdict = "" if low > 0 or high < 0 else "  (no difference that these test images could show)"
         gain = f"{100 * linear['difference']:+.1f} points, 95 % [{low:+.1f}, {high:+.1f}], paired"
-        console.print(Text(f"{pair}: linear {gain}{verdict}"))
+        console.print(Text(printable(f"{pair}: linear {gain}{verdict}")))
     if result.get("verdict"):
-        console.print(Text(result["verdict"], "bold"))
+        console.print(Text(printable(result["verdict"]), "bold"))
     for note in notes_on(result):
         console.print(Text(printable(f"note: {note}")))
 
@@ -126,14 +138,16 @@ def score_picture(result: dict[str, Any], path: Path | str) -> Path:
     """Bars with intervals: every measure, the rows side by side, and the line of guessing the commonest class."""
     measures = _measures(result)
     rows = result["rows"]
-    figure = Figure(figsize=(max(6.0, 1.5 + 1.25 * len(measures)), 4.2), layout="constrained")
+    each = 1.25 * max(1.0, len(rows) / 3)
+    figure = Figure(figsize=(max(6.0, 1.5 + each * len(measures)), 4.2), layout="constrained")
+    colours = colours_of(rows)
     axes = figure.add_subplot()
     width = 0.8 / len(rows)
     for number, (name, row) in enumerate(rows.items()):
         scores = np.array([_score(row, measure) for measure in measures])
         x = np.arange(len(measures)) + (number - (len(rows) - 1) / 2) * width
         spread = np.abs(scores[:, 1:].T - scores[:, 0])
-        axes.bar(x, scores[:, 0], 0.92 * width, color=COLOURS.get(name, "#7a5195"), label=name, zorder=2)
+        axes.bar(x, scores[:, 0], 0.92 * width, color=colours[name], label=drawn(name, 24), zorder=2)
         axes.errorbar(x, scores[:, 0], spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2.5, zorder=3)
         for position, (mean, _, high) in zip(x, scores, strict=True):
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from linear_eval.features.extract import Features
 from linear_eval.matching.similarity import prepare
-from linear_eval.reports.closed import COLOURS
+from linear_eval.reports.closed import colours_of
 from simclr.errors import ConfigError, DataError
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import drawable, drawn, legible
@@ -44,8 +44,9 @@ def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[s
     _need_results(results)
     figure, (axes,) = _figure(1, width=7.0, height=5.0 + 0.2 * len(results))
     floor = min(1 / result["impostor_pairs"] for result in results.values())
+    colours = colours_of(results) if "encoder" in results else {}
     for number, (name, result) in enumerate(results.items()):
-        color = COLOURS.get(name, LINES[number % len(LINES)])
+        color = colours.get(name, LINES[number % len(LINES)])
         far, tar = np.asarray(result["roc_far"]), np.asarray(result["roc_tar"])
         start = float(tar[far <= 0].max())  # what is accepted before the first impostor
         far, tar = np.concatenate([[floor], far[far > 0]]), np.concatenate([[start], tar[far > 0]])

@@ -18,6 +18,9 @@ __all__ = ["open_set_table", "print_open_set", "write_open_set"]
 MAP_ROWS = 2000
 """Images that a map shows at most; t-SNE of more takes minutes, and dots cover one another."""
 
+MEASURES = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
+"""What the rows are compared by."""
+
 Cell = tuple[float | None, list[float] | None]
 """A share and the two ends of its interval, where there is one."""
 
@@ -32,7 +35,7 @@ def open_set_table(result: dict[str, Any]) -> Table:
     )
     table.add_column("", no_wrap=True)
     for name in result["rows"]:
-        table.add_column(name, justify="right", style="bold" if name == "encoder" else "")
+        table.add_column(Text(printable(name)), justify="right", style="bold" if name == "encoder" else "")
     columns = [_figures(row) for row in result["rows"].values()]
     previous = ""
     for heading, (group, _) in columns[0].items():
@@ -48,6 +51,9 @@ def print_open_set(result: dict[str, Any], console: Console | None = None) -> No
     console = Console() if console is None else console
     console.print(open_set_table(result))
     console.print(Text(printable(f"classes new to the encoder? {result['disjoint_from_training']}")))
+    for pair, measures in result.get("comparison", {}).items():
+        found = [f"{words} {_gain(measures[name])}" for name, words in MEASURES.items()]
+        console.print(Text(printable(f"{pair}: {', '.join(found)}, paired over queries")))
     test = result["data"]["test"]
     for line in note_on_trained_images(test.get("trained_on"), test["images"]):
         console.print(Text(line))
@@ -79,6 +85,14 @@ def write_open_set(
         path = folder / f"map-{method}.png"
         files.append(plot_map(features, path, method, class_names=class_names, max_rows=MAP_ROWS, seed=seed))
     return files
+
+
+def _gain(gain: dict[str, Any]) -> str:
+    points = f"{100 * gain['difference']:+.1f} points"
+    if gain["interval"] is None:
+        return points
+    low, high = (100 * end for end in gain["interval"])
+    return f"{points}, 95 % [{low:+.1f}, {high:+.1f}]" + (" (no difference shown)" if low <= 0 <= high else "")
 
 
 def _figures(row: dict[str, Any]) -> dict[str, tuple[str, Cell]]:
