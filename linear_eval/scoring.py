@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from linear_eval.beside import RESERVED, Beside, refuse_equal_names
+from linear_eval.beside import RESERVED, START, Beside, refuse_equal_names
 from linear_eval.config import EvalConfig
 from linear_eval.features.pixels import RawPixels
 from linear_eval.progress import name_files, showing_progress
@@ -35,7 +35,7 @@ class Scoring:
     """The rows that every table has: the encoder, the same encoder untrained, raw pixels."""
 
     beside: tuple[Beside, ...]
-    """Those of other encoders."""
+    """Those of other encoders; the first is that of the weights that the run started from, where it keeps any."""
 
     tensorboard: bool
     """Whether the test images are written for TensorBoard's projector as well."""
@@ -73,7 +73,7 @@ class Scoring:
             data=data,
             config=config,
             encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
-            beside=_beside(beside),
+            beside=_beside(beside, run.start()),
             tensorboard=tensorboard,
             console=Console(stderr=True),
         )
@@ -96,8 +96,8 @@ class Scoring:
         name_files(self.console, written)
 
 
-def _beside(given: Sequence[Beside | ScoredRun | Path | str]) -> tuple[Beside, ...]:
-    found: list[Beside] = []
+def _beside(given: Sequence[Beside | ScoredRun | Path | str], start: nn.Module | None) -> tuple[Beside, ...]:
+    found = [] if start is None else [Beside(name=START, encoder=start)]
     for one in given:
         if not isinstance(one, Beside):
             run = ScoredRun.at(one)

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import simclr
+from linear_eval import EvalConfig, evaluate_run
+from linear_eval.scoring import Scoring
 from simclr.command_line import parse_command
 from simclr.config import TrainConfig
 from simclr.config.yaml import load_config
@@ -120,6 +122,8 @@ def test_a_run_keeps_its_start_and_tells_how_far_it_went(
         run = simclr.pretrain(stopped).run_dir
     finally:
         (pretrained / "gone").rename(pretrained / "encoder")
+    named = Scoring.begin(run, None, None, False, [run / "start"]).beside
+    assert [one.name for one in named] == ["start", str(run / "start")]
     again = [line["start_cka"] for line in read_metrics(run / "metrics.jsonl") if "start_cka" in line]
     assert again == [line["start_cka"] for line in lines]
 
@@ -139,6 +143,32 @@ def test_published_weights_are_a_start_too_and_random_ones_are_none(
     assert simclr.load_encoder(config.run_dir / "start").size == 16
     monkeypatch.undo()  # and it loads without a network
     simclr.load_encoder(config.run_dir / "start")
+
+
+@pytest.mark.slow
+def test_the_score_has_a_row_for_the_start(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the row that the weights had when their own run was scored, and the verdict says whether adapting helped."""
+    monkeypatch.setattr("linear_eval.reports.closed.save_figure", lambda figure, path: path)
+    config = small(pretrained, tmp_path, "--train.epochs", "2")
+    run = simclr.pretrain(config).run_dir
+    quick = EvalConfig(
+        trials=1, strengths=(1e-2, 1.0), resamples=200, labels_per_class=(2,), label_fractions=(), pixel_size=8
+    )
+    images = replace(config.data, test_fraction=0.1)
+    before, after = (evaluate_run(path, images, quick) for path in (pretrained, run))
+    assert list(after["rows"]) == ["encoder", "start", "untrained", "raw pixels"]
+    theirs, ours = before["rows"]["encoder"], after["rows"]["start"]
+    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    gain = after["comparison"]["encoder - start"]["linear"]
+    assert gain["difference"] == pytest.approx(
+        after["rows"]["encoder"]["linear"]["accuracy"] - theirs["linear"]["accuracy"]
+    )
+    low, high = gain["interval"]
+    words = "Adapting helped" if low > 0 else "Adapting made it worse" if high < 0 else "No sign that adapting helped"
+    assert f"{words}: " in after["verdict"] and "the weights it started from" in after["verdict"]
+    assert "start" not in before["rows"]
 
 
 def unbiased_cka(x: np.ndarray, y: np.ndarray) -> float:
