@@ -7,10 +7,12 @@ views were made) goes before it, and what the user says before both.
 from dataclasses import replace
 from typing import Any
 
+from augment import AugmentConfig
 from simclr.config import TrainConfig
 from simclr.errors import ConfigError, shown
 from simclr.exchange.starting_point import StartingPoint, as_timm_has_it, starting_point
 from simclr.flags import Words
+from simclr.model.encoder import SMALL_IMAGE
 
 __all__ = ["adapt_config", "adapted"]
 
@@ -33,7 +35,9 @@ def adapt_config(recipe: TrainConfig, init: str | None = None, name: str | None 
     data, augment = point.data, point.augment
     assert data is not None and augment is not None
     if augment.views < recipe.augment.views or not point.is_run:
-        augment = replace(recipe.augment, size=augment.size, mean=augment.mean, std=augment.std)
+        # Chen et al. 2020 neither blur images of CIFAR's size nor change their colours as much as those of ImageNet.
+        views = recipe.augment if augment.size > SMALL_IMAGE else AugmentConfig()
+        augment = replace(views, size=augment.size, mean=augment.mean, std=augment.std)
     if not point.is_run:
         data = replace(data, workers=recipe.data.workers)
     run_name = f"{point.name.replace('.', '-')}-adapted"

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 
 import simclr
-from linear_eval import EvalConfig, evaluate_run
+from augment import AugmentConfig
+from linear_eval import EvalConfig, evaluate_run, finetuned
 from linear_eval.scoring import Scoring
 from simclr.command_line import parse_command
-from simclr.config import TrainConfig
+from simclr.config import EncoderConfig, TrainConfig
 from simclr.config.yaml import load_config
 from simclr.errors import ConfigError
+from simclr.exchange.imported import start_from
+from simclr.finetune import parse_finetuning
+from simclr.model.contrastive import build_model
+from simclr.model.encoder import build_backbone
 from simclr.run.diagnostics import linear_cka
 from simclr.run.log import read_metrics
 
@@ -109,8 +116,8 @@ def test_a_run_keeps_its_start_and_tells_how_far_it_went(
     assert lines[0]["start_cka"] == pytest.approx(1)  # the head alone
     assert lines[2]["start_cka"] < 0.9999
     assert f"epoch 3: linear CKA with the start {lines[2]['start_cka']:.3g}, online kNN" in capfd.readouterr().err
-    # The figure of the encoder that came out, beside the start, on the images that the online score asks about.
-    images = simclr.train.open_run(replace(config, name="other")).validation.queries.pixels
+    # The figure of the encoder that came out, beside the start, on all images, of which there are few.
+    images = simclr.train.open_run(replace(config, name="other")).images.pixels
     with torch.no_grad():
         x, y = start(images).double().numpy(), end(images).double().numpy()
     assert lines[2]["start_cka"] == pytest.approx(unbiased_cka(x, y), abs=1e-5)
@@ -212,3 +219,64 @@ def test_linear_cka_is_the_papers_for_many_images_and_does_not_grow_with_the_wid
     assert abs(linear_cka(*unrelated)) < 0.1  # the paper's estimate says 0.97
     assert math.isnan(linear_cka(torch.zeros(9, 2), torch.randn(9, 2)))
     assert math.isnan(linear_cka(torch.randn(3, 2), torch.randn(3, 2)))
+
+
+# At another size, and for other channels.
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_published_weights_fit_other_channels_as_timm_fits_them(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = timm.create_model("test_resnet")
+    torch.save(published.state_dict(), tmp_path / "published.pth")
+    create = partial(timm.create_model, pretrained_cfg_overlay={"file": str(tmp_path / "published.pth")})
+    monkeypatch.setattr("timm.create_model", create)
+    backbone = build_backbone(EncoderConfig(name="test_resnet", pretrained=True), 32, seed=0, channels=channels)
+    theirs = published.state_dict()
+    theirs["conv1.0.weight"] = timm.models.adapt_input_conv(channels, theirs["conv1.0.weight"])
+    found = backbone.state_dict()
+    assert found["conv1.0.weight"].shape[1] == channels
+    assert all(torch.equal(found[name], theirs[name]) for name in found)
+
+
+def test_a_run_on_colours_is_adapted_to_other_channels(pretrained: Path) -> None:
+    config = parsed("--encoder.init", str(pretrained), "--data.path", "birds", "--data.channels", "4")
+    backbone = build_model(config).backbone
+    said = start_from(backbone, config.encoder, 4)
+    assert "65 of 65 tensors" in said and "conv1.weight fitted from 3 channels to 4" in said
+    theirs = load_file(pretrained / "encoder" / "encoder.safetensors")["conv1.weight"]
+    assert torch.equal(backbone.conv1.weight.detach(), timm.models.adapt_input_conv(4, theirs))
+
+
+@pytest.mark.slow
+def test_a_transformer_trained_at_32_px_goes_on_at_64(
+    tiny_run: TrainConfig, tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapted, and fine-tuned and scored: every tensor is there, and the start is what timm makes of the weights at 64 px."""
+    train = replace(tiny_run.train, epochs=1, batch_size=8, knn_every=1)
+    encoder = EncoderConfig(name="test_vit", patch_size=8)
+    data = replace(tiny_run.data, source="folder", path=image_folder, limit=None)
+    config = replace(tiny_run, encoder=encoder, train=train, data=data, augment=AugmentConfig(size=32))
+    first = simclr.pretrain(replace(config, schedule=replace(config.schedule, warmup_epochs=0))).run_dir
+    weights = load_file(first / "encoder" / "encoder.safetensors")
+    larger = timm.create_model("test_vit", num_classes=0, img_size=64, patch_size=8)
+    larger.load_state_dict(checkpoint_filter_fn(weights, larger))
+    assert weights["pos_embed"].shape[1] < larger.pos_embed.shape[1]
+    words = ["--encoder.init", str(first), "--augment.size", "64", "--data.size", "64", "--train.batch-size", "8"]
+    words += ["--train.epochs", "2", "--out", str(tmp_path / "at-64"), "--train.precision", "fp32"]
+    adapting = parsed(*words, "--schedule.warmup-epochs", "0")
+    tuning = parse_finetuning(
+        [*words, "--schedule.head-epochs", "1", "--schedule.warmup-epochs", "0"], "finetune.py", ""
+    )
+    for config in (adapting, tuning):
+        run = simclr.pretrain(config).run_dir
+        start = load_file(run / "start" / "encoder.safetensors")
+        expected = larger.state_dict()
+        assert start.keys() == expected.keys() and all(torch.equal(start[name], expected[name]) for name in start)
+        assert simclr.load_encoder(run).size == 64
+    score = finetuned.evaluate_finetuned(replace(tuning, train=replace(tuning.train, scratch=False)))
+    assert set(score["rows"]) == {"fine-tuned", "linear probe"}
+    images = replace(data, size=64)
+    quick = EvalConfig(trials=0, strengths=(1.0,), resamples=50, pixel_size=8)
+    assert "start" in evaluate_run(tmp_path / "at-64" / adapting.name, images, quick)["rows"]

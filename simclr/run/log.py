@@ -110,7 +110,7 @@ class RunLog:
     def epoch(self, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Log the figures taken at an epoch's end."""
         self._record({"kind": "epoch", "step": step, "epoch": epoch, **figures})
-        if "start_cka" in figures:
+        if math.isfinite(figures.get("start_cka", math.nan)):
             shown = {"linear CKA with the start": "start_cka", "online kNN": "online_knn", "RankMe": "online_rankme"}
             self.say(
                 f"epoch {epoch}: "

@@ -23,12 +23,12 @@ from simclr.run.parts import Run
 
 __all__ = ["FeatureWatch", "keep_start", "open_watch"]
 
-_IMAGES = 1000
+_IMAGES, _FEWEST = 1000, 100
 
 
 class FeatureWatch:
-    """Figures of the features of a few images, the same ones every time: those that the online score asks about, or a part of
-    the training images, drawn under a seed.
+    """Figures of the features of a few images, the same ones every time: those that the online score asks about (held-out
+    images), or where these are few or none a part of the training images, drawn under a seed.
 
     ``start_cka``: linear CKA of the backbone's features with those of the weights that the run started from.
     ``online_rankme``: RankMe (Garrido et al. 2023), where weights are chosen by it.
@@ -36,7 +36,7 @@ class FeatureWatch:
 
     def __init__(self, run: Run, start: nn.Module | None, ranks: bool) -> None:
         self.augment, self.left_out, self.ranks = run.config.augment, run.left_out, ranks
-        if run.validation is not None:
+        if run.validation is not None and len(run.validation.queries) >= _FEWEST:
             images = run.validation.queries
             self.images = images.subset(torch.arange(min(_IMAGES, len(images))))
         else:
