@@ -10,7 +10,7 @@ from typing import Any
 from augment import AugmentConfig
 from simclr.config import TrainConfig
 from simclr.errors import ConfigError, shown
-from simclr.exchange.starting_point import StartingPoint, as_timm_has_it, starting_point
+from simclr.exchange.starting_point import StartingPoint, as_timm_has_it, published, starting_point
 from simclr.flags import Words
 from simclr.model.encoder import SMALL_IMAGE
 
@@ -29,7 +29,7 @@ def adapt_config(recipe: TrainConfig, init: str | None = None, name: str | None 
         ConfigError: nothing of that name; or no weights are published.
         CheckpointError: a folder without an encoder, or with a damaged one.
     """
-    point = starting_point(init or name or recipe.encoder.name)
+    point = published(name or recipe.encoder.name) if init is None else starting_point(init)
     if point.data is None:  # a file says nothing; timm knows what the weights that it has for such a network take
         point = _of_a_file(point, recipe, name or recipe.encoder.name)
     data, augment = point.data, point.augment

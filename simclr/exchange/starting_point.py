@@ -15,7 +15,7 @@ from simclr.exchange.description import EncoderDescription, find_encoder, read_d
 from simclr.model.encoder import SMALL_IMAGE
 from simclr.paths import given_path
 
-__all__ = ["StartingPoint", "as_timm_has_it", "is_encoder_folder", "starting_point", "with_its_stem"]
+__all__ = ["StartingPoint", "as_timm_has_it", "is_encoder_folder", "published", "starting_point", "with_its_stem"]
 
 _FILES = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors")
 
@@ -51,7 +51,7 @@ def starting_point(init: str) -> StartingPoint:
     path = Path(init)
     if not path.exists() and path.suffix not in _FILES:
         if timm.is_model(init.split(".")[0]):
-            return _published(init)
+            return published(init)
         raise ConfigError(
             f"encoder.init is {init!r}: there is no such file or folder, and timm has no model of that name"
         )
@@ -78,6 +78,18 @@ def as_timm_has_it(name: str) -> tuple[DataConfig, AugmentConfig] | None:
     size = weights.input_size[-1]
     data = DataConfig(source="folder", size=round(size / (weights.crop_pct or 1.0)))
     return data, AugmentConfig(size=size, mean=tuple(weights.mean), std=tuple(weights.std))
+
+
+def published(name: str) -> StartingPoint:
+    """timm's published weights of ``name``.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = as_timm_has_it(name)
+    if found is None:
+        raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
+    return StartingPoint(name, EncoderConfig(name=name, pretrained=True), *found)
 
 
 def with_its_stem(config: TrainConfig) -> TrainConfig:
@@ -123,10 +135,3 @@ def _read_alike(data: DataConfig, described: EncoderDescription) -> DataConfig:
     """``data`` whose images are read as those were that the encoder was trained on."""
     values = data.value_range if described.value_range is None else described.value_range
     return replace(data, channels=described.channels, fit=described.fit, value_range=values)
-
-
-def _published(name: str) -> StartingPoint:
-    found = as_timm_has_it(name)
-    if found is None:
-        raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
-    return StartingPoint(name, EncoderConfig(name=name, pretrained=True), *found)
