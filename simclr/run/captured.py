@@ -26,7 +26,7 @@ _PLAIN = 3
 """Steps before a capture: they compile, choose algorithms, and make the optimizer's state."""
 
 _TOLERANCE = 1e-2
-"""Relative: how far loss and gradient norm of a captured step may be from those of the plain one, on the same batch."""
+"""Relative: how far loss, gradient norm and way of a captured step may be from those of the plain one, on the same batch."""
 
 Take = Callable[[Run, Learner, int, Batch, StepProfile], Step]
 
@@ -63,7 +63,10 @@ class Captured:
         """Take ``step`` plainly, then as the graph that later ones are. Waits for the device."""
         state = Bits(_all_that_moves(self._learner))
         state.note()
-        plain = _figures(self._take(self._run, self._learner, step, batch, profile))
+        weights: list[Tensor] = list(self._learner.weights.parameters())
+        with torch.no_grad():
+            before = torch._foreach_add(weights, 0)
+        plain = _figures(self._take(self._run, self._learner, step, batch, profile), weights, before)
         state.put_back()
         try:
             self._graph = _Graph(self._take, self._run, self._learner, step, batch, profile)
@@ -72,10 +75,11 @@ class Captured:
         else:
             state.note()
             done = self._graph.replay(step, batch)
-            if torch.allclose(_figures(done), plain, rtol=_TOLERANCE, equal_nan=True):
+            found = _figures(done, weights, before)
+            if torch.allclose(found, plain, rtol=_TOLERANCE, equal_nan=True):
                 return done
             state.put_back()
-            fault = f"gives loss and gradient norm {_figures(done).tolist()} for {plain.tolist()}"
+            fault = f"gives loss, gradient norm and way of the weights {found.tolist()} for {plain.tolist()}"
         self._able, self._graph = False, None
         self._learner.optimizer.zero_grad()
         warnings.warn(f"a step as a CUDA graph {fault}; training goes on without, and slower", stacklevel=3)
@@ -142,8 +146,11 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return [t for t in (batch.images, batch.labels, batch.indices, batch.values) if isinstance(t, Tensor)]
 
 
-def _figures(done: Step) -> Tensor:
-    return torch.stack([done.loss, done.gradient_norm]).float()
+@torch.no_grad()
+def _figures(done: Step, weights: list[Tensor], before: tuple[Tensor, ...]) -> Tensor:
+    """(3,): loss, gradient norm, and how far all weights together have gone from ``before``."""
+    way = torch.stack(torch._foreach_norm(torch._foreach_sub(weights, before))).norm()
+    return torch.stack([done.loss, done.gradient_norm, way]).float()
 
 
 def _all_that_moves(learner: Learner) -> list[Tensor]:
