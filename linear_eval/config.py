@@ -1,6 +1,7 @@
 """What an evaluation can be told: the protocol's settings, and what the command takes beside them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,6 +12,8 @@ from simclr.config.data import DataConfig
 from simclr.config.marks import Rare
 from simclr.config.numbers import check_numbers
 from simclr.errors import ConfigError
+from simclr.exchange.given import EncoderWords
+from simclr.paths import expand_fields
 
 __all__ = ["AUTOCAST", "EvalConfig", "EvaluationOptions"]
 
@@ -123,7 +126,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class EvaluationOptions(EncoderWords):
     """What an evaluation can be told; the images default to the run's own."""
 
     protocol: Literal["closed", "open-set"] = "closed"
@@ -133,6 +136,9 @@ class EvaluationOptions:
     """More encoders to score on the same images, each whatever RUN may be; of a file that does not say which network it is,
     NAME=FILE."""
 
+    out: Path | None = None
+    """Where the report goes; beside the encoder if none."""
+
     tensorboard: bool = False
     """Also write the scored images under every checkpoint, with thumbnails, for TensorBoard's projector: RUN/projector."""
 
@@ -141,3 +147,6 @@ class EvaluationOptions:
 
     eval: EvalConfig = field(default_factory=EvalConfig)
     """The protocol's settings."""
+
+    def __post_init__(self) -> None:
+        expand_fields(self, "out")

@@ -24,6 +24,7 @@ from simclr.data.decode import EXTENSIONS
 from simclr.data.sources import has_validation
 from simclr.errors import ConfigError, DataError, require
 from simclr.exchange.encoder import Encoder
+from simclr.exchange.given import EncoderWords
 from simclr.names import printable
 from simclr.paths import expand_fields
 
@@ -31,7 +32,7 @@ __all__ = ["EmbedOptions", "Embedded", "embed_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
+class EmbedOptions(EncoderWords):
     """What embedding can be told; the images default to the run's own."""
 
     out: Path | None = None
@@ -119,7 +120,7 @@ def embed_run(
     Files that do not decode end it before anything is written, or with ``data.broken="skip"`` are left out and named.
 
     Args:
-        path: a run directory, an encoder folder, or a file in it.
+        path: a run, or whatever else ``simclr.load_encoder`` takes.
         options: images, format, queries.
         progress: called with (images done, images in all).
 

@@ -37,7 +37,7 @@ def evaluate_run(
     """Score the encoder at ``path`` beside the same encoder untrained and raw pixels, and write what was found.
 
     Args:
-        path: a run directory, an encoder folder, or a file in it.
+        path: a run, or whatever else ``simclr.load_encoder`` takes.
         data: labelled images to score on; the run's own if None.
         config: the protocol; ``ScoredRun.default_protocol`` if None.
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.

@@ -52,7 +52,7 @@ def evaluate_open_set(
     another set's images stay with that report.
 
     Args:
-        path: a run directory, an encoder folder, or a file in it.
+        path: a run, or whatever else ``simclr.load_encoder`` takes.
         data: labelled images to score on; the run's own if None. See :func:`open_set_images` for what is taken of them.
         config: the protocol; ``ScoredRun.default_protocol`` if None.
         tensorboard: also write the test images under every checkpoint for TensorBoard's projector.
@@ -80,10 +80,7 @@ def evaluate_open_set(
     features: dict[str, Features] = {}
     digests: dict[str, str] = {}
     with showing_progress(scoring.console) as progress:
-        for name, module in scoring.encoders.items():
-            with frozen(module) as digests[name]:
-                rows[name], features[name] = _row(name, module, images, config, device, progress)
-        for other in scoring.beside:
+        for other in scoring.rows:
             fed = images if other.reader is None else _images(scoring, *scoring.fed(other))
             with frozen(other.encoder) as digests[other.name]:
                 rows[other.name], features[other.name] = _row(other.name, other.encoder, fed, config, device, progress)
@@ -91,7 +88,7 @@ def evaluate_open_set(
         comparison = _compare(features, config)
     scored = rows["encoder"]
     target = scoring.report_folder
-    keeper = target if run.has_other_images_than(data) else run.folder
+    keeper = target if run.given is not None or run.has_other_images_than(data) else run.folder
     result = {
         "rows": {name: {key: value for key, value in row.items() if key not in SHARED} for name, row in rows.items()},
         "comparison": comparison,

@@ -124,12 +124,14 @@ def evaluate_numbers(
             sha256=digests["encoder"],
             features=rows["encoder"].features,
             parameters=sum(p.numel() for p in encoder.parameters()),
+            size=getattr(encoder, "size", None),
         ),
         beside={
             name: EncoderFacts(
                 sha256=digests[name],
                 features=rows[name].features or 0,
                 parameters=sum(p.numel() for p in module.parameters()),
+                size=getattr(module, "size", None),
             )
             for name, (module, _) in further.items()
         }

@@ -119,6 +119,9 @@ class EncoderFacts(Written):
     features: int = 0
     parameters: int | None = field(default=None, metadata=LEFT_OUT)
 
+    size: int | None = field(default=None, metadata=LEFT_OUT)
+    """Pixels a side that its network was fed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware(Written):

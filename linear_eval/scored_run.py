@@ -14,7 +14,8 @@ from simclr.data.decode import Reader
 from simclr.data.parts_list import FILE, PartsList, read_parts
 from simclr.distributed import derive_seed
 from simclr.errors import ConfigError, DataError, PipelineError
-from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, find_encoder, read_description
+from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, read_description
+from simclr.exchange.given import GivenEncoder, given_encoder
 
 __all__ = [
     "ScoredRun",
@@ -29,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A finished run, or an encoder folder of its own. Each of its files is read when it is first needed, and once.
+    """A run, an encoder folder of its own, or weights of others. Each of its files is read when it is first needed, and once.
 
     Raises:
         CheckpointError: in ``at``, no encoder there; in ``encoder`` and ``untrained``, not all of it.
@@ -37,28 +38,65 @@ class ScoredRun:
     """
 
     folder: Path
-    """The folder of the encoder, which holds ``encoder.json``."""
+    """The folder of the encoder, which holds ``encoder.json`` where it is one."""
+
+    given: GivenEncoder | None = None
+    """What it is where no ``encoder.json`` says it: a checkpoint, or weights of others."""
+
+    size: int | None = None
+    """Height and width that its network is fed, where they are others than in training."""
+
+    out: Path | None = None
+    """Where the report goes, where that is asked for."""
 
     @classmethod
-    def at(cls, path: "ScoredRun | Path | str") -> "ScoredRun":
-        """The run at ``path``: a run directory, an encoder folder, a file in it, or a run that was found before."""
-        return path if isinstance(path, ScoredRun) else cls(find_encoder(Path(path)))
+    def at(cls, path: "ScoredRun | GivenEncoder | Path | str") -> "ScoredRun":
+        """The run at ``path``: whatever ``simclr.load_encoder`` takes, or what was found before."""
+        if isinstance(path, ScoredRun):
+            return path
+        given = path if isinstance(path, GivenEncoder) else given_encoder(path)
+        if given.folder is None:
+            return cls(given.home / "encoder", given)
+        found = cls(given.folder)
+        found.__dict__["description"] = given.description  # it was read already
+        return found
+
+    def but(self, *, size: int | None = None, out: Path | None = None) -> "ScoredRun":
+        """The same run with another ``size`` or ``out``, which of its files has read what this one has."""
+        other = replace(self, size=size or self.size, out=out or self.out)
+        read = ("description", "config", "parts")
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name in read})
+        return other
 
     @property
     def name(self) -> str:
-        """What a table calls it: the run's folder."""
+        """What a table calls it: the run's folder, or what the weights of others were called."""
+        if self.given is not None:
+            return self.given.name
         own = self.folder.resolve()
         return own.parent.name if own.name == "encoder" else own.name
 
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder; that of an encoder folder of its own, or of weights of others, holds no ``config.yaml``."""
+        return self.folder.parent if self.given is None or self.given.step is None else self.given.home.parent
+
+    @property
+    def home(self) -> Path:
+        """Where what is written about it goes: the run's folder, that of a checkpoint in it, the encoder's own folder."""
+        if self.given is not None:
+            return self.given.home
+        return self.folder if self.config is None else self.run_dir
+
     @cached_property
     def description(self) -> EncoderDescription:
-        """What ``encoder.json`` says."""
-        return read_description(self.folder)
+        """What ``encoder.json`` says, or would."""
+        return read_description(self.folder) if self.given is None else self.given.description
 
     @cached_property
     def config(self) -> TrainConfig | None:
-        """What the encoder was trained with, or None for an encoder folder of its own."""
-        written = self.folder.parent / "config.yaml"
+        """What the encoder was trained with, or None where nobody knows."""
+        written = self.run_dir / "config.yaml"
         return load_config(written) if written.exists() else None
 
     @property
@@ -68,11 +106,16 @@ class ScoredRun:
 
     def encoder(self) -> Encoder:
         """The encoder, in eval mode on the CPU; a new one every time."""
-        return build_encoder(self.folder, self.description)
+        return self._built(untrained=False)
 
     def untrained(self) -> Encoder:
         """The same encoder with the random weights it started from."""
-        return build_encoder(self.folder, self.description, untrained=True)
+        return self._built(untrained=True)
+
+    def _built(self, untrained: bool) -> Encoder:
+        if self.given is not None:
+            return self.given.build(untrained=untrained, size=self.size)
+        return build_encoder(self.folder, self.description, untrained=untrained, size=self.size)
 
     def start(self) -> Encoder | None:
         """The weights that the run started from, as they were, which it keeps; None where it started from random ones.
@@ -80,10 +123,10 @@ class ScoredRun:
         Raises:
             CheckpointError: they are damaged.
         """
-        kept = self.folder.parent / "start"
-        if self.config is None or not (kept / "encoder.json").exists():
+        kept = self.run_dir / "start"
+        if self.config is None or kept == self.folder or not (kept / "encoder.json").exists():
             return None
-        return build_encoder(kept, read_description(kept))
+        return build_encoder(kept, read_description(kept), size=self.size)
 
     def default_protocol(self) -> EvalConfig:
         """The default protocol, without mirror images where the run's augmentation leaves them out (digits, text)."""
@@ -124,7 +167,7 @@ class ScoredRun:
         Raises:
             CheckpointError: it is damaged.
         """
-        return read_parts(self.folder.parent / FILE)
+        return read_parts(self.run_dir / FILE)
 
     def kept(self, data: DataConfig) -> PartsList | None:
         """The list that divides ``data``, or None for other images than the run's, and where another division is asked for."""
@@ -139,20 +182,23 @@ class ScoredRun:
         another size or way to a square or range of values, a folder of its own in it.
         """
         own = self.data
-        if own is None:
+        if self.out is not None:
+            return self.out
+        if own is None and self.given is None:
             return self.folder
         # Labels from a file divide the images in another way; those of sub-folders are there whether a run read them or not.
-        files = [labels if isinstance(labels, Path) else None for labels in (own.labels, data.labels)]
-        alike = (own.size, own.fit) == (data.size, data.fit) and (
-            data.value_range == own.value_range or data.value_range == self.description.value_range
-        )
-        if not self.has_other_images_than(data) and alike and _real_path(files[0]) == _real_path(files[1]):
-            return self.folder.parent
+        files = [one.labels if one is not None and isinstance(one.labels, Path) else None for one in (own, data)]
+        if own is not None and not self.has_other_images_than(data) and _real_path(files[0]) == _real_path(files[1]):
+            alike = (own.size, own.fit) == (data.size, data.fit) and (
+                data.value_range == own.value_range or data.value_range == self.description.value_range
+            )
+            if alike:
+                return self.home
         read = [path for path in (data.path, files[1]) if path is not None]
         name = "-".join([data.source, *(path.stem for path in read)])
         if read:  # other folders may have the same name
             name += f"-{derive_seed(*map(os.path.realpath, read)) % 16**4:04x}"
-        return self.folder.parent / f"on-{name}"
+        return self.home / f"on-{name}"
 
     def count_trained_on(self, test: ImageSet) -> int | None:
         """How many files of ``test`` were trained on; None where that cannot be told, see ``count_trained_on``."""

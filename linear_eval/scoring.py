@@ -10,11 +10,12 @@ from torch import nn
 from linear_eval.beside import RESERVED, START, Beside, refuse_equal_names
 from linear_eval.config import EvalConfig
 from linear_eval.features.pixels import RawPixels
-from linear_eval.progress import name_files, showing_progress
+from linear_eval.progress import name_files, print_line, showing_progress
 from linear_eval.reports.projector import check_tensorboard, write_run_projector
 from linear_eval.scored_run import ScoredRun
 from simclr.config import DataConfig
 from simclr.data import ImageSet
+from simclr.exchange.given import GivenEncoder, given_encoder
 
 __all__ = ["Scoring"]
 
@@ -73,10 +74,16 @@ class Scoring:
             data=data,
             config=config,
             encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
-            beside=_beside(beside, run.start()),
+            beside=_beside(beside, run.start(), data.channels),
             tensorboard=tensorboard,
             console=Console(stderr=True),
         )
+
+    @property
+    def rows(self) -> tuple[Beside, ...]:
+        """All encoders of the table in its order: the run's, others, the run's untrained, raw pixels."""
+        first, *baselines = (Beside(name=name, encoder=module) for name, module in self.encoders.items())
+        return (first, *self.beside, *baselines)
 
     def fed(self, other: Beside) -> tuple[DataConfig, ScoredRun | Beside]:
         """The images as another encoder is fed them, and what reads them so."""
@@ -96,14 +103,24 @@ class Scoring:
         name_files(self.console, written)
 
 
-def _beside(given: Sequence[Beside | ScoredRun | Path | str], start: nn.Module | None) -> tuple[Beside, ...]:
+def _beside(
+    given: Sequence[Beside | ScoredRun | Path | str], start: nn.Module | None, channels: int
+) -> tuple[Beside, ...]:
     found = [] if start is None else [Beside(name=START, encoder=start)]
     for one in given:
         if not isinstance(one, Beside):
-            run = ScoredRun.at(one)
+            run = ScoredRun.at(one if isinstance(one, ScoredRun) else _given(one, channels))
             taken = [other.name for other in found]
-            name = run.name if run.name not in (*taken, *RESERVED) else str(run.folder)
+            home = run.folder if run.folder.name == START else run.home
+            name = run.name if run.name not in (*taken, *RESERVED, START) else str(home)
             one = Beside(name=name, encoder=run.encoder(), reader=run.description.reader)
         found.append(one)
     refuse_equal_names([one.name for one in found])
     return tuple(found)
+
+
+def _given(word: Path | str, channels: int) -> GivenEncoder:
+    found = given_encoder(word, "--beside", channels=3 if channels == 1 else channels)
+    for line in found.said:
+        print_line(Console(stderr=True), f"{found.name}: {line}")
+    return found

@@ -1,6 +1,7 @@
 """Features of images, for search, clustering or a classifier of your own: ``python scripts/embed.py RUN --out FILE``.
 
-RUN is a run directory, an encoder folder, or a file in it. FILE ends in .npz or .parquet; a name without an ending is a
+RUN is a run directory, an encoder folder, a run that has not finished (--checkpoint newest), a file of weights of others,
+or the name of a timm model. FILE ends in .npz or .parquet; a name without an ending is a
 folder that may be larger than memory. --query IMG prints the images nearest to IMG. Images other than the run's:
 --data.source folder --data.path DIR.
 """
@@ -15,19 +16,20 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.progress import Progress
 
+from linear_eval.asked import fed_as_asked, images_to_start_from
 from linear_eval.embed import EmbedOptions, embed_run
 from linear_eval.scored_run import ScoredRun
-from simclr.command_line import own_or_other_data, parse_flags, run_and_flags, run_command
-from simclr.config import DataConfig
+from simclr.command_line import parse_flags, run_and_flags, run_command
 
 
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
-    folder, words = run_and_flags(arguments, "embed.py", about, "embed with", EmbedOptions())
-    run = ScoredRun.at(folder)
-    own = run.data or DataConfig(size=run.description.size)
-    default = EmbedOptions(data=own_or_other_data(own, words, needs_labels=False))
+    given, words = run_and_flags(arguments, "embed.py", about, "embed with", EmbedOptions())
+    run = ScoredRun.at(given)
+    default = EmbedOptions(data=images_to_start_from(run, words, needs_labels=False))
     options = parse_flags(EmbedOptions, words, "embed.py RUN", about, default=default)
+    run, said = fed_as_asked(run, words, options.data)
+    print("".join(f"{line}\n" for line in said), end="", file=sys.stderr)
     console = Console(stderr=True)
     with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("embedding", total=None)

@@ -1,6 +1,7 @@
 """Write an encoder for other programs: ``python scripts/export.py RUN [--format timm | torch | onnx] [--classifier]``.
 
-RUN is a run directory, an encoder folder, or a file in it. What is written is loaded again and compared with the
+RUN is a run directory, an encoder folder, a run that has not finished (--checkpoint newest), a file of weights of others,
+or the name of a timm model. What is written is loaded again and compared with the
 encoder before it is put into its place; the lines of Python that load it are printed.
 """
 
@@ -18,8 +19,8 @@ from simclr.names import printable
 
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
-    folder, words = run_and_flags(arguments, "export.py", about, "export", ExportOptions())
-    written = export_as(folder, parse_flags(ExportOptions, words, "export.py RUN", about, default=ExportOptions()))
+    given, words = run_and_flags(arguments, "export.py", about, "export", ExportOptions())
+    written = export_as(given, parse_flags(ExportOptions, words, "export.py RUN", about, default=ExportOptions()))
     print("\n".join(printable(str(file)) for file in written.files))
     print(f"loaded again: it differs from the encoder by {written.difference:.1g} of the largest output\n")
     print("\n".join(written.lines))

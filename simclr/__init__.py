@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from simclr.config.presets import preset
     from simclr.errors import CheckpointError, ConfigError, DataError, MissingExtraError, PipelineError
     from simclr.exchange.classifier import load_classifier
-    from simclr.exchange.encoder import load_encoder
+    from simclr.exchange.given import load_encoder
     from simclr.run.folder import RunResult
     from simclr.run.process import keep_freed_memory
     from simclr.train import pretrain
@@ -45,7 +45,7 @@ if not TYPE_CHECKING:
                 "PipelineError",
             ),
             "simclr.exchange.classifier": ("load_classifier",),
-            "simclr.exchange.encoder": ("load_encoder",),
+            "simclr.exchange.given": ("load_encoder",),
             "simclr.run.folder": ("RunResult",),
             "simclr.run.process": ("keep_freed_memory",),
             "simclr.train": ("pretrain",),

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TextIO
 
 import tyro
@@ -23,7 +22,7 @@ from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, preset_and_encoder, suggestion
 from simclr.cores import use_cores
 from simclr.errors import ConfigError, OutOfMemoryError, PipelineError
-from simclr.exchange.encoder import find_encoder
+from simclr.exchange.given import GivenEncoder, given_encoder
 from simclr.exchange.starting_point import with_its_stem
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
 from simclr.memory import memory_in_words
@@ -116,8 +115,10 @@ def _undisturbed(stream: TextIO) -> TextIO:
 
 def run_and_flags(
     arguments: Sequence[str], command: str, about: str, purpose: str, default: object
-) -> tuple[Path, list[str]]:
-    """Split ``RUN [--flags]`` into the folder of the run's encoder and the flags; without RUN, or with --help, print help.
+) -> tuple[GivenEncoder, list[str]]:
+    """Split ``RUN [--flags]`` into the encoder that RUN names and the flags; without RUN, or with --help, print help.
+
+    ``--checkpoint`` and ``--encoder.name`` say which encoder it is, and ``--data.channels`` what its first layer is to take.
 
     Args:
         arguments: the command line's words.
@@ -128,14 +129,25 @@ def run_and_flags(
 
     Raises:
         ConfigError: a flag where the run should be.
-        CheckpointError: RUN holds no encoder.
+        CheckpointError: RUN is nothing that an encoder can be taken from.
     """
     words = list(arguments)
     if not words or words[0] in HELP:
         parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN", about, default=default)
     if words[0].startswith("-"):
         raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
-    return find_encoder(given_path(words[0], "the run")), words[1:]
+    given = read_words(words[1:])
+    channels = given.value("--data.channels") or ""
+    encoder = given_encoder(
+        words[0],
+        checkpoint=given.value("--checkpoint"),
+        network=given.value("--encoder.name"),
+        channels=int(channels) if channels.isdigit() and channels != "0" else 3,
+    )
+    if not any(word in HELP for word in words):
+        for line in encoder.said:
+            _say(line)
+    return encoder, words[1:]
 
 
 def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool = True) -> DataConfig:

@@ -70,6 +70,16 @@ def test_a_run_brings_its_network_its_images_and_its_views(pretrained: Path, tmp
     assert (from_file.name, from_file.encoder.init) == ("birds", str(pretrained))
 
 
+def test_a_checkpoint_brings_what_its_run_says(pretrained: Path, tmp_path: Path) -> None:
+    checkpoint = pretrained / "checkpoints" / "step-00000002"
+    config = small(checkpoint, tmp_path, "--train.epochs", "2", "--train.knn-every", "0")
+    whole = parsed("--encoder.init", str(pretrained))
+    assert (config.encoder, config.augment) == (replace(whole.encoder, init=str(checkpoint)), whole.augment)
+    kept = load_file(simclr.pretrain(config).run_dir / "start" / "encoder.safetensors")
+    theirs = load_file(pretrained / "encoder" / "encoder.safetensors")
+    assert all(torch.equal(kept[name], theirs[name]) for name in kept if not name.endswith("num_batches_tracked"))
+
+
 def test_of_a_file_timm_knows_what_such_weights_take(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
     config = parsed(

@@ -179,7 +179,7 @@ def test_without_a_network_cifar10_is_one_line(run, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "nowhere does not exist"),
+        (["nowhere"], "the run is 'nowhere': there is no such file or folder, and timm has no model of that name"),
         ([], "unlabelled"),
         (["--eval.knn", "3"], "did you mean --eval.knn-k?"),
         (["--eval.validation", "2"], "validation"),

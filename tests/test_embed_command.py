@@ -264,7 +264,7 @@ def test_features_that_are_not_finite_are_refused(command: Command, encoder: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere", "--out", "f.npz"], "nowhere does not exist"),
+        (["nowhere", "--out", "f.npz"], "the run is 'nowhere': there is no such file or folder"),
         (["--out", "f.npz"], "expected the run to embed with"),
         (["RUN", *source(Path("PICTURES"))], "name a file with --out, or images with --query"),
         (["RUN", "--out", "f.csv"], "expected a file .npz or .parquet"),

@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_line(form: str, command: Command, tmp_path: Path, sm
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "nowhere does not exist"),
+        (["nowhere"], "the run is 'nowhere': there is no such file or folder"),
         (["--format", "timm"], "expected the run to export"),
         (["RUN", "--format", "torchscript"], "torchscript"),
         (["RUN", "--formt", "timm"], "did you mean --format?"),

@@ -45,7 +45,7 @@ FLOORS = {
         ("results_numbers",),
         ("verdict", "protocol_words", "protocol_row"),
         ("protocol", "protocol_numbers", "scored_run"),
-        ("reports", "open_set_images", "embed"),
+        ("reports", "open_set_images", "embed", "asked"),
         ("scoring",),
         ("evaluate", "evaluate_open", "finetuned", "comparison"),
     ),

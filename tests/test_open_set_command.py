@@ -1,5 +1,6 @@
 """``evaluate.py RUN --protocol open-set``: its figures by brute force, what it writes, and what it refuses."""
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -259,6 +260,9 @@ def test_averaged_weights_are_shown_and_a_damaged_checkpoint_is_passed_over(held
     tensors = load_file(first / "model.safetensors")
     average = {f"average.module.{name}": tensor + 1 for name, tensor in tensors.items()}
     save_file(tensors | average, first / "model.safetensors")
+    manifest = json.loads((first / "manifest.json").read_text())
+    manifest["model.safetensors"] = hashlib.sha256((first / "model.safetensors").read_bytes()).hexdigest()
+    (first / "manifest.json").write_text(json.dumps(manifest))
     _, (_, averaged), _ = checkpoint_encoders(ScoredRun(run / "encoder"), said.append)
     assert torch.equal(averaged.backbone.conv1.weight, tensors["model.backbone.conv1.weight"] + 1) and not said
     (first / "model.safetensors").write_bytes(b"half")

@@ -104,9 +104,9 @@ def test_a_yaml_file_takes_them_too(home: Path) -> None:
 
 def test_the_run_of_a_command_may_be_in_the_home_folder() -> None:
     for word in ("~/none", "$HOME/none"):
-        with pytest.raises(CheckpointError, match=rf"^{os.environ['HOME']}/none does not exist"):
+        with pytest.raises(CheckpointError, match=rf"^the run is '{os.environ['HOME']}/none': there is no such file"):
             run_and_flags([word], "evaluate.py", "", "score", EvaluationOptions())
-        with pytest.raises(CheckpointError, match=rf"^{os.environ['HOME']}/none does not exist"):
+        with pytest.raises(CheckpointError, match=rf"^path is '{os.environ['HOME']}/none': there is no such file"):
             simclr.load_encoder(word)
     with pytest.raises(ConfigError, match=r"the run is .*NOWHERE is not set"):
         run_and_flags(["$NOWHERE/a"], "evaluate.py", "", "score", EvaluationOptions())

@@ -77,7 +77,9 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 def _read(folder: Path, name: str) -> RunRecord:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder; give run directories, e.g. runs/digits")
-    if not any((folder / file).exists() for file in ("config.yaml", "metrics.jsonl", "result.json")):
+    wanted = ("config.yaml", "metrics.jsonl", "result.json", "open-set.json")
+    scored = any(any(folder.glob(f"on-*/{file}")) for file in wanted[2:])  # weights of others have no run's files
+    if not scored and not any((folder / file).exists() for file in wanted):
         raise CheckpointError(
             f"{folder} holds no run: neither config.yaml, nor metrics.jsonl, nor result.json is there"
         )

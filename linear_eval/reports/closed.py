@@ -76,7 +76,8 @@ def result_table(result: dict[str, Any]) -> Table:
     table.padding = (0, 0)  # with the last column it would be wider than a terminal of 80
     table.add_column("")
     for name in result["rows"]:
-        table.add_column(Text(printable(name)), justify="right", style="bold" if name == "encoder" else "")
+        style = "bold" if name == "encoder" else ""
+        table.add_column(Text(printable(name)), justify="right", style=style, overflow="fold")
     commonest = result.get("commonest")
     if commonest is not None:
         table.add_column(COMMONEST, justify="right", max_width=9)

@@ -33,9 +33,12 @@ def open_set_table(result: dict[str, Any]) -> Table:
         caption="[95 % interval over classes]   -: too few pairs or classes   ↓: lower is better\n"
         "fitted: at the threshold fitted on other classes   calibration: expected error of the probability",
     )
+    many = len(result["rows"]) > 3  # then a terminal of 80 columns has no room to spare
+    table.padding = (0, 0) if many else (0, 1)
     table.add_column("", no_wrap=True)
     for name in result["rows"]:
-        table.add_column(Text(printable(name)), justify="right", style="bold" if name == "encoder" else "")
+        style = "bold" if name == "encoder" else ""
+        table.add_column(Text(printable(name)), justify="right", style=style, overflow="fold")
     columns = [_figures(row) for row in result["rows"].values()]
     previous = ""
     for heading, (group, _) in columns[0].items():

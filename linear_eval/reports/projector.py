@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -22,6 +20,7 @@ from simclr.data import ImageSet
 from simclr.data.channels import shown_bands
 from simclr.errors import CheckpointError, DataError, MissingExtraError
 from simclr.exchange.encoder import Encoder, match_tensors
+from simclr.exchange.stopped_run import checkpoint_backbone
 from simclr.files import AGAIN, refused
 from simclr.names import printable
 
@@ -128,9 +127,6 @@ def _class_name(label: int, class_names: Sequence[str] | None) -> str:
     return printable(name)  # TensorBoard writes a line an image, in UTF-8
 
 
-BACKBONE = "model.backbone."
-
-
 ROWS = 2000
 
 
@@ -168,30 +164,21 @@ def checkpoint_encoders(run: ScoredRun, progress: Progress) -> list[tuple[int, E
     """
     finished = run.encoder()
     found = [(0, run.untrained())]
-    for path in sorted((run.folder.parent / "checkpoints").glob("step-*")):
+    for path in sorted((run.run_dir / "checkpoints").glob("step-*")):
         encoder = run.untrained()
         try:
             step = int(json.loads((path / "progress.json").read_text())["step"])
-            tensors = _backbone(path)
+            tensors = checkpoint_backbone(path)
             match_tensors(encoder.backbone, tensors, what=f"{path} holds another backbone")
-        except (OSError, ValueError, KeyError, SafetensorError, CheckpointError) as error:
+        except (OSError, ValueError, KeyError, CheckpointError) as error:
             progress(f"projector: {path} is passed over ({str(error).splitlines()[0]})")
             continue
         encoder.backbone.load_state_dict(tensors)
         if step:
             found.append((step, encoder))
     if len(found) == 1 or not _same_weights(found[-1][1], finished):
-        found.append((max(found[-1][0] + 1, _last_step(run.folder.parent)), finished))
+        found.append((max(found[-1][0] + 1, _last_step(run.run_dir)), finished))
     return found
-
-
-def _backbone(checkpoint: Path) -> dict[str, Tensor]:
-    if not (checkpoint / "manifest.json").exists():  # it is written last
-        raise CheckpointError("it is not whole")
-    tensors = load_file(checkpoint / "model.safetensors")
-    # With an average of the weights there are two backbones; the average is what becomes the finished encoder.
-    group = max((name.partition(BACKBONE)[0] for name in tensors if BACKBONE in name), key=len, default="") + BACKBONE
-    return {name.removeprefix(group): tensor for name, tensor in tensors.items() if name.startswith(group)}
 
 
 def _same_weights(a: Encoder, b: Encoder) -> bool:

@@ -1,21 +1,21 @@
-"""The encoder as two public files, safetensors and JSON, and ``load_encoder``, which loads all of it or refuses.
+"""The encoder as two public files, safetensors and JSON; what they describe is built and loaded whole, or refused.
 
 ``encoder.json`` says how to build the backbone, how to prepare an image for it, and the SHA-256 of ``encoder.safetensors``,
 which holds its tensors. Nothing in them is pickled, so a file from a stranger cannot run code.
 """
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from augment import AugmentConfig, preprocess
+from augment import AugmentConfig
 from simclr.config import EncoderConfig
-from simclr.data.decode import Fit, Reader
+from simclr.data.decode import Reader
 from simclr.errors import CheckpointError
 from simclr.exchange.description import (
     EncoderDescription,
@@ -23,6 +23,8 @@ from simclr.exchange.description import (
     read_description,
     write_description,
 )
+from simclr.exchange.encoder_module import Encoder, Output
+from simclr.exchange.positions import at_other_size
 from simclr.exchange.sealed import refuse_changed
 from simclr.files import write_tensors
 from simclr.model.encoder import build_backbone, feature_width
@@ -30,117 +32,14 @@ from simclr.model.encoder import build_backbone, feature_width
 __all__ = [
     "Encoder",
     "EncoderDescription",
+    "assemble",
     "build_encoder",
     "export_encoder",
     "find_encoder",
-    "load_encoder",
     "match_tensors",
     "read_description",
     "read_tensors",
 ]
-
-RAW = (torch.int16, torch.uint16, torch.int32, torch.uint32)
-"""Integers that are an instrument's own values, rather than those of a picture."""
-
-
-class Encoder(nn.Module):
-    """A backbone with its preprocessing: images (B, C, H, W), uint8 or float in [0, 1], any size -> features (B, F).
-
-    C is ``channels``; where that is 3, gray images (C = 1) are repeated to three channels. Images become squares of
-    ``size`` as ``fit`` says (``augment.preprocess``), then mean and standard deviation are applied as they were in
-    training. ``int16``, ``uint16``, ``int32`` and ``uint32`` are an instrument's own values: they become 0 to 255 by
-    ``value_range``, where that is None by the full range of their type. ``read`` reads a file as training did.
-
-    Raises:
-        TypeError: no tensor, or one of other integers.
-        ValueError: not (B, C, H, W) with C as it was in training, or floating point far outside [0, 1]; the range is
-            looked at once, in the first batch of floating point.
-    """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        size: int,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        reader: Reader | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.size, self.mean, self.std = size, mean, std
-        self.reader = Reader(size=size) if reader is None else reader
-        """How files became pixels in training; None is colours, cropped."""
-        self.features = feature_width(backbone, size, self.channels)
-        """Width F of the features."""
-        self._range_known = False
-
-    @property
-    def channels(self) -> int:
-        """C of the images."""
-        return self.reader.channels
-
-    @property
-    def fit(self) -> Fit:
-        """How an image becomes a square: ``crop``, ``pad`` or ``stretch``."""
-        return self.reader.fit
-
-    @property
-    def value_range(self) -> tuple[float, float] | None:
-        """Values of files that become 0 and 255; None is the full range of each kind of file."""
-        return self.reader.value_range
-
-    def read(self, path: str | Path, page: int = 0) -> Tensor:
-        """A file as training read it: uint8 (1, C, S, S), whose features are those that ``scripts/embed.py`` writes.
-
-        Raises:
-            DataError: a file that does not decode, or has another number of bands.
-        """
-        return self.reader.square(Path(path), page)[None]
-
-    def forward(self, images: Tensor) -> Tensor:
-        self._check(images)
-        if images.shape[1] == 1:
-            images = images.expand(-1, self.channels, -1, -1)
-        if images.dtype in RAW:
-            images = _eight_bits(images, self.value_range)
-        return self.backbone(preprocess(images, self.size, self.mean, self.std, self.fit))
-
-    def _check(self, images: Tensor) -> None:
-        if not isinstance(images, Tensor):
-            raise TypeError(
-                f"images are {type(images).__module__}.{type(images).__name__}: expected a tensor (B, C, H, W); of a PIL "
-                'image make one with torchvision.transforms.functional.pil_to_tensor(image.convert("RGB"))[None]'
-            )
-        shape, takes = tuple(images.shape), (1, 3) if self.channels == 3 else (self.channels,)
-        if images.ndim != 4 or images.shape[1] not in takes:
-            hint = ""
-            if images.ndim == 3:
-                hint = "; a single image needs a batch of its own: image[None]"
-            elif images.ndim == 4 and images.shape[3] in {*takes, 4}:
-                hint = "; channels come second: images.permute(0, 3, 1, 2)"
-            elif images.ndim == 4 and images.shape[1] == 4 and self.channels == 3:
-                hint = "; leave the alpha channel out: images[:, :3]"
-            elif images.ndim == 4:
-                hint = f"; got C = {images.shape[1]}, and the encoder was trained on {self.channels}"
-            known = " or ".join(map(str, takes))
-            raise ValueError(f"images have the shape {shape}: expected (B, C, H, W) with C = {known}{hint}")
-        # Once, because on a GPU it waits for the device; a program that is traced has no values to look at.
-        if not self._range_known and images.is_floating_point() and not torch.compiler.is_compiling() and len(images):
-            low, high = (bound.item() for bound in images.aminmax())
-            if low < -0.5 or high > 1.5:
-                raise ValueError(
-                    f"images hold values from {low:.3g} to {high:.3g}: expected floating point in [0, 1], or uint8. The "
-                    "encoder normalises by itself; divide pixels of 0 to 255 by 255, or give them as uint8"
-                )
-            self._range_known = True
-
-
-def _eight_bits(images: Tensor, value_range: tuple[float, float] | None) -> Tensor:
-    """Raw values as uint8, rounded as a reader of files rounds them."""
-    full = torch.iinfo(images.dtype)
-    low, high = (full.min, full.max) if value_range is None else value_range
-    return ((images.double() - low) / (high - low) * 255).clamp(0, 255).round().to(torch.uint8)
 
 
 def export_encoder(
@@ -176,49 +75,85 @@ def export_encoder(
     return folder
 
 
-def load_encoder(path: str | Path, *, untrained: bool = False) -> Encoder:
-    """Load an exported encoder, in eval mode on the CPU.
-
-    Args:
-        path: a run directory, its ``encoder`` folder, or one of the two files in it.
-        untrained: build the same encoder with the random weights it started from; to compare with.
-
-    Returns:
-        A module: images (B, C, H, W), uint8 or float in [0, 1], or raw integers -> features (B, F) float32; see ``Encoder``.
-
-    Raises:
-        CheckpointError: nothing there, a damaged file, or tensors that are not exactly those of the backbone that
-            ``encoder.json`` names; the message lists the differences. A format that another version writes.
-    """
-    folder = find_encoder(Path(path))
-    return build_encoder(folder, read_description(folder), untrained=untrained)
-
-
-def build_encoder(folder: Path, described: EncoderDescription, *, untrained: bool = False) -> Encoder:
+def build_encoder(
+    folder: Path,
+    described: EncoderDescription,
+    *,
+    untrained: bool = False,
+    size: int | None = None,
+    output: Output = "vector",
+) -> Encoder:
     """``load_encoder`` of a folder whose ``encoder.json`` has been read already."""
-    config, size, file = described.config, described.size, folder / "encoder.safetensors"
+    file, description = folder / "encoder.safetensors", folder / "encoder.json"
     tensors = None if untrained else read_tensors(file)
     if file.exists():
-        _refuse_larger(config, file, folder / "encoder.json")
+        _refuse_larger(described.config, file, description)
+    what = f"{file} is not a {described.config.name} as encoder.json describes it"
+    encoder = assemble(described, tensors, what=what, where=description, size=size, output=output)
+    if tensors is not None:
+        refuse_changed(file, described.digests)
+    return encoder
+
+
+def assemble(
+    described: EncoderDescription,
+    tensors: Mapping[str, Tensor] | None,
+    *,
+    what: str,
+    where: Path | str,
+    size: int | None = None,
+    output: Output = "vector",
+) -> Encoder:
+    """An encoder in eval mode on the CPU: the network that is ``described``, with ``tensors``, or untrained without any.
+
+    Args:
+        described: how to build it, and how it prepares an image.
+        tensors: of its backbone, all of them.
+        what: how the message begins that names those which are not.
+        where: what describes it, for messages.
+        size: pixels that it is fed, where they are others than in training: embeddings of positions and tables of relative
+            positions are then resampled by timm's own functions.
+        output: a vector an image, or a map.
+
+    Raises:
+        CheckpointError: it cannot be built, ``tensors`` are not exactly its own, or it cannot take that size.
+    """
+    config = replace(described.config, pretrained=False)
+
     try:
-        backbone = build_backbone(
-            dataclasses.replace(config, pretrained=False), size, described.init_seed, described.channels
+        backbone = build_backbone(config, described.size, described.init_seed, described.channels)
+        encoder = Encoder(
+            backbone, size=described.size, mean=described.mean, std=described.std, reader=described.reader
         )
-        encoder = Encoder(backbone, size=size, mean=described.mean, std=described.std, reader=described.reader)
     except Exception as error:  # timm raises whatever it meets in numbers that no model has
-        raise CheckpointError(
-            f"{folder / 'encoder.json'} describes an encoder that cannot be built: {_first_line(error)}"
-        ) from error
+        raise CheckpointError(f"{where} describes an encoder that cannot be built: {_first_line(error)}") from error
     if encoder.features != described.features:
         raise CheckpointError(
-            f"{folder / 'encoder.json'}: features is {described.features}; expected {encoder.features}, which {config.name} "
-            "as it is described gives"
+            f"{where}: features is {described.features}; expected {encoder.features}, which {config.name} as it is "
+            "described gives"
         )
     if tensors is not None:
-        match_tensors(backbone, tensors, what=f"{file} is not a {config.name} as encoder.json describes it")
-        refuse_changed(file, described.digests)
+        match_tensors(backbone, tensors, what=what)
         backbone.load_state_dict(tensors)
-    return encoder.eval()
+    if size in (None, described.size) and output == "vector":
+        return encoder.eval()
+    size = described.size if size is None else size
+    try:
+        if size != described.size:
+            resized = build_backbone(config, size, described.init_seed, described.channels, trained_size=described.size)
+            if tensors is not None:
+                state, _ = at_other_size(backbone.state_dict(), resized)
+                match_tensors(resized, state, what=f"{config.name} cannot take images of {size} px")
+                resized.load_state_dict(state)
+            backbone = resized
+        reader = replace(described.reader, size=round(described.reader.size * size / described.size))
+        return Encoder(backbone, size=size, mean=described.mean, std=described.std, reader=reader, output=output).eval()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"the encoder of {where} cannot take images of {size} px: {_first_line(error).removeprefix('encoder.')}"
+        ) from error
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -258,7 +193,7 @@ def _refuse_larger(config: EncoderConfig, file: Path, description: Path) -> None
         )
 
 
-def match_tensors(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+def match_tensors(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Raise CheckpointError unless ``tensors`` are exactly the names, shapes and types of the state of ``module``."""
     wanted = module.state_dict()
     differences = [f"missing {name}" for name in wanted if name not in tensors]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from simclr.errors import CheckpointError, ConfigError
 from simclr.exchange.classifier import Classifier, load_classifier
-from simclr.exchange.encoder import Encoder, EncoderDescription, build_encoder, find_encoder, read_description
+from simclr.exchange.encoder import Encoder, EncoderDescription
+from simclr.exchange.given import EncoderWords, GivenEncoder, given_encoder
 from simclr.exchange.program import check_onnx, load_onnx, load_program, write_onnx, write_program
 from simclr.exchange.timm_folder import load_timm, write_timm
 from simclr.files import refused
@@ -28,7 +29,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(EncoderWords):
     """What an export can be told."""
 
     format: Literal["timm", "torch", "onnx"] = "timm"
@@ -105,11 +106,11 @@ class Portable(nn.Module):
         return features, scores / self.classifier.temperature
 
 
-def export_as(path: Path | str, options: ExportOptions) -> Exported:
+def export_as(path: GivenEncoder | Path | str, options: ExportOptions) -> Exported:
     """Write the encoder at ``path`` in another format, and prove that what was written computes the same.
 
     Args:
-        path: a run directory, an encoder folder, or a file in it.
+        path: a run, or whatever else ``simclr.load_encoder`` takes.
         options: the format, and what goes into it. Files of an earlier export are replaced.
 
     Raises:
@@ -118,18 +119,22 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
         ConfigError: options that do not go together.
         MissingExtraError: onnx, onnxscript or onnxruntime are not installed.
     """
-    folder = find_encoder(Path(path))
+    given = path if isinstance(path, GivenEncoder) else given_encoder(path)
     if options.classifier and options.format == "timm":
         raise ConfigError("format=timm holds the backbone alone; for the classifier take --format torch or onnx")
     if options.format == "onnx":
         check_onnx()
     if options.classifier:
-        classifier = load_classifier(folder)
+        if given.folder is None:
+            raise ConfigError(
+                f"--classifier is for a fine-tuned run that has finished; {given.name} has an encoder alone"
+            )
+        classifier = load_classifier(given.folder)
         portable, described = Portable(classifier.encoder, classifier).eval(), None
     else:
-        described = read_description(folder)
-        portable = Portable(build_encoder(folder, described)).eval()
-    target = _target(folder, options)
+        described = given.description
+        portable = Portable(given.build()).eval()
+    target = _target(given.home, options)
     # In a folder that exists already: where the export fails no empty one is left.
     with refused(target), tempfile.TemporaryDirectory(dir=_existing(target), prefix=".export-") as scratch:
         partial = Path(scratch)
@@ -143,14 +148,14 @@ def export_as(path: Path | str, options: ExportOptions) -> Exported:
         target.mkdir(parents=True, exist_ok=True)
         names = sorted(file.name for file in partial.iterdir())
         for name in names:
-            shutil.copymode(folder / "encoder.json", partial / name)  # as readable as the encoder itself
+            if given.folder is not None:
+                shutil.copymode(given.folder / "encoder.json", partial / name)  # as readable as the encoder itself
             (partial / name).replace(target / name)
     return Exported(target, tuple(target / name for name in names), lines, difference)
 
 
-def _target(folder: Path, options: ExportOptions) -> Path:
-    run = folder.parent if (folder.parent / "config.yaml").exists() else folder
-    target = run / "export" / options.format if options.out is None else options.out
+def _target(home: Path, options: ExportOptions) -> Path:
+    target = home / "export" / options.format if options.out is None else options.out
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file; an export is a folder: choose another --out")
     known = {"model.safetensors", "config.json", "model.pt2", "model.onnx", "model.json"}

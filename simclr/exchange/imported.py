@@ -7,6 +7,7 @@ Where in a file the weights lie is found, not listed: in the dictionary, and und
 import hashlib
 import re
 from collections import Counter
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +16,16 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from simclr.config.model import EncoderConfig
+from simclr.config.yaml import load_config
 from simclr.errors import CheckpointError
 from simclr.exchange.description import find_encoder, read_description
 from simclr.exchange.foreign_names import namings
+from simclr.exchange.positions import at_other_size
 from simclr.exchange.sealed import refuse_changed
-from simclr.exchange.weights_file import read_weights
+from simclr.exchange.stopped_run import checkpoint_backbone, is_checkpoint
+from simclr.exchange.weights_file import Place, read_weights
 
-__all__ = ["start_from"]
+__all__ = ["position_patches", "start_from"]
 
 _AVERAGE = re.compile(r"momentum|teacher|target|encoder_k|ema|average")
 """Prefixes of a slow copy of the network (MoCo, BYOL, DINO); its like without one of these words is preferred."""
@@ -43,18 +47,24 @@ def start_from(backbone: nn.Module, config: EncoderConfig, channels: int = 3) ->
     """
     assert config.init is not None
     path = Path(config.init)
-    if path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
+    weights: dict[Place, dict[str, Tensor]] | None = None
+    if is_checkpoint(path) is not None:
+        weights, theirs = {(): checkpoint_backbone(path)}, load_config(path.parent.parent / "config.yaml").data.channels
+    elif path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
         path = find_encoder(path) / "encoder.safetensors"
         described = read_description(path.parent)
         refuse_changed(path, described.digests)
         theirs = described.channels
-        if theirs not in (3, channels) and not config.init_partial:
-            raise CheckpointError(
-                f"encoder.init={config.init} was trained on images of {theirs} channel{'s' if theirs > 1 else ''}, these "
-                f"have {channels}; set --data.channels {theirs}, or --encoder.init-partial starts its first layer afresh"
-            )
+    else:
+        theirs = 3
+    if theirs not in (3, channels) and not config.init_partial:
+        raise CheckpointError(
+            f"encoder.init={config.init} was trained on images of {theirs} channel{'s' if theirs > 1 else ''}, these "
+            f"have {channels}; set --data.channels {theirs}, or --encoder.init-partial starts its first layer afresh"
+        )
     wanted = {name: t for name, t in backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
-    tensors, prefix, names = _found_in(path, wanted, backbone)
+    weights = read_weights(path) if weights is None else weights
+    tensors, prefix, names = _found_in(weights, wanted, backbone)
     found = {name: tensors[prefix + theirs] for name, theirs in names.items() if prefix + theirs in tensors}
     fitted = _fitted(found, wanted, backbone, channels)
     unmatched = [f"{name} is not there" for name in wanted if name not in found]
@@ -77,7 +87,8 @@ def start_from(backbone: nn.Module, config: EncoderConfig, channels: int = 3) ->
         )
     fitting = {name: tensor for name, tensor in found.items() if tensor.shape == wanted[name].shape}
     backbone.load_state_dict(fitting, strict=False)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    file = path / "model.safetensors" if path.is_dir() else path
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     under = f" under {prefix!r}" if prefix else ""
     rest = "".join(f"; {what}" for what in fitted) + (f"; not taken: {'; '.join(unmatched)}" if unmatched else "")
     if names.get("layer1.0.conv1.weight") == "2.0.conv1.weight":
@@ -96,10 +107,10 @@ class _Found(NamedTuple):
     """Ours -> theirs, behind the prefix."""
 
 
-def _found_in(path: Path, wanted: dict[str, Tensor], backbone: nn.Module) -> _Found:
+def _found_in(weights: dict[Place, dict[str, Tensor]], wanted: dict[str, Tensor], backbone: nn.Module) -> _Found:
     """The dictionary, prefix and names under which the most tensors of ``wanted`` are there in their shape."""
     best: tuple[int, bool, int, int, _Found] | None = None
-    for place, tensors in read_weights(path).items():
+    for place, tensors in weights.items():
         for names in namings(wanted, backbone):
             ends = {theirs: name for name, theirs in names.items()}
             prefixes: Counter[str] = Counter({"": 0})
@@ -137,7 +148,23 @@ def _fitted(found: dict[str, Tensor], wanted: dict[str, Tensor], backbone: nn.Mo
             if tensor.shape[1] == old * old + own and shape[1] == new * new + own:
                 found[name] = resample_abs_pos_embed(tensor, [new, new], [old, old], num_prefix_tokens=own)
                 done.append(f"positions fitted from {old} x {old} patches to {new} x {new}")
-    return done
+    resampled, said = at_other_size(found, backbone)
+    found |= resampled
+    return done + said
+
+
+def position_patches(path: Path, backbone: nn.Module) -> int | None:
+    """How many patches a side a file of weights has positions for; None where its network has none, or not of a square."""
+    wanted = {
+        name: tensor for name, tensor in backbone.state_dict().items() if not name.endswith("num_batches_tracked")
+    }
+    tensors, prefix, names = _found_in(read_weights(path), wanted, backbone)
+    positions = tensors.get(prefix + names.get("pos_embed", "pos_embed"))
+    if positions is None or positions.ndim != 3:
+        return None
+    own = 0 if getattr(backbone, "no_embed_class", False) else int(getattr(backbone, "num_prefix_tokens", 1))
+    side = isqrt(max(0, positions.shape[1] - own))
+    return side if side * side + own == positions.shape[1] else None
 
 
 def _differs_in_channels(theirs: Tensor, ours: Tensor, channels: int) -> bool:

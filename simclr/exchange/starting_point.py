@@ -12,6 +12,7 @@ from simclr.config import DataConfig, EncoderConfig, TrainConfig
 from simclr.config.yaml import load_config
 from simclr.errors import ConfigError
 from simclr.exchange.description import EncoderDescription, find_encoder, read_description
+from simclr.exchange.stopped_run import describe_run, is_checkpoint
 from simclr.model.encoder import SMALL_IMAGE
 from simclr.paths import given_path
 
@@ -40,7 +41,7 @@ class StartingPoint(NamedTuple):
 
 
 def starting_point(init: str) -> StartingPoint:
-    """What ``init`` is: a run, an encoder folder or a file in it, the name of a timm model, or a file of others' weights.
+    """What ``init`` is: a run, an encoder folder or a file in it, a run's checkpoint, a timm model's name, or a file of others.
 
     Raises:
         ConfigError: neither a file, nor a folder, nor the name of a timm model with published weights.
@@ -57,14 +58,20 @@ def starting_point(init: str) -> StartingPoint:
         )
     if not path.exists():
         raise ConfigError(f"encoder.init is {init!r}: there is no such file")
+    if is_checkpoint(path) is not None:
+        run = path.parent.parent
+        return _own(run, describe_run(run)[0], init)
     if is_encoder_folder(init):
-        return _own(find_encoder(path), init)
+        folder = find_encoder(path)
+        return _own(folder.parent, read_description(folder), init)
     return StartingPoint(path.stem, EncoderConfig(init=init))
 
 
 def is_encoder_folder(init: str | None) -> bool:
-    """Whether ``init`` is a run, an encoder folder or a file in it, rather than a file of others or a model's name."""
-    return init is not None and (Path(init).is_dir() or Path(init).name in ("encoder.json", "encoder.safetensors"))
+    """Whether ``init`` is a run, an encoder folder or a file in it, rather than a checkpoint, a file or a model's name."""
+    if init is None or is_checkpoint(Path(init)) is not None:
+        return False
+    return Path(init).is_dir() or Path(init).name in ("encoder.json", "encoder.safetensors")
 
 
 def as_timm_has_it(name: str) -> tuple[DataConfig, AugmentConfig] | None:
@@ -120,10 +127,9 @@ def _is_resnet(folder: Path) -> bool:
         return False  # who loads it says so
 
 
-def _own(folder: Path, init: str) -> StartingPoint:
-    described = read_description(folder)
-    name, encoder = folder.parent.resolve().name, replace(described.config, init=init)
-    written = folder.parent / "config.yaml"
+def _own(home: Path, described: EncoderDescription, init: str) -> StartingPoint:
+    name, encoder = home.resolve().name, replace(described.config, init=init)
+    written = home / "config.yaml"
     if written.exists():
         run = load_config(written)
         return StartingPoint(name, encoder, _read_alike(run.data, described), run.augment, True)

@@ -5,24 +5,27 @@ a logger or a class of their own. Here every such object is read as an inert one
 what makes tensors, and for all else something that does nothing.
 """
 
+import json
 import pickle
 import types
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from simclr.errors import CheckpointError
 
-__all__ = ["read_weights"]
+__all__ = ["Place", "named_network", "read_weights"]
 
 Place = tuple[str, ...]
+"""The keys that lead to a dictionary in a file."""
 
 _DEEPEST = 5
 """Dictionaries in dictionaries that are looked into."""
@@ -37,6 +40,67 @@ _TENSORS = {
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
 }
 """All that a pickle may name and get: what makes tensors out of bytes that torch has read."""
+
+
+_NAMING = (
+    "arch",
+    "architecture",
+    "model",
+    "model_name",
+    "backbone",
+    "backbone_name",
+    "encoder",
+    "encoder_name",
+    "net",
+    "network",
+)
+"""Keys under which training scripts note which network they trained: a name, or a dictionary with one under "name"."""
+
+
+def named_network(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names that a file of weights, or the notes beside it, give a network, each with the other notes at its place.
+
+    timm writes ``arch`` and the arguments of the command, torchvision the latter, Lightning and solo-learn hyper-parameters;
+    timm's folders and solo-learn's have a JSON file beside the weights.
+    """
+    contents: list[Any] = []
+    with suppress(Exception):  # what is wrong with the file is said where its tensors are read
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                contents.append(dict(file.metadata() or {}))
+        else:
+            contents.append(_unpickled(path))
+    for name in ("config.json", "args.json"):
+        with suppress(OSError, ValueError):
+            contents.append(json.loads((path.parent / name).read_text()))
+    for content in contents:
+        with suppress(RecursionError):  # what holds itself
+            yield from list(_names(content))
+
+
+def _names(content: Any, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    notes = _noted(content)
+    if not isinstance(notes, dict) or depth > _DEEPEST:
+        return
+    named = {key: _noted(value) for key, value in notes.items() if isinstance(key, str)}
+    for key in _NAMING:
+        value = named.get(key)
+        if isinstance(value, dict):
+            value = _noted(value.get("name"))
+        if isinstance(value, str):
+            yield value, named
+    for value in named.values():
+        if isinstance(value, dict) and not any(isinstance(one, Tensor) for one in value.values()):
+            yield from _names(value, depth + 1)
+
+
+def _noted(value: Any) -> Any:
+    """What an inert object was told, the attributes of a Namespace say; of OmegaConf's the value inside."""
+    if isinstance(value, _Inert):
+        value = {**value, **value.state} if isinstance(value.state, dict) else dict(value)
+    if isinstance(value, dict) and "_content" in value:
+        return _noted(value["_content"])
+    return value["_val"] if isinstance(value, dict) and "_val" in value else value
 
 
 def read_weights(path: Path) -> dict[Place, dict[str, Tensor]]:
@@ -90,6 +154,7 @@ def _dictionaries(content: Any, place: Place = ()) -> Iterator[tuple[Place, dict
 class _Inert(dict[Any, Any]):
     """Whatever it is told to be made of, an empty dictionary that takes items, and state without a trace."""
 
+    state: Any = None  # an unpickler makes objects without calling __init__
     __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a key
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -99,7 +164,7 @@ class _Inert(dict[Any, Any]):
         return _Inert()
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        self.state = state[0] if isinstance(state, tuple) and state and isinstance(state[0], dict) else state
 
     def append(self, item: Any) -> None:
         pass

@@ -23,7 +23,9 @@ SMALL_IMAGE = 64
 """Up to this size in pixels, ``stem="auto"`` is the small-image stem."""
 
 
-def build_backbone(config: EncoderConfig, size: int, seed: int, channels: int = 3) -> nn.Module:
+def build_backbone(
+    config: EncoderConfig, size: int, seed: int, channels: int = 3, *, trained_size: int | None = None
+) -> nn.Module:
     """A backbone (B, C, size, size) -> (B, F), initialised under ``seed`` without touching the global generator.
 
     Args:
@@ -32,6 +34,7 @@ def build_backbone(config: EncoderConfig, size: int, seed: int, channels: int = 
         seed: seed of the initial weights.
         channels: C of the images. Published weights are of three: timm makes those of the first layer fit, by adding them
             up for one channel and by repeating them, scaled down, for others.
+        trained_size: height and width that ``stem="auto"`` goes by, where they are others than ``size``.
 
     Raises:
         ConfigError: an unknown name, an option the model does not take, or a model that cannot take images this small.
@@ -43,7 +46,7 @@ def build_backbone(config: EncoderConfig, size: int, seed: int, channels: int = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _create(config, size, channels)
-        if _stem(config, size, backbone) == "small":
+        if _stem(config, size if trained_size is None else trained_size, backbone) == "small":
             _small_stem(backbone)
     try:
         feature_width(backbone, size, channels)
