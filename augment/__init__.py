@@ -9,11 +9,14 @@ if TYPE_CHECKING:
     from augment.evaluation import preprocess
     from augment.fused.module import FusedAugmentation
     from augment.mix import Mix, MixConfig, soft_targets
+    from augment.own import After, Before
     from augment.parameters import ViewParameters
     from augment.views import ViewGenerator
 
 __all__ = [
+    "After",
     "AugmentConfig",
+    "Before",
     "FusedAugmentation",
     "Mix",
     "MixConfig",
@@ -34,6 +37,10 @@ if not TYPE_CHECKING:
                 "Mix",
                 "MixConfig",
                 "soft_targets",
+            ),
+            "augment.own": (
+                "After",
+                "Before",
             ),
             "augment.parameters": ("ViewParameters",),
             "augment.views": ("ViewGenerator",),

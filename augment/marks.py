@@ -10,10 +10,11 @@ frozenset({'nutmeg'})
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_type_hints
 
-__all__ = ["RARE", "Mark", "Rare", "marked"]
+__all__ = ["RARE", "Mark", "OneOf", "Rare", "chosen_from", "marked"]
 
 T = TypeVar("T")
 
@@ -32,6 +33,32 @@ Rare = Annotated[T, RARE]
 """``field: Rare[float] = 0.1``: a field of the type in the brackets with the mark ``RARE``."""
 
 
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """``field: Annotated[str, OneOf(lambda: KNOWN)]``: one of several words, or of several config classes.
+
+    They are asked for when the field is read, not when the class is made: a plugin may have added one.
+    """
+
+    choices: Callable[[], Sequence[Any]]
+
+    unoffered: Sequence[Any] = ()
+    """What files may hold besides, and no flag."""
+
+
+def chosen_from(hint: Any, offered: bool = False) -> Any:
+    """``hint`` with the mark ``OneOf`` as the ``Literal`` or ``Union`` of what there is now, or is offered; else as it is.
+
+    >>> chosen_from(Annotated[str, OneOf(lambda: ("a", "b"))])
+    typing.Literal['a', 'b']
+    """
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, OneOf):
+            several = (*mark.choices(), *(() if offered else mark.unoffered))
+            return Union[several] if isinstance(several[0], type) else Literal[several]  # noqa: UP007
+    return hint
+
+
 def marked(config: type, mark: Mark) -> frozenset[str]:
     """Paths, such as ``train.log_every``, of the fields with ``mark`` in a config dataclass and in those it holds.
 
@@ -46,7 +73,8 @@ def _marked(config: type, mark: Mark, prefix: str, inherited: bool) -> list[str]
     for field in dataclasses.fields(config):
         hint = hints[field.name]
         has_it = inherited or mark in getattr(hint, "__metadata__", ())
-        inner = [member for member in (hint, *get_args(hint)) if _is_config(member)]
+        members = (hint, *get_args(hint), *get_args(chosen_from(hint)))
+        inner = [member for member in dict.fromkeys(members) if _is_config(member)]
         if has_it and not inner:
             found.append(f"{prefix}{field.name}")
         for member in inner:

@@ -11,6 +11,7 @@ from augment.config import AugmentConfig
 from augment.extra import ExtraOperations
 from augment.fused.crop import crop_by_taps, crop_on_cpu
 from augment.fused.module import FusedAugmentation
+from augment.own import OwnOperation
 from augment.parameters import ViewParameters
 from augment.reference import apply_reference, normalise
 from augment.sampling import sample_parameters
@@ -28,6 +29,8 @@ class ViewGenerator(nn.Module):
         backend: "fused" makes few passes over memory; "reference" applies Kornia's operations one after the other,
             slowly and readably. Given equal parameters they agree to 1e-5.
         dtype: of the views. The arithmetic is float32 whatever it is.
+        after: a further operation on the views (V * B, C, S, S) in [0, 1], before the normalisation; its randomness is its
+            own.
         compile: let the fused backend go through ``torch.compile``.
 
     Shapes:
@@ -51,6 +54,7 @@ class ViewGenerator(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        after: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if backend not in get_args(Backend):
@@ -61,8 +65,10 @@ class ViewGenerator(nn.Module):
         self.backend = backend
         self.dtype = dtype
         self.extra = ExtraOperations(config.extra)
+        self.after = None if after is None else OwnOperation(after)
         # With appended operations the fused part stays in [0, 1] and float32, and the rest is done behind them.
-        self.fused = FusedAugmentation(config, torch.float32 if config.extra else dtype, compile)
+        self._more = bool(config.extra) or after is not None
+        self.fused = FusedAugmentation(config, torch.float32 if self._more else dtype, compile)
 
     def extra_repr(self) -> str:
         return f"backend={self.backend!r}, dtype={self.dtype}, config={self.config}"
@@ -126,14 +132,16 @@ class ViewGenerator(nn.Module):
         if images.dtype != torch.uint8:
             images = images.float()
         if self.backend == "fused":
-            views = self.fused.views(images, parameters, normalise=not self.config.extra)
+            views = self.fused.views(images, parameters, normalise=not self._more)
         else:
             images = images if images.is_floating_point() else images.float() / 255
             with torch.autocast(images.device.type, enabled=False):
                 views = apply_reference(images, parameters, replace(self.config, mean=None, std=None))
         if self.config.extra:
             views = self.extra(views, parameters.extra, parameters.extra_seed)
-        if self.config.extra or self.backend == "reference":
+        if self.after is not None:
+            views = self.after(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        if self._more or self.backend == "reference":
             views = normalise(views, self.config)
         return views.to(self.dtype)
 

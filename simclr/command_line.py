@@ -28,6 +28,7 @@ from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro,
 from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
+from simclr.plugins import blamed, loaded_plugins, take_plugins
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
@@ -60,17 +61,21 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
     code = 2
     try:
         with memory_in_words(_CAUSES, _HELPS):
-            code = main(sys.argv[1:])
+            code = main(take_plugins(sys.argv[1:]))
     except PipelineError as error:
         rank = os.environ.get("RANK", "0")
         if rank == "0" or isinstance(error, OutOfMemoryError):  # memory may run out in any of several processes
             print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{error}"), file=sys.stderr)
-    except RuntimeError as error:
-        if not re.search(r"(closed|reset) by peer|remote process exited", str(error)):
-            raise
+    except Exception as error:
         rank = os.environ.get("RANK", "0")
-        print(f"error: process {rank}: another process of this run is gone, and its own line says why", file=sys.stderr)
-        code = 1
+        if (said := blamed(error)) is not None:
+            print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{said}"), file=sys.stderr)
+        elif isinstance(error, RuntimeError) and re.search(r"(closed|reset) by peer|remote process exited", str(error)):
+            gone = "another process of this run is gone, and its own line says why"
+            print(f"error: process {rank}: {gone}", file=sys.stderr)
+            code = 1
+        else:
+            raise
     except KeyboardInterrupt:
         code = exit_code()
         stopped = request()
@@ -177,11 +182,15 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
     base, told = (first, {}) if file is None else preset_and_encoder(file)
     if base != "adapt" or any(word in HELP for word in words):
         start = preset(first) if file is None else load_config(file)
-        return parse_flags(TrainConfig, words, command, about, default=start)
-    start, given = adapted(preset(base), read_words(words), told)
-    if file is not None:
-        start = load_config(file, start)
-    return with_its_stem(parse_flags(TrainConfig, given.typed(), command, about, default=start))
+    else:
+        start, left = adapted(preset(base), read_words(words), told)
+        start, words = start if file is None else load_config(file, start), left.typed()
+    if start.given.words():
+        raise ConfigError(
+            f"{first} is of a run that simclr.pretrain was handed its {' and '.join(start.given.words())} for, in Python: call "
+            "it there again, which no command can"
+        )
+    return with_its_stem(parse_flags(TrainConfig, words, command, about, default=start))
 
 
 def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T) -> T:
@@ -195,7 +204,9 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
         known = [f"{name}:{option.name}" for option in options]
         for word in chosen:
             if word.startswith(f"{name}:") and word not in known:
-                raise ConfigError(f"unknown {word!r}{suggestion(word, known)}")
+                raise ConfigError(
+                    f"unknown {word!r}{suggestion(word, known)}; one of your own comes with --plugin MODULE"
+                )
         if not any(word in known for word in chosen) and any(flag.startswith(f"--{name}.") for flag in given.flags):
             # Flags of the default objective need no objective:NAME in front of them.
             chosen.append(f"{name}:{type(getattr(default, name)).name}")
@@ -217,10 +228,13 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
     except SystemExit as stop:
         if stop.code:
             raise ConfigError(_one_line(errors.getvalue())) from None
+        print("--plugin MODULE or FILE.py, with any command: backbones, objectives, sources and presets of your own")
         if not all_flags and more_flags(cls):
             print(more_flags(cls))
         raise
     config = from_tyro(cls, parsed)
+    if isinstance(config, TrainConfig):
+        config = replace(config, plugin=loaded_plugins())
     check_numbers(config)
     check_paths(config)
     return config

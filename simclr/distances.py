@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from simclr.errors import ConfigError
-from simclr.numerics import full_precision, l2_normalize, row_chunks, safe_sqrt, widened
+from simclr.numerics import OneByOne, full_precision, l2_normalize, row_chunks, safe_sqrt, widened
 
 __all__ = ["DistanceName", "check_distance", "paired_distance", "pairwise_distance"]
 
@@ -81,9 +81,9 @@ def _same_point(dimensions: int) -> float:
     return float(torch.finfo(torch.float64).eps) * (16 + 4 * math.sqrt(dimensions))
 
 
-class _Euclidean(torch.autograd.Function):
+class _Euclidean(OneByOne):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor | None, squared: bool) -> Tensor:
+    def forward(x: Tensor, y: Tensor | None, squared: bool) -> Tensor:
         other = x if y is None else y
         out = x.new_empty(len(x), len(other))
         if x.dtype == torch.float64 or x.device.type == "mps":  # nothing wider to evaluate the expansion in
@@ -105,8 +105,12 @@ class _Euclidean(torch.autograd.Function):
                 out[rows] = buffer.relu_()
                 if not squared:
                     out[rows].sqrt_()
-        ctx.save_for_backward(x, y, None if squared else out)
         return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, y, squared = inputs
+        ctx.save_for_backward(x, y, None if squared else output)
 
     @staticmethod
     @once_differentiable
@@ -141,11 +145,11 @@ def _pull(grad: Tensor, distance: Tensor | None) -> Tensor:
     return widened(grad)
 
 
-class _Cosine(torch.autograd.Function):
+class _Cosine(OneByOne):
     """1 - x.y for unit rows in float64; cast to ``dtype``, so that the distance of near-duplicates keeps its digits."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def forward(x: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
         other = x if y is None else y
         out = torch.empty(len(x), len(other), dtype=dtype, device=x.device)
         for rows in row_chunks(len(x), len(other), x.device):
@@ -153,8 +157,12 @@ class _Cosine(torch.autograd.Function):
             out[rows] = block.masked_fill_(block <= _same_point(x.shape[1]), 0)
         if y is None:
             out.fill_diagonal_(0)  # a zero vector too is at distance 0 from itself
-        ctx.save_for_backward(x, y)
         return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, y, _ = inputs
+        ctx.save_for_backward(x, y)
 
     @staticmethod
     @once_differentiable
@@ -169,10 +177,13 @@ class _Cosine(torch.autograd.Function):
         return (left + right, None, None) if y is None else (left, right, None)
 
 
-class _Manhattan(torch.autograd.Function):
+class _Manhattan(OneByOne):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, y)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor | None) -> Tensor:
         return torch.cdist(x, x if y is None else y, p=1)
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_type_hints
 
 import tyro
 
-from simclr.config.marks import RARE, marked
+from simclr.config.marks import FIXED, RARE, chosen_from, marked
 from simclr.config.yaml import config_fields, suggestion
 from simclr.errors import ConfigError
 
@@ -91,7 +91,10 @@ def check_flags(cls: type, words: Words) -> None:
 
 def _flag_names(cls: type, chosen: Sequence[str], prefix: str = "") -> list[str]:
     names: list[str] = []
+    fixed = marked(cls, FIXED)
     for field_name, hint in config_fields(cls).items():
+        if field_name in fixed or any(name.startswith(f"{field_name}.") for name in fixed):
+            continue
         path = f"{prefix}{field_name}".replace("_", "-")
         members = [hint, *get_args(hint)]
         configs: list[Any] = [m for m in members if dataclasses.is_dataclass(m) and isinstance(m, type)]
@@ -112,8 +115,8 @@ def choices(cls: type) -> dict[str, list[Any]]:
     found = {}
     for name, hint in config_fields(cls).items():
         configs = [member for member in get_args(hint) if dataclasses.is_dataclass(member)]
-        if len(configs) > 1:
-            found[name] = configs
+        if len(configs) > 1:  # without one that no command can make
+            found[name] = [config for config in configs if getattr(config, "from_config", True)]
     return found
 
 
@@ -127,8 +130,10 @@ def for_tyro(cls: type, default: Any, rare: bool = True) -> tuple[type, Any]:
     if rare and not several:
         return cls, default
     for field in dataclasses.fields(cls):
-        hint, value = hints[field.name], getattr(default, field.name)
-        if field.name in several:
+        hint, value = chosen_from(hints[field.name], offered=True), getattr(default, field.name)
+        if FIXED in getattr(hint, "__metadata__", ()):
+            hint = Annotated[hint, tyro.conf.Suppress, tyro.conf.Fixed]
+        elif field.name in several:
             named = (Annotated[config, tyro.conf.subcommand(name=config.name)] for config in several[field.name])
             hint = Union[tuple(named)]  # noqa: UP007
         elif not rare and RARE in getattr(hint, "__metadata__", ()):

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "OneByOne",
     "float32_products",
     "full_precision",
+    "in_transform",
     "l2_normalize",
     "native_bf16",
     "row_chunks",
@@ -88,7 +91,13 @@ def unit_rows(x: Tensor) -> Tensor:
 
 @contextmanager
 def float32_products() -> Iterator[None]:
-    """Matrix products of float32 in float32, even where the process allows TF32 or bfloat16 inside them."""
+    """Matrix products of float32 in float32, even where the process allows TF32 or bfloat16 inside them.
+
+    While torch compiles, the switches are no part of the program: there the products are as the process allows them.
+    """
+    if torch.compiler.is_compiling():
+        yield
+        return
     mkldnn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # its module replaces itself at run time
     backends = (torch.backends.cuda.matmul, mkldnn)
     before = [backend.fp32_precision for backend in backends]
@@ -108,3 +117,23 @@ def native_bf16(device: torch.device) -> bool:
     # Private to torch, and not in every release: where one is missing the answer is no, which is always right.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def in_transform() -> bool:
+    """Whether this is called inside ``torch.func.grad``, ``vmap`` or another of these transforms."""
+    return bool(getattr(torch._C, "_are_functorch_transforms_active", bool)())  # private to torch, which asks it itself
+
+
+class OneByOne(torch.autograd.Function):
+    """Base of functions that write into memory of their own: ``torch.func.vmap`` takes the batch one by one."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        """The outputs for every entry of the batch, stacked."""
+        each = [
+            cls.apply(*[x if dim is None else x.select(dim, i) for x, dim in zip(inputs, in_dims, strict=True)])
+            for i in range(info.batch_size)
+        ]
+        if isinstance(each[0], Tensor):
+            return torch.stack(each), 0
+        return tuple(torch.stack(list(one)) for one in zip(*each, strict=True)), (0,) * len(each[0])

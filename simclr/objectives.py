@@ -4,11 +4,14 @@ A new loss, on views or on labels, is one file in ``simclr/losses/`` and one lin
 ``docs/add_an_objective.md`` shows both. Nothing here or further up knows one loss from another.
 """
 
-from typing import TYPE_CHECKING, Union
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from augment.marks import OneOf
+from simclr.errors import ConfigError
 from simclr.losses import (
     ArcFaceConfig,
     CenterConfig,
@@ -16,6 +19,8 @@ from simclr.losses import (
     CrossEntropyConfig,
     DistributionFocalConfig,
     EmbeddedBatch,
+    GivenLoss,
+    GivenLossConfig,
     Loss,
     LossConfig,
     MarginConfig,
@@ -31,16 +36,18 @@ from simclr.losses import (
 
 __all__ = [
     "OBJECTIVES",
+    "GivenLoss",
     "NTXentConfig",
     "Objective",
     "ObjectiveConfig",
     "SupConConfig",
     "build_objective",
     "fit_objective",
+    "register_objective",
 ]
 
 
-OBJECTIVES: tuple[type[LossConfig], ...] = (
+OBJECTIVES: list[type[LossConfig]] = [
     NTXentConfig,
     MoCoConfig,
     SupConConfig,
@@ -55,14 +62,39 @@ OBJECTIVES: tuple[type[LossConfig], ...] = (
     CrossEntropyConfig,
     QualityFocalConfig,
     DistributionFocalConfig,
-)
+]
 """Every objective by its config, whose ``name`` is what the command line calls it: ``objective:NAME``."""
+
+Config = TypeVar("Config", bound=type[LossConfig])
+
+
+def register_objective(config: Config) -> Config:
+    """Add an objective of your own to `OBJECTIVES`, as a decorator of its config: ``objective:NAME`` and YAML then know it.
+
+    Raises:
+        ConfigError: it is no dataclass of the kind `LossConfig` with a ``name``, or another objective has that name.
+    """
+    name = getattr(config, "name", None)
+    if not (isinstance(config, type) and issubclass(config, LossConfig) and is_dataclass(config) and name):
+        raise ConfigError(
+            f"register_objective is given {config!r}; expected a frozen dataclass, a subclass of LossConfig or "
+            "LabelLossConfig, with a name: ClassVar[str]"
+        )
+    for number, one in enumerate(OBJECTIVES):
+        if one.name == name and (one.__module__, one.__qualname__) == (config.__module__, config.__qualname__):
+            OBJECTIVES[number] = config  # a cell of a notebook run again
+            return config
+    if name in [one.name for one in OBJECTIVES]:
+        raise ConfigError(f"there is an objective called {name} already; give yours another name")
+    OBJECTIVES.append(config)
+    return config
+
 
 if TYPE_CHECKING:
     ObjectiveConfig = LossConfig
 else:
-    # A union made from the list: the command line and YAML pick a member by its `name`.
-    ObjectiveConfig = Union[OBJECTIVES]  # noqa: UP007
+    # A union made from the list when it is asked for: the command line and YAML pick a member by its `name`.
+    ObjectiveConfig = Annotated[LossConfig, OneOf(lambda: OBJECTIVES, unoffered=(GivenLossConfig,))]
 
 
 class Objective(nn.Module):

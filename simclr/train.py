@@ -7,6 +7,7 @@ come from seeds derived from it. So no random state is saved, a resumed run is a
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from simclr.exchange.imported import start_from
 from simclr.losses import EmbeddedBatch
 from simclr.model.contrastive import build_model
 from simclr.model.layers import layer_decay
-from simclr.objectives import build_objective, fit_objective
+from simclr.objectives import Objective, build_objective, fit_objective
 from simclr.optim.optimizers import build_optimizer, check_something_learns, parameter_groups, peak_learning_rate
 from simclr.optim.schedule import set_learning_rate
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
@@ -33,6 +34,7 @@ from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
 from simclr.run.division import open_images, open_left_out, place_images
 from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
+from simclr.run.given import NOTHING, Given, take_given, try_given
 from simclr.run.grad_cache import cached_step
 from simclr.run.lock import release
 from simclr.run.log import RunLog, check_trackers, start_trackers
@@ -52,11 +54,17 @@ from simclr.run.watch import keep_start, open_watch
 __all__ = ["one_step", "pretrain"]
 
 
-def pretrain(config: TrainConfig) -> RunResult:
+def pretrain(config: TrainConfig, *, images: Any = None, augment: Any = None, objective: Any = None) -> RunResult:
     """Train an encoder as ``config`` says, or continue a run that was stopped.
 
     Writes everything below ``config.run_dir``. The same call again continues from the newest whole checkpoint, in the
     middle of an epoch too, and gives the weights of an undisturbed run; on a CPU to the bit.
+
+    Args:
+        config: the run; the other arguments take the place of what it says.
+        images: to train on, whatever `simclr.data.given.as_image_set` takes: a Dataset, a list, arrays.
+        augment: further augmentation, `augment.Before`, `augment.After` or one of each.
+        objective: a module, or a function ``loss(z0, z1)`` or ``loss(z, labels)``; see `simclr.losses.GivenLoss`.
 
     Returns:
         The run's folder, its last figures, and whether it came to its end.
@@ -68,9 +76,10 @@ def pretrain(config: TrainConfig) -> RunResult:
         NotFiniteError: NaN or infinity in the weights, or in too many steps in a row, which are skipped else.
         OutOfMemoryError: the message says what takes it, and what helps.
     """
+    config, given = take_given(config, images, augment, objective)
     try:
         with training_memory(config):
-            run = open_run(config)  # everything that can be refused is refused before anything is written
+            run = open_run(config, given)  # everything that can be refused is refused before anything is written
             learner = build(run)
             batches = resume(run, learner)
             log = start_log(run, learner, batches.start)
@@ -111,25 +120,25 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
     return Step(loss, z, norm, undo.skipped, views, drawn)
 
 
-def open_run(config: TrainConfig) -> Run:
+def open_run(config: TrainConfig, given: Given = NOTHING) -> Run:
     """Find the run's folder, the processes and the images; refuse what cannot work. Nothing is written."""
     check_trackers(config.train.trackers)
     config, checkpoint, notes = find_run(config)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # one process downloads, the others find it there
-        division = open_images(config)
-    notes += [*division.images.first_lines(), *channel_notes(config)]
+        division = open_images(config, given)
+    notes += [*division.images.first_lines(), *channel_notes(config), *given.first_lines(config.given)]
     device, world = accelerator.device, accelerator.num_processes
     images = with_targets(division.images, config.objective)
     left_out, validation = open_left_out(config, checkpoint, notes.append), None
     config, images = place_images(config, images, device, left_out)
     sampler = make_sampler(config.sampler, images, config.train.batch_size, config.seed)
     if config.train.knn_every:
-        validation = make_validation_score(images, config.data, config.augment, device, left_out, division.kept)
+        validation = make_validation_score(images, config.data, config.augment, device, left_out, division)
     if config.train.batch_size % (2 * world if config.mix.active else world):
         pairs = " in whole pairs of mixed images" if config.mix.active else ""
         raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes{pairs}")
-    return Run(config, accelerator, images, sampler, validation, checkpoint, left_out, notes, division)
+    return Run(config, accelerator, images, sampler, validation, checkpoint, left_out, notes, division, given)
 
 
 def build(run: Run) -> Learner:
@@ -144,31 +153,33 @@ def build(run: Run) -> Learner:
         encoder=config.encoder.name,
         channels=config.data.channels,
         compiled=config.train.compile_augment,
+        after=run.given.after,
     )
     generators.to(device)
     if config.encoder.init is not None and run.checkpoint is None:
         run.notes.append(start_from(model.backbone, config.encoder, config.data.channels))
     model.to(device)
-    watch = open_watch(run, model.backbone)
     if accelerator.num_processes > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     classes = len(images.classes)
     sizes = {"classes": classes, "dim": model.width, "samples": len(images)}
     fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels, classes)
-    objective = build_objective(fitted, **sizes, seed=run.seed("objective")).to(device)
+    try_given(run.given, config, images.labels, model.width)
+    own = run.given.objective
+    objective = (Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))).to(device)
     scale = layer_decay(model.backbone, config.optim.layer_decay)
     multiplier, decay = config.objective.lr_multiplier, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)
     check_something_learns(model, model.head, objective, config.schedule.head_epochs, config.objective.name)
     peak = peak_learning_rate(config.optim, config.train.batch_size)
     optimizer = build_optimizer(groups, config.optim, peak)
-    weights = Weights(model, objective, config.ema)
-    return Learner(model, objective, fitted, sizes, views_at, weights, optimizer, peak, watch=watch)
+    return Learner(model, objective, fitted, sizes, views_at, Weights(model, objective, config.ema), optimizer, peak)
 
 
 def resume(run: Run, learner: Learner) -> Batches:
     """Put back what a checkpoint holds, hand all that learns to accelerate, and give the batches that are left."""
     config, accelerator, done = run.config, run.accelerator, 0
+    learner.watch = open_watch(run, learner.model.backbone)
     if run.checkpoint is not None:
         done = restore_state(run.checkpoint, learner.weights, run.sampler, learner.optimizer, accelerator)
         run.notes.extend(other_processes(run))
@@ -197,8 +208,7 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     if accelerator.is_main_process:
         run.notes.extend(expect_space(run, learner))
         claim(config, run.division.listed)
-        if config.starts_from_weights and run.checkpoint is None:
-            keep_start(config, learner.model.backbone, run.images)
+        keep_start(run, learner.model.backbone)
     start_trackers(accelerator, config.train.trackers, to_dict(config))
     log = RunLog(config.run_dir, accelerator, total_steps=run.total_steps, start_step=start)
     for note in run.notes:
@@ -209,10 +219,7 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
 
 
 def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> tuple[int, bool]:
-    """Take the steps that are left, or as many as nobody asks to stop; log, score and save on the way.
-
-    Returns the steps that are done, and whether the run is at its end.
-    """
+    """Take the steps that are left until somebody asks to stop; gives those that are done, and whether it is the end."""
     config, accelerator, device, train = run.config, run.accelerator, run.accelerator.device, run.config.train
     guard, profile = guard_of(run, learner, log), StepProfile(20 if config.profile else 0, device)
     meter, take = Meter(device, *run.epoch_so_far), Captured(one_step, run, learner)
@@ -267,9 +274,9 @@ def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mea
         log.warn(epoch, warnings | learner.objective.warning(mean_loss, learner.objective.figures()))
     try:
         if train.knn_every and (epoch % train.knn_every == 0 or step == run.total_steps):
-            final, device = learner.weights.final, run.accelerator.device
-            figures |= run.validation(*final, device) if run.validation else {}
-            figures |= learner.watch(final[0], device) if learner.watch else {}
+            final = (*learner.weights.final, run.accelerator.device)
+            figures |= run.validation(*final) if run.validation else {}
+            figures |= learner.watch(*final) if learner.watch else {}
     finally:  # a file may break that is scored: the epoch is done all the same
         log.epoch(step, epoch, {"epoch_loss": mean_loss, **figures})
     return figures

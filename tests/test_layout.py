@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("augment", "simclr", "linear_eval", "scripts")
 FLOORS = {
     "augment": (
-        ("lazy", "extra", "parameters", "evaluation", "mix", "marks"),
+        ("lazy", "extra", "own", "parameters", "evaluation", "mix", "marks"),
         ("config",),
         ("crops",),
         ("sampling", "reference"),
@@ -25,6 +25,7 @@ FLOORS = {
     "simclr": (
         ("errors", "names", "stopping"),
         ("files", "distributed", "numerics", "cores", "paths", "memory"),
+        ("plugins",),
         ("distances", "neighbours"),
         ("mining",),
         ("losses",),

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from simclr.config.marks import Rare, Runtime
+from simclr.config.marks import OneOf, Rare, Runtime
+from simclr.config.sources import GIVEN, known_sources
 from simclr.errors import ConfigError, require
 from simclr.paths import expand_fields
 
@@ -23,8 +24,8 @@ class DataConfig:
     before: ClassVar[Mapping[str, object]] = MappingProxyType({"crops": "square"})
     """What an earlier version did that had no such setting: a run that it began goes on like that."""
 
-    source: Literal["digits", "cifar10", "cifar100", "stl10", "folder"] = "digits"
-    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`."""
+    source: Annotated[str, OneOf(known_sources, unoffered=(GIVEN,))] = "digits"
+    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`; plugins add others."""
 
     path: Path | None = None
     """`folder`: its images, at any depth. The named sets: where their files are or are downloaded to (default: data/)."""
@@ -92,6 +93,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         expand_fields(self, "path", "labels")
+        known = known_sources()
+        own = f"one of {', '.join(known)}, or your own with --plugin MODULE"
+        require(self.source in (*known, GIVEN), "data.source", self.source, own)
         require(self.size >= 8, "data.size", self.size, "at least 8 pixels")
         require(self.channels >= 1, "data.channels", self.channels, "at least 1")
         require(self.max_pixels >= 1, "data.max_pixels", self.max_pixels, "at least 1")

@@ -5,9 +5,9 @@ A knob with neither is shown, and a resumed run has to have the same: that is wh
 
 from typing import Annotated, TypeVar
 
-from augment.marks import RARE, Mark, Rare, marked
+from augment.marks import RARE, Mark, OneOf, Rare, chosen_from, marked
 
-__all__ = ["RARE", "RUNTIME", "Mark", "Rare", "Runtime", "marked"]
+__all__ = ["FIXED", "RARE", "RUNTIME", "Fixed", "Mark", "OneOf", "Rare", "Runtime", "chosen_from", "marked"]
 
 T = TypeVar("T")
 
@@ -16,3 +16,9 @@ RUNTIME = Mark("runtime")
 
 Runtime = Annotated[T, RUNTIME]
 """``field: Runtime[int] = 2``: a field of the type in the brackets with the mark ``RUNTIME``."""
+
+FIXED = Mark("fixed")
+"""No flag sets this field: it says what a run was begun with."""
+
+Fixed = Annotated[T, FIXED]
+"""``field: Fixed[str] = ""``: a field of the type in the brackets with the mark ``FIXED``."""

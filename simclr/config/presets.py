@@ -9,7 +9,7 @@ from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, Opt
 from simclr.errors import ConfigError
 from simclr.objectives import NTXentConfig
 
-__all__ = ["PRESETS", "describe_presets", "preset"]
+__all__ = ["PRESETS", "describe_presets", "preset", "register_preset"]
 
 
 def preset(name: str) -> TrainConfig:
@@ -25,7 +25,8 @@ def preset(name: str) -> TrainConfig:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f", did you mean {close[0]}" if close else ""
         raise ConfigError(
-            f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml"
+            f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml, or with --plugin "
+            "MODULE one of your own"
         )
     return PRESETS[name]()
 
@@ -250,24 +251,17 @@ def folder_small() -> TrainConfig:
 def adapt() -> TrainConfig:
     """Weights that are there already, ours or anybody's, adapted to your own pictures. Give --data.path DIR and the weights.
 
-    They are timm's (--encoder.name NAME), a run's or a file's (--encoder.init); size and normalisation of the images are theirs.
-    What is done about forgetting: layers learn the slower the nearer they are to the image (Clark et al. 2020), at a low rate
-    after a warm-up, the head alone first (Kumar et al. 2022), in few epochs, and the average of the weights comes out. How far
-    the features went is logged (linear CKA), and the score has a row for the weights as they were: docs/finetuning.md.
-    Source: NT-Xent of Chen et al. 2020; the rate is a third of this project's fine-tuning, the schedule that of Hu et al. 2024,
-    so that more epochs go on where these end.
-    Expected score and cost: see docs/benchmarks.md, "Adapting".
+    Source: docs/finetuning.md (Clark et al. 2020; Kumar et al. 2022). Expected score and cost: docs/benchmarks.md, "Adapting".
     Command: accelerate launch scripts/pretrain.py adapt --data.path DIR --encoder.name vit_small_patch14_dinov2
     """
-    config = folder()
     return replace(
-        config,
+        folder(),
         name="adapt",
         encoder=EncoderConfig(name="resnet50", pretrained=True),
         objective=NTXentConfig(temperature=0.2),
         optim=OptimConfig(name="adamw", learning_rate=3e-4, scaling="sqrt", weight_decay=0.05, layer_decay=0.7),
         schedule=ScheduleConfig(decay="wsd", warmup_epochs=1, head_epochs=1),
-        train=replace(config.train, epochs=10, batch_size=128, ema=0.999, knn_every=1),
+        train=replace(folder().train, epochs=10, batch_size=128, ema=0.999, knn_every=1),
     )
 
 
@@ -286,7 +280,21 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 }
 
 
+def register_preset(build: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+    """Add a preset of your own, as a decorator of the function that makes its config: ``my_birds`` becomes ``my-birds``.
+
+    Raises:
+        ConfigError: another preset has that name.
+    """
+    name = build.__name__.replace("_", "-")
+    known = PRESETS.get(name)
+    if known is not None and known.__module__ != build.__module__:
+        raise ConfigError(f"there is a preset called {name} already; give yours another name")
+    PRESETS[name] = build
+    return build
+
+
 def describe_presets() -> str:
     """A line for each preset, for a command's help."""
-    lines = (f"  {name}: {(build.__doc__ or '').splitlines()[0]}" for name, build in PRESETS.items())
+    lines = (f"  {name}: {(build.__doc__ or 'a plugin has it').splitlines()[0]}" for name, build in PRESETS.items())
     return "Presets:\n" + "\n".join(lines)

@@ -6,7 +6,8 @@ from typing import Literal
 
 from augment import AugmentConfig, MixConfig
 from simclr.config.data import DataConfig, SamplerConfig
-from simclr.config.marks import RUNTIME, Rare, Runtime, marked
+from simclr.config.given import GivenConfig
+from simclr.config.marks import RUNTIME, Fixed, Rare, Runtime, marked
 from simclr.config.model import EncoderConfig, HeadConfig
 from simclr.config.normalisation import normalised_for
 from simclr.config.numbers import check_numbers
@@ -124,6 +125,12 @@ class TrainConfig:
 
     profile: Runtime[Rare[bool]] = False
     """Time the parts of 20 steps, print where they went, write a trace, and stop."""
+
+    plugin: Fixed[Runtime[tuple[str, ...]]] = ()
+    """Modules of the user's own that the run needs, as ``--plugin`` imported them."""
+
+    given: Fixed[GivenConfig] = field(default_factory=GivenConfig)
+    """What was handed to ``simclr.pretrain`` beside this config."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Which images."""

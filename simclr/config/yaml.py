@@ -7,15 +7,16 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
 from simclr.config import TrainConfig
-from simclr.config.marks import RUNTIME, marked
+from simclr.config.marks import RUNTIME, chosen_from, marked
 from simclr.config.yaml_text import read_yaml
 from simclr.errors import ConfigError, shown
 from simclr.files import atomically
+from simclr.plugins import recall_plugins
 
 __all__ = ["differences", "from_dict", "load_config", "save_config", "to_dict"]
 
@@ -65,6 +66,8 @@ def load_config(path: Path, start: TrainConfig | None = None) -> TrainConfig:
     base = content.pop("preset", None)
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: preset is {shown(base)}, expected the name of a preset, such as cifar10")
+    if isinstance(plugins := content.get("plugin"), list) and all(isinstance(one, str) for one in plugins):
+        recall_plugins(plugins, str(path))
     if start is None:
         start = TrainConfig() if base is None else preset(base)
     content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
@@ -220,8 +223,12 @@ def _tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
 
 
 def config_fields(cls: Any) -> dict[str, Any]:
-    hints, names = typing.get_type_hints(cls), {field.name for field in dataclasses.fields(cls)}
-    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar and name in names}
+    plain, whole = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    found = {}
+    for name in (field.name for field in dataclasses.fields(cls)):
+        chosen = chosen_from(whole[name])
+        found[name] = plain[name] if chosen is whole[name] else chosen
+    return found
 
 
 def _plain(value: Any) -> Any:

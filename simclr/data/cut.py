@@ -19,6 +19,7 @@ from simclr.data.bands import turned
 from simclr.data.decode import Reader, enough_memory
 from simclr.data.opening import refuse_irregular
 from simclr.data.pillow_open import expect_few_scans
+from simclr.data.rows import Row
 from simclr.distributed import derive_seed
 
 __all__ = ["CropPlan", "Cut", "cut_views"]
@@ -68,7 +69,12 @@ class Cut:
 
 
 def cut_views(
-    reader: Reader, path: Path, page: int, boxes_of: Callable[[int, int], Tensor], size: int, antialias: bool = True
+    reader: Reader,
+    path: Path | Row,
+    page: int,
+    boxes_of: Callable[[int, int], Tensor],
+    size: int,
+    antialias: bool = True,
 ) -> Cut:
     """Decode a picture once and cut its views out, each resized to ``size`` x ``size``.
 
@@ -112,11 +118,17 @@ def _resized(crop: Tensor, size: int, antialias: bool) -> Tensor:
 
 
 def _read_jpeg(
-    reader: Reader, path: Path, page: int, shrink: Callable[[int, int], float]
+    reader: Reader, path: Path | Row, page: int, shrink: Callable[[int, int], float]
 ) -> tuple[Tensor, tuple[int, int]] | None:
     """What ``reader.read`` gives, in half its time; None for all but a whole plain JPEG that is needed at its full scale."""
     decode = _jpeg_decoder()
-    if decode is None or page or reader.channels != 3 or not (reader.value_range is None or reader.deep_only):
+    if (
+        decode is None
+        or isinstance(path, Row)
+        or page
+        or reader.channels != 3
+        or not (reader.value_range is None or reader.deep_only)
+    ):
         return None
     try:
         refuse_irregular(path)

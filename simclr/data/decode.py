@@ -12,6 +12,7 @@ from torch import Tensor
 
 from simclr.data.bands import Bands, expect_bands, flattened
 from simclr.data.opening import EXTENSIONS, open_picture, page_count, page_numbers, refuse_irregular
+from simclr.data.rows import Row
 from simclr.data.squares import Fit, square_of, to_square, whole_of
 from simclr.errors import ConfigError, DataError
 
@@ -30,7 +31,7 @@ __all__ = [
 
 
 @contextmanager
-def enough_memory(path: Path) -> Iterator[None]:
+def enough_memory(path: Path | Row) -> Iterator[None]:
     """Turn what Pillow, NumPy and torch raise where memory is short into one DataError that names the file."""
     try:
         yield
@@ -73,7 +74,7 @@ class Reader:
     """Pixels of the largest image that is decoded."""
 
     def read(
-        self, path: Path, page: int = 0, shrink: Callable[[int, int], float] = lambda height, width: 1.0
+        self, path: Path | Row, page: int = 0, shrink: Callable[[int, int], float] = lambda height, width: 1.0
     ) -> tuple[Tensor, tuple[int, int]]:
         """The pixels of an image, upright, uint8 (C, H, W), and its own height and width.
 
@@ -85,13 +86,13 @@ class Reader:
             pixels = torch.from_numpy(np.array(picture))  # Pillow's and a mapped array may not be written to
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1), own
 
-    def square(self, path: Path, page: int = 0) -> Tensor:
+    def square(self, path: Path | Row, page: int = 0) -> Tensor:
         """An image as what one vector is made of: uint8 (C, size, size)."""
         picture, _ = self._picture(path, page, self._shrink)
         with enough_memory(path):
             return square_of(picture, self.size, self.fit)
 
-    def square_and_whole(self, path: Path, page: int = 0, *, longest: int) -> tuple[Tensor, Tensor]:
+    def square_and_whole(self, path: Path | Row, page: int = 0, *, longest: int) -> tuple[Tensor, Tensor]:
         """``square``, and the image with its shape kept, (C, H, W): its shorter side is ``size``, see ``whole_of``.
 
         Of a picture that is a square itself both are the same tensor.
@@ -110,7 +111,7 @@ class Reader:
         return (max if longer_side_counts else min)(height, width) / (2 * self.size)
 
     def _picture(
-        self, path: Path, page: int, shrink: Callable[[int, int], float]
+        self, path: Path | Row, page: int, shrink: Callable[[int, int], float]
     ) -> tuple[Image.Image | np.ndarray, tuple[int, int]]:
         """A picture of Pillow's, gray or RGB, or an array uint8 (H, W, C)."""
         if ImageFile.LOAD_TRUNCATED_IMAGES:

@@ -59,10 +59,9 @@ class DecodeBatch:
         if self.plan is None or uniforms is None:
             return self.images[index][0]
         config = self.plan.config(step)
-        assert self.images.paths is not None
         return cut_views(
             self.images.reader,
-            self.images.paths[index],
+            self.images.places[index],
             self.images.page(index),
             lambda height, width: crop_boxes(config, uniforms, height, width)[:, 0],
             config.size,

@@ -11,6 +11,7 @@ from torch import Tensor
 from simclr.data.decode import Reader
 from simclr.data.decode_all import decode_all
 from simclr.data.originals import LONGEST, Originals
+from simclr.data.rows import Row
 from simclr.errors import DataError
 
 __all__ = ["ImageSet"]
@@ -20,7 +21,7 @@ _SAID: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """N images of one stored size, uint8. Exactly one of ``pixels`` and ``paths`` is set."""
+    """N images of one stored size, uint8. One of ``pixels``, ``paths`` and ``rows`` is set."""
 
     name: str
     """Where they come from, for messages."""
@@ -36,6 +37,9 @@ class ImageSet:
 
     paths: tuple[Path, ...] | None = None
     """The N files; kept beside ``pixels`` when they came from files, so that a message can name one."""
+
+    rows: tuple[Row, ...] | None = None
+    """The N rows of somebody else's data set, kept like ``paths``."""
 
     pages: tuple[int, ...] | None = None
     """Which page or frame of its file each image is; None where all are the first."""
@@ -94,6 +98,11 @@ class ImageSet:
         )
 
     @property
+    def places(self) -> Sequence[Path | Row]:
+        """What the images are read from, one each; empty where there are only pixels."""
+        return self.rows if self.paths is None and self.rows is not None else self.paths or ()
+
+    @property
     def size(self) -> int:
         """Height and width in pixels of what one vector is made of."""
         return self.reader.size
@@ -117,16 +126,14 @@ class ImageSet:
         """Number of images."""
         if self.pixels is not None:
             return len(self.pixels)
-        assert self.paths is not None
-        return len(self.paths)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Image ``index`` as uint8 (C, size, size) and its label, -1 without labels."""
         label = -1 if self.labels is None else int(self.labels[index])
         if self.pixels is not None:
             return self.pixels[index], label
-        assert self.paths is not None
-        return self.reader.square(self.paths[index], self.page(index)), label
+        return self.reader.square(self.places[index], self.page(index)), label
 
     @property
     def nbytes(self) -> int:
@@ -135,7 +142,7 @@ class ImageSet:
 
     def describe(self, index: int) -> str:
         """What a message calls image ``index``: its file, or its number."""
-        return f"image {index} of {self.name}" if self.paths is None else str(self.paths[index])
+        return str(self.places[index]) if self.places else f"image {index} of {self.name}"
 
     def subset(self, index: Tensor) -> "ImageSet":
         """The images at ``index``, int64 (M,), in that order."""
@@ -144,6 +151,7 @@ class ImageSet:
             pixels=None if self.pixels is None else self.pixels[index.to(self.pixels.device)],
             originals=None if self.originals is None else self.originals.subset(index),
             paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
+            rows=None if self.rows is None else tuple(self.rows[i] for i in index.tolist()),
             pages=None if self.pages is None else tuple(self.pages[i] for i in index.tolist()),
             labels=None if self.labels is None else self.labels[index],
             values=None if self.values is None else self.values[index],
@@ -169,6 +177,7 @@ class ImageSet:
             pixels=cat(self.pixels, other.pixels),
             originals=None,
             paths=None if self.paths is None or other.paths is None else self.paths + other.paths,
+            rows=None if self.rows is None or other.rows is None else self.rows + other.rows,
             pages=None if self.pages is None or other.pages is None else self.pages + other.pages,
             labels=cat(self.labels, other.labels),
             values=cat(self.values, other.values),
@@ -216,9 +225,8 @@ class ImageSet:
         """The images at ``index`` (B,) for a picture of them: uint8 (B, C, size, size), whole, stretched where need be."""
         if self.pixels is not None and self.originals is None:
             return self.pixels[index.to(self.pixels.device)]
-        assert self.paths is not None
         reader = replace(self.reader, fit="stretch")
-        return torch.stack([reader.square(self.paths[i], self.page(i)) for i in index.tolist()])
+        return torch.stack([reader.square(self.places[i], self.page(i)) for i in index.tolist()])
 
     def intact(self, broken: dict[int, str] | None = None) -> "ImageSet":
         """The same set without the files that do not decode: each is decoded once to find out, and none is kept.
@@ -230,8 +238,7 @@ class ImageSet:
     def _decode_all(
         self, into: Tensor | None, wholes: dict[int, Tensor] | None, broken: dict[int, str] | None
     ) -> Tensor:
-        assert self.paths is not None
-        paths = self.paths
+        paths = self.places
 
         def read(index: int) -> tuple[Tensor, Tensor | None]:
             if wholes is None:

@@ -1,9 +1,9 @@
 """A file of any kind that holds an image: its header at once, its pixels when they are asked for."""
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from simclr.data.bands import Bands, expect_bands, full_range, turned
+from simclr.data.bands import Bands, expect_bands, turned
+from simclr.data.opened import Opened, limited, opened_array
 from simclr.data.pillow_open import (
     HEIF_ENDINGS,
     bands_of,
@@ -22,6 +23,7 @@ from simclr.data.pillow_open import (
     sixteen_bits,
     without_pillows_limit,
 )
+from simclr.data.rows import Row, opened_row
 from simclr.data.tiff import TIFF_MARKS, TiffHeader, bands_of_pages, tiff_pages
 from simclr.errors import DataError
 
@@ -39,25 +41,6 @@ _RUNS = 1024
 """Pixels a byte that packing by runs never comes near to: what claims more would be decoded, slowly, out of nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """An image whose header was read."""
-
-    kind: str
-    """Format and mode, for people: "JPEG RGB", "TIFF 4 x uint16"."""
-
-    pixels: int
-
-    deep: str
-    """The dtype of its numbers where 8 bits do not hold them, else empty."""
-
-    shape: Callable[[], tuple[int, int]]
-    """Height and width as it is to be shown; of a PNG, which says behind its pixels how it is turned, after decoding it."""
-
-    decode: Callable[[int, float], Image.Image | Bands]
-    """Its pixels, upright, for so many channels, smaller by at most a factor; Pillow's image where 8 bits hold them."""
-
-
 def refuse_irregular(path: Path) -> None:
     """Raise OSError for a pipe, a socket or a device, which reading would wait for, perhaps for ever."""
     if not stat.S_ISREG(path.stat().st_mode):
@@ -65,12 +48,17 @@ def refuse_irregular(path: Path) -> None:
 
 
 @contextmanager
-def open_picture(path: Path, page: int, max_pixels: int) -> Iterator[Opened]:
-    """Open page ``page`` of a file; ``decode`` works inside the ``with`` alone.
+def open_picture(path: Path | Row, page: int, max_pixels: int) -> Iterator[Opened]:
+    """Open page ``page`` of a file, or the image of a row; ``decode`` works inside the ``with`` alone.
 
     Raises:
         DataError: for what is wrong with the file, or an image of more than ``max_pixels``; at the opening or in ``decode``.
     """
+    image = path.image() if isinstance(path, Row) else path
+    if not isinstance(image, Path):
+        yield opened_row(image, path, max_pixels)
+        return
+    path = image
     try:
         refuse_irregular(path)
         with path.open("rb") as file:
@@ -93,18 +81,6 @@ def open_picture(path: Path, page: int, max_pixels: int) -> Iterator[Opened]:
         raise DataError(f"{path}: {reason.splitlines()[0] if reason else type(error).__name__}") from error
 
 
-def _limited(path: Path, width: int, height: int, max_pixels: int) -> None:
-    pixels = width * height
-    if pixels < 1:
-        raise DataError(f"{path}: an image of {width} x {height} pixels")
-    if pixels > max_pixels:
-        count = f"{pixels / 1e6:.0f}" if pixels >= 1e7 else f"{pixels / 1e6:.2g}"
-        raise DataError(
-            f"{path}: {width} x {height} is {count} megapixels, more than data.max_pixels {max_pixels}; "
-            f"--data.max-pixels {pixels} takes it"
-        )
-
-
 def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int) -> Opened:
     def again() -> ImageFile.ImageFile:
         image = open_image(file, head)
@@ -116,7 +92,7 @@ def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int)
     stored = image.size
     if image.format == "TIFF":  # whose size is already turned in some versions of Pillow
         stored = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]  # type: ignore[attr-defined]
-    _limited(path, *stored, max_pixels)
+    limited(path, *stored, max_pixels)
     pixels = image.width * image.height
     expect_few_scans(image, file)
     if image.format in ("BMP", "DIB", "TGA") and pixels > _RUNS * file.seek(0, 2):
@@ -176,7 +152,7 @@ def _tiff(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int) -
     except Exception:  # Pillow may still know what it is, and says what is wrong in its own words
         return _pillow(file, head, path, page, max_pixels)
     plain = _pillow(file, head, path, page, max_pixels) if header.plain else None
-    _limited(path, header.width, header.height, max_pixels)
+    limited(path, header.width, header.height, max_pixels)
 
     def again(number: int = page) -> ImageFile.ImageFile:
         image = open_image(file, head)
@@ -219,36 +195,7 @@ def _numpy(path: Path, page: int, max_pixels: int, marked: bool) -> Opened:
         raise DataError(
             f"{path}: holds {getattr(array, 'dtype', 'several arrays')}; expected one array of integers or floats"
         )
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise DataError(f"{path}: an array of shape {array.shape}; expected (H, W), (H, W, C) or (C, H, W)")
-
-    def bands_last(channels: int) -> np.ndarray:
-        if array.ndim == 2:
-            return array[..., None]
-        first, last = array.shape[0], array.shape[-1]
-        # The axis of bands is the one as long as the bands that are wanted, or as gray and colour have, else the shorter one.
-        for wanted in (channels, 1, 3) if channels in (1, 3) else (channels,):
-            if wanted in (first, last):
-                return array if last == wanted else array.transpose(1, 2, 0)
-        return array if last <= first else array.transpose(1, 2, 0)
-
-    def decode(channels: int, factor: float) -> Bands:
-        values = bands_last(channels)
-        full = full_range(array.dtype)
-        bands = Bands(values=np.asarray(values), full=full, pictorial=values.shape[-1] in (1, 3))
-        _expect(path, bands, channels)
-        return bands
-
-    height, width = bands_last(3).shape[:2]  # of several axes of bands that are possible the likeliest
-    _limited(path, width, height, max_pixels)
-    deep = "" if array.dtype in (np.uint8, np.bool_) else array.dtype.name
-    return Opened(
-        kind=f"NPY {array.shape} {array.dtype}",
-        pixels=height * width,
-        deep=deep,
-        shape=lambda: (height, width),
-        decode=decode,
-    )
+    return opened_array(array, path, max_pixels)
 
 
 def _expect(path: Path, bands: Bands, channels: int) -> None:

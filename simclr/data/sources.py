@@ -10,10 +10,12 @@ import torchvision
 from sklearn.datasets import load_digits
 
 from simclr.config import DataConfig
+from simclr.config.sources import GIVEN, OWN_SOURCES
 from simclr.data.channels import with_channels
 from simclr.data.decode import to_stored_size
 from simclr.data.folder_classes import read_classes
 from simclr.data.folder_layout import by_column, find_layout, scored_parts
+from simclr.data.given import as_image_set
 from simclr.data.groups import across_parts, with_pages
 from simclr.data.image_set import ImageSet
 from simclr.data.listing import list_images
@@ -92,11 +94,34 @@ def _load(config: DataConfig, split: Split, own: dict[str, ImageSet], training: 
         return training
     if config.source == "digits":
         return hold_out(with_channels(_digits(config), config.channels), config, part)
+    if config.source == GIVEN:
+        raise DataError(
+            "the images were handed to simclr.pretrain in Python, and no command can load them; give images: --data.source "
+            "folder --data.path DIR"
+        )
+    if config.source in OWN_SOURCES:
+        return _own(config, part)
     if config.source != "folder":
         return with_channels(_torchvision(config, part), config.channels)
     # Images without a label that the set keeps apart are for training alone.
     images = own[part] if "test" in own else hold_out(own["train"], config, part)
     return images.joined(own["unlabeled"]) if part == "train" and "unlabeled" in own else images
+
+
+def _own(config: DataConfig, part: Literal["train", "test"]) -> ImageSet:
+    """What a source of the user's own gives; the test images have the numbers of the training images' classes."""
+    name, load = config.source, OWN_SOURCES[config.source]
+    found = load(config, "train")
+    if found is None:
+        raise DataError(f"the data source {name} gives None for its training images")
+    train = as_image_set(found, config, name)
+    test = load(config, "test")
+    if test is None:
+        return hold_out(train, config, part)
+    if part == "train":
+        return train
+    images = as_image_set(test, config, f"{name}, test")
+    return images if images.labels is None else images.relabelled(train.classes)
 
 
 def _digits(config: DataConfig) -> ImageSet:

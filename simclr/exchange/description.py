@@ -1,7 +1,7 @@
 """``encoder.json``: how to build an encoder's backbone, and how to prepare an image for it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ from simclr.exchange.sealed import file_sha256, read_sealed, sealed
 from simclr.exchange.values import Values
 from simclr.files import write_json
 from simclr.paths import expanded
+from simclr.plugins import recall_plugins
 
 __all__ = ["EncoderDescription", "find_encoder", "read_description", "write_description"]
 
@@ -56,6 +57,9 @@ class EncoderDescription:
     digests: Mapping[str, str] | None = None
     """SHA-256 of the files beside it, None for an encoder of an earlier version."""
 
+    plugin: tuple[str, ...] = ()
+    """Modules of the user's own that it needs; imported by now."""
+
     @property
     def channels(self) -> int:
         """C of the images."""
@@ -81,6 +85,7 @@ def write_description(
     seed: int,
     training: dict[str, Any],
     reader: Reader,
+    plugin: Sequence[str] = (),
 ) -> None:
     """Write ``folder/encoder.json``, of the earliest format that says it all, for the ``encoder.safetensors`` beside it.
 
@@ -105,6 +110,7 @@ def write_description(
         "features": features,
         "init_seed": seed,
         "training": training,
+        **({"plugin": list(plugin)} if plugin else {}),
     }
     digests = {"encoder.safetensors": file_sha256(folder / "encoder.safetensors")}
     write_json(folder / "encoder.json", sealed(description, "encoder.json", digests))
@@ -115,12 +121,15 @@ def read_description(folder: Path) -> EncoderDescription:
 
     Raises:
         CheckpointError: it is not there, was changed since it was written, is of a format that another version writes, or
-            holds a value that cannot be; the message names the key and what was expected.
+            holds a value that cannot be; the message names the key and what was expected. It needs a plugin that is missing,
+            or that this user has never given.
     """
     file = folder / "encoder.json"
     content, digests = read_sealed(file, FORMATS)
     values = Values(file, content)
+    plugin = values.texts("plugin") if "plugin" in content else ()
     try:
+        recall_plugins(plugin, str(folder))
         config = from_dict(EncoderConfig, values.inner("encoder").content, where=f"{file}: encoder")
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
@@ -142,6 +151,7 @@ def read_description(folder: Path) -> EncoderDescription:
         init_seed=values.whole("init_seed", 0, 2**64 - 1),
         reader=reader,
         digests=digests,
+        plugin=plugin,
     )
 
 

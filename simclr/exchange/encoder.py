@@ -4,7 +4,7 @@
 which holds its tensors. Nothing in them is pickled, so a file from a stranger cannot run code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def export_encoder(
     seed: int,
     training: dict[str, Any],
     reader: Reader | None = None,
+    plugin: Sequence[str] = (),
 ) -> Path:
     """Write ``folder/encoder.safetensors`` and ``folder/encoder.json``.
 
@@ -62,6 +63,7 @@ def export_encoder(
         seed: seed of the initial weights, so that the same encoder untrained can be built to compare with.
         training: JSON-able notes on how it was trained.
         reader: how the training images became pixels: channels, fit, value range; None is colours, cropped.
+        plugin: modules of the user's own that the backbone needs, which are imported before it is built again.
 
     Raises:
         CheckpointError: the disk refuses.
@@ -70,7 +72,14 @@ def export_encoder(
     reader = Reader(size=augment.size) if reader is None else reader
     features = feature_width(backbone, augment.size, reader.channels)
     write_description(
-        folder, config=config, augment=augment, features=features, seed=seed, training=training, reader=reader
+        folder,
+        config=config,
+        augment=augment,
+        features=features,
+        seed=seed,
+        training=training,
+        reader=reader,
+        plugin=plugin,
     )
     return folder
 

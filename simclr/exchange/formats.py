@@ -21,6 +21,7 @@ from simclr.exchange.program import check_onnx, load_onnx, load_program, write_o
 from simclr.exchange.timm_folder import load_timm, write_timm
 from simclr.files import refused
 from simclr.paths import expand_fields
+from simclr.plugins import plugin_modules
 
 __all__ = ["TOLERANCE", "ExportOptions", "Exported", "Portable", "export_as"]
 
@@ -139,11 +140,15 @@ def export_as(path: GivenEncoder | Path | str, options: ExportOptions) -> Export
     with refused(target), tempfile.TemporaryDirectory(dir=_existing(target), prefix=".export-") as scratch:
         partial = Path(scratch)
         lines = _write(portable, described, partial, target, options)
+        own = ""
+        if options.format == "timm" and described is not None and described.plugin:
+            lines = (*(f"import {name}" for name in plugin_modules(described.plugin)), *lines)
+            own = "; a backbone of your own can be loaded so where it is made by timm.models.build_model_with_cfg"
         difference = _difference(portable, partial, options)
         if not difference <= TOLERANCE:  # a NaN is no agreement either
             raise CheckpointError(
                 f"the {options.format} file differs from the encoder by {difference:.1e} of its largest value, more than "
-                f"{TOLERANCE:g}; nothing was written to {target}"
+                f"{TOLERANCE:g}; nothing was written to {target}{own}"
             )
         target.mkdir(parents=True, exist_ok=True)
         names = sorted(file.name for file in partial.iterdir())

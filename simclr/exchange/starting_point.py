@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from augment import AugmentConfig
 from simclr.config import DataConfig, EncoderConfig, TrainConfig
 from simclr.config.yaml import load_config
-from simclr.errors import ConfigError
+from simclr.errors import ConfigError, PipelineError
 from simclr.exchange.description import EncoderDescription, find_encoder, read_description
 from simclr.exchange.stopped_run import describe_run, is_checkpoint
 from simclr.model.encoder import SMALL_IMAGE
@@ -105,10 +105,13 @@ def with_its_stem(config: TrainConfig) -> TrainConfig:
     It means one of two by the size of the images, and the weights are of the one that they were trained with.
     """
     init, encoder = config.encoder.init, config.encoder
-    if init is None or not is_encoder_folder(init) or encoder.stem != "auto":
+    if init is None or not is_encoder_folder(init) or encoder.stem != "auto" or encoder.init_partial:
         return config
-    folder = find_encoder(Path(init))
-    described = read_description(folder)
+    try:
+        folder = find_encoder(Path(init))
+        described = read_description(folder)
+    except PipelineError:
+        return config  # who loads it says so
     small = described.size <= SMALL_IMAGE
     if described.config.stem != "auto" or small == (config.augment.size <= SMALL_IMAGE) or not _is_resnet(folder):
         return config

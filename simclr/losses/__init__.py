@@ -16,6 +16,7 @@ from simclr.losses.focal_objectives import (
     QualityFocalConfig,
     QualityFocalLoss,
 )
+from simclr.losses.given import GivenLoss, GivenLossConfig
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig
 from simclr.losses.loss import Loss, LossConfig
 from simclr.losses.margin import MarginConfig, MarginLoss
@@ -42,6 +43,8 @@ __all__ = [
     "DistributionFocalLoss",
     "DistributionHead",
     "EmbeddedBatch",
+    "GivenLoss",
+    "GivenLossConfig",
     "LabelLoss",
     "LabelLossConfig",
     "Loss",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr.errors import require
+from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
 from simclr.mining.tuples import check_labels
@@ -61,11 +62,14 @@ class LabelLoss(Loss, ABC):
     What holds for each of them:
 
     - z may be float32, float64, bfloat16 or float16; all is computed in float32 (float64 stays), autocast or not.
+    - Arrays, lists and other integers are taken for labels, and views (V, B, D) with a label an image for their rows.
     - A batch without anything to compare gives an exact 0 that carries a graph.
     - A row of z that is not finite gives NaN, never a finite loss.
     - Nothing waits for the GPU. ``statistics`` holds 0-dim tensors on the device, of the latest call.
     - On several processes, call it with the gathered z and labels on every rank, and a generator seeded alike.
     """
+
+    kind: ClassVar[Kind] = "labels"
 
     def forward(
         self,
@@ -82,9 +86,16 @@ class LabelLoss(Loss, ABC):
 
         Raises `TypeError` for labels that are not int64 and `ValueError` for shapes that do not fit.
         """
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels are {type(labels).__name__}; expected int64 labels (N,), one for each embedding")
         if z.ndim != 2 or not z.is_floating_point():
             raise ValueError(f"z is {z.dtype} of shape {tuple(z.shape)}, expected floating-point embeddings (N, D)")
-        self.check_labels(labels, len(z))
+        try:
+            self.check_labels(labels, len(z))
+        except (TypeError, ValueError) as error:
+            if said := hint(z, labels):
+                raise type(error)(f"{error}{said}") from error
+            raise
         with torch.autocast(z.device.type, enabled=False):
             z = full_precision(z)
             loss, statistics = self.compute(z, labels, indices, generator)
@@ -166,8 +177,11 @@ def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:
 
 def check_classes(labels: Tensor, num_classes: int) -> None:
     """Raise `ValueError` unless every label is in 0..num_classes-1; on a GPU, where looking would wait, say nothing."""
-    if labels.device.type == "cpu" and len(labels):
-        low, high = int(labels.min()), int(labels.max())
+    if labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling():
+        try:
+            low, high = int(labels.min()), int(labels.max())
+        except RuntimeError:  # torch.func.vmap shows no single one
+            return
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"labels run from {low} to {high}, expected 0 to {num_classes - 1} for {num_classes} classes"

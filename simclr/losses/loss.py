@@ -23,11 +23,12 @@ The losses on labels share more: `simclr.losses.label_loss`.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from simclr.errors import require
+from simclr.losses.arguments import Kind, as_taken
 from simclr.losses.batch import EmbeddedBatch
 
 __all__ = ["Loss", "LossConfig", "check_temperature"]
@@ -35,6 +36,11 @@ __all__ = ["Loss", "LossConfig", "check_temperature"]
 
 def check_temperature(temperature: float, field: str = "temperature") -> None:
     """Raise `ConfigError`, which is a ValueError, unless ``temperature`` can divide similarities."""
+    if isinstance(temperature, Tensor) and temperature.ndim:
+        raise TypeError(
+            f"{field} is a tensor of shape {tuple(temperature.shape)}; is it another view? All views go into one tensor: "
+            "torch.stack([z0, z1])"
+        )
     require(1e-6 <= temperature <= 1e6, field, temperature, "a number above 0, from 1e-06 to 1e+06, such as 0.5")
 
 
@@ -51,6 +57,8 @@ class LossConfig(ABC):
     """Whether the loss also takes targets (N, C): mixed images, labels with a quality."""
     reads_numbers: ClassVar[bool] = False
     """Whether the loss takes a number (N,) for a label."""
+    from_config: ClassVar[bool] = True
+    """Whether the config alone says how to build the module."""
     steady: ClassVar[bool] = False
     """Whether every batch takes the same operations, which ask the host for nothing and draw nothing from its ``seed``."""
     needs_keys: ClassVar[bool] = False
@@ -93,6 +101,9 @@ class Loss(nn.Module):
     ``statistics`` holds 0-dim tensors on the device, of the latest call, by the name they are logged under.
     """
 
+    kind: ClassVar[Kind] = ""
+    """What a call takes, see `simclr.losses.arguments`: arrays, lists and the like are made that before ``forward``."""
+
     sigmoids: ClassVar[bool] = False
     """Whether every one of the `scores` is a sigmoid of its own; else they are a softmax together."""
 
@@ -101,6 +112,11 @@ class Loss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.statistics = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``forward``, given what `as_taken` makes of the arguments."""
+        args, kwargs = as_taken(self.kind, args, kwargs)
+        return super().__call__(*args, **kwargs)
 
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The scalar loss of ``batch``: the module's call with what it reads of it, here the views (V, B, D) alone."""

@@ -134,8 +134,8 @@ def nearest_pair_outside(distances: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     """
     size = len(labels)
     nearest, second = distances.new_empty(size), distances.new_empty(size)
-    of_nearest, of_second = torch.zeros_like(labels), torch.zeros_like(labels)
-    left, exists = torch.zeros_like(labels), torch.zeros_like(labels, dtype=torch.bool)
+    of_nearest, of_second, left, right = (distances.new_zeros(size, dtype=torch.int64) for _ in range(4))
+    exists = distances.new_zeros(size, dtype=torch.bool)
     if size == 0:
         return left, left, exists
     table = positive_table(labels)
@@ -144,7 +144,6 @@ def nearest_pair_outside(distances: Tensor, labels: Tensor) -> tuple[Tensor, Ten
         nearest[rows], of_nearest[rows] = others.min(1)
         others.masked_fill_(labels[of_nearest[rows]].unsqueeze(1) == labels, torch.inf)
         second[rows], of_second[rows] = others.min(1)
-    right = torch.zeros_like(labels)
     for rows in row_chunks(size, size, distances.device):
         own = labels[rows].unsqueeze(1)
         blocked = labels[of_nearest] == own  # (rows, N): the row's nearest is of the anchor's class

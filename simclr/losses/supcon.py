@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
+from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig, check_temperature
 from simclr.numerics import float32_products, unit_rows
@@ -59,10 +60,10 @@ def sup_con(
     if views.dim() != 3 or 0 in views.shape:
         raise ValueError(
             f"views has shape {tuple(views.shape)}; SupCon expects (V, B, D): views, images, dimensions, "
-            "each at least 1. For one embedding an image, give z[None]"
+            f"each at least 1. For one embedding an image, give z[None]{hint(views, labels)}"
         )
     if labels.dtype != torch.int64:
-        raise TypeError(f"labels has dtype {labels.dtype}; SupCon expects int64")
+        raise TypeError(f"labels has dtype {labels.dtype}; SupCon expects int64{hint(views, labels)}")
     if labels.shape != views.shape[1:2]:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)} and views {tuple(views.shape)}; "
@@ -88,6 +89,8 @@ def sup_con(
 
 class SupConLoss(Loss):
     """SupCon as a module, `sup_con` with a fixed temperature (the paper's ImageNet setting is 0.1)."""
+
+    kind: ClassVar[Kind] = "views and labels"
 
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()

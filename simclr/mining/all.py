@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from simclr.mining.tuples import FEW, positive_table, sort_into_intervals
-from simclr.numerics import row_chunks, wide_dtype
+from simclr.numerics import OneByOne, row_chunks, wide_dtype
 
 __all__ = ["AllTriplets", "batch_all"]
 
@@ -37,12 +37,12 @@ def batch_all(distances: Tensor, labels: Tensor, margin: float) -> AllTriplets:
     The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. O(N^2) memory,
     O(N^2 log N) time; differentiable once.
     """
-    return AllTriplets(*cast(tuple[Tensor, ...], _BatchAll.apply(distances, labels, margin)))
+    return AllTriplets(*cast(tuple[Tensor, ...], _BatchAll.apply(distances, labels, margin))[:-1])
 
 
-class _BatchAll(torch.autograd.Function):
+class _BatchAll(OneByOne):
     @staticmethod
-    def forward(ctx: Any, distances: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, ...]:
+    def forward(distances: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, ...]:
         table = positive_table(labels)
         size, width = table.samples.shape
         slope = torch.zeros_like(distances)  # d loss / d distances
@@ -64,11 +64,15 @@ class _BatchAll(torch.autograd.Function):
             near += of_positives
             far += block.sum(dtype=wide) - of_positives
             slope[rows] = above.neg_().scatter_add_(1, table.samples[rows], below)
-        ctx.save_for_backward(slope)
         positives, negatives = table.valid.sum(1), table.negatives(size)
         triplets = positives * negatives
         means = near / positives.sum(), far / negatives.sum()
-        return loss, triplets.sum(), active.long(), hard.long(), (triplets == 0).sum(), *means
+        return loss, triplets.sum(), active.long(), hard.long(), (triplets == 0).sum(), *means, slope
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(output[-1])
 
     @staticmethod
     @once_differentiable

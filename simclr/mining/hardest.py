@@ -25,14 +25,13 @@ def hard(distances: Tensor, labels: Tensor, *, anchors: Tensor | None = None) ->
     """
     table = positive_table(labels, anchors)
     size = len(distances)
-    negative = torch.zeros(size, 1, dtype=torch.int64, device=distances.device)
+    negative = distances.new_zeros(size, 1, dtype=torch.int64)
     if table.samples.shape[1] == 0:
         return Triplets(negative, negative, torch.zeros_like(negative, dtype=torch.bool))
     farthest = distances.gather(1, table.samples).masked_fill_(~table.valid, -1).argmax(1, keepdim=True)
-    nearest = distances.new_empty(size, 1)
     for rows in row_chunks(size, len(labels), distances.device):
         others = table.hide_own_class(distances[rows], rows, torch.inf)
-        torch.min(others, 1, keepdim=True, out=(nearest[rows], negative[rows]))
+        negative[rows] = others.min(1, keepdim=True).indices
     valid = table.valid.any(1, keepdim=True) & (table.negatives(len(labels)) > 0).unsqueeze(1)
     return Triplets(table.samples.gather(1, farthest), negative, valid)
 
@@ -60,8 +59,8 @@ def semi_hard(
         raise ConfigError(f"unknown fallback {fallback!r}; expected one of {', '.join(get_args(Fallback))}")
     table = positive_table(labels, anchors)
     size, width = table.samples.shape
-    negative = torch.zeros_like(table.samples)
-    valid = torch.zeros_like(table.valid)
+    negative = distances.new_zeros(table.samples.shape, dtype=torch.int64)
+    valid = distances.new_zeros(table.valid.shape, dtype=torch.bool)
     if width == 0:
         return Triplets(table.samples, negative, valid)
     samples = torch.arange(len(labels), device=labels.device)

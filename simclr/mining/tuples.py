@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simclr.numerics import in_transform
+
 __all__ = ["FEW", "Positives", "Triplets", "check_labels", "given_triplets", "positive_table", "sort_into_intervals"]
 
 FEW = 24
@@ -106,9 +108,12 @@ def given_triplets(labels: Tensor) -> Triplets:
 
 def _largest(size: Tensor, most: int) -> int:
     """The largest of the class sizes where looking costs nothing; elsewhere the most that it can be."""
-    if size.device.type != "cpu":
+    if size.device.type != "cpu" or torch.compiler.is_compiling():
         return most
-    return int(size.max()) if len(size) else 0
+    try:
+        return int(size.max()) if len(size) else 0
+    except RuntimeError:  # labels of which torch.func.vmap shows no single one
+        return most
 
 
 def sort_into_intervals(thresholds: Tensor, values: Tensor, right: bool = False) -> Tensor:
@@ -121,7 +126,7 @@ def sort_into_intervals(thresholds: Tensor, values: Tensor, right: bool = False)
     if values.device.type != "cpu" or width > FEW:
         return torch.searchsorted(thresholds.contiguous(), values.contiguous(), right=right)
     compare = torch.ge if right else torch.gt
-    count, below = torch.zeros_like(values), torch.empty_like(values)
+    count, below = torch.zeros_like(values), None if in_transform() else torch.empty_like(values)
     for column in range(width):
         count += compare(values, thresholds[:, column : column + 1], out=below)
     return count.long()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from simclr.errors import ConfigError
 from simclr.mining.tuples import Positives, Triplets, positive_table
-from simclr.numerics import row_chunks
+from simclr.numerics import in_transform, row_chunks
 
 __all__ = ["distance_weighted", "distance_weights", "random_negatives"]
 
@@ -69,7 +69,9 @@ def distance_weighted(
         log_weight = _log_weights(block, dimensions, cutoff, nonzero_below)
         # Negatives too far to draw sink by so much that float arithmetic forgets their weights: in a row without any
         # other they are equal, which is the even draw. The own class sinks deeper. Twice as fast as masks.
-        log_weight.sub_(torch.ge(block, nonzero_below, out=torch.empty_like(block)), alpha=_SUNK)
+        far = torch.empty_like(block)
+        far = (block >= nonzero_below).to(block.dtype) if in_transform() else torch.ge(block, nonzero_below, out=far)
+        log_weight.sub_(far, alpha=_SUNK)
         log_weight = table.hide_own_class(log_weight, rows, -2 * _SUNK)
         weight = log_weight.sub_(log_weight.amax(1, keepdim=True)).clamp_(min=-80).exp_()  # exp is slow far below
         return torch.nn.functional.threshold(weight, 1e-30, 0.0, inplace=True)
@@ -107,7 +109,7 @@ def _draw(
     ``torch.multinomial`` would check its input on the host, which waits for the GPU.
     """
     table = positive_table(labels, anchors)
-    negative = torch.zeros_like(table.samples)
+    negative = distances.new_zeros(table.samples.shape, dtype=torch.int64)
     size, width = table.samples.shape
     if width == 0:
         return Triplets(table.samples, negative, table.valid)

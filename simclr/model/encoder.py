@@ -42,7 +42,9 @@ def build_backbone(
     if not timm.is_model(config.name.split(".")[0]):
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
-        raise ConfigError(f"encoder.name is {config.name!r}, which timm does not have; {hint}")
+        raise ConfigError(
+            f"encoder.name is {config.name!r}, which timm does not have; {hint}; one of your own comes with --plugin MODULE"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _create(config, size, channels)

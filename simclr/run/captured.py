@@ -136,6 +136,7 @@ def _can_be_captured(run: Run, learner: Learner) -> bool:
         and not config.profile
         and not config.mix.active
         and not config.augment.extra
+        and not run.given.augments
         and not config.train.activation_checkpointing
         and (config.train.cached_chunk or run.local) >= run.local
         and config.train.compile in ("no", "default")  # the other modes make graphs of their own

@@ -16,11 +16,13 @@ from simclr.data.loader import fits_on, place_and_tell, say_left_out
 from simclr.data.originals import LONGEST
 from simclr.data.parts_list import FILE, PartsList, read_parts, write_parts
 from simclr.data.sources import list_parts, load_source
+from simclr.data.splits import divide_training
 from simclr.distributed import any_rank, gather_rare, rank
 from simclr.errors import DataError, PipelineError
 from simclr.exchange.description import find_encoder
 from simclr.exchange.stopped_run import is_checkpoint
 from simclr.run.checkpoint import Checkpoint
+from simclr.run.given import NOTHING, Given, expect_given
 
 __all__ = ["Division", "expect_whole_file", "kept_parts", "open_images", "open_left_out", "place_images", "place_part"]
 
@@ -71,13 +73,20 @@ class Division(NamedTuple):
     listed: PartsList | None
     """What is to be written with the run; None where that is there already, or the set is no folder."""
 
+    given: ImageSet | None = None
+    """What they are a part of, where no source can load it."""
 
-def open_images(config: TrainConfig) -> Division:
-    """The training images of ``config``, divided as its list says where it has one.
+
+def open_images(config: TrainConfig, given: Given = NOTHING) -> Division:
+    """The training images of ``config``, divided as its list says where it has one; or those that were ``given``.
 
     Raises:
         DataError: images that are missing or changed since the run began, or as ``load_source``.
+        ConfigError: what the run was given before is not given now.
     """
+    expect_given(config, given)
+    if given.images is not None:
+        return Division(divide_training(given.images, config.data, "train"), None, None, given.images)
     kept = kept_parts(config)
     if kept is None or not kept.strict:
         images, listed = list_parts(config.data, kept)
@@ -124,7 +133,7 @@ def place_images(
     placed = place_part(images, device, where, left_out, shapes)
     if left_out.since:
         still: dict[int, str] = {}
-        broke = torch.tensor([str(path) in left_out.since for path in placed.paths or ()]).nonzero().flatten()
+        broke = torch.tensor([str(path) in left_out.since for path in placed.places]).nonzero().flatten()
         if placed.pixels is None and not rank():
             again = [i for i in broke.tolist() if not _decodes(placed, i)]
             still = {i: placed.describe(i) for i in again}
@@ -150,8 +159,8 @@ def place_part(
         DataError: files that do not decode and are not to be skipped, or all of them; in all processes alike.
     """
     gone, pages = left_out.at_start, images.pages or (0,) * len(images)
-    if gone and images.paths is not None:
-        there = [(str(path), page) not in gone for path, page in zip(images.paths, pages, strict=True)]
+    if gone and images.places:
+        there = [(str(path), page) not in gone for path, page in zip(images.places, pages, strict=True)]
         images = images.subset(torch.tensor(there).nonzero().flatten())
     placed, broken, fault = images, dict[int, str](), None
     try:

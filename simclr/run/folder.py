@@ -245,10 +245,12 @@ def export_run(
                 "epochs": config.train.epochs,
                 "step": step,
                 "started_from": config.encoder.started_from,
+                **({"not_rebuildable": given} if (given := config.given.words()) else {}),
             },
             reader=images.reader,
+            plugin=config.plugin,
         )
-        if config.objective.needs_labels:
+        if config.objective.needs_labels and config.given.objective is None:
             export_head(
                 folder,
                 model.head,

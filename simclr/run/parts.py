@@ -21,6 +21,7 @@ from simclr.optim.schedule import decay_begins
 from simclr.run.checkpoint import Checkpoint
 from simclr.run.division import Division
 from simclr.run.ema import Weights
+from simclr.run.given import NOTHING, Given
 from simclr.run.undo import Undo
 from simclr.run.validation import ValidationScore
 
@@ -40,6 +41,8 @@ class Run:
     left_out: LeftOut
     notes: list[str]
     division: Division
+    given: Given = NOTHING
+    """What the config cannot make."""
 
     def __post_init__(self) -> None:
         done = self.checkpoint.progress["step"] if self.checkpoint else 0
@@ -115,7 +118,7 @@ class Learner:
     """The highest learning rate."""
     wrapped: nn.Module | None = None
     """The model as accelerate runs it, once ``resume`` has handed it over."""
-    watch: Callable[[ContrastiveModel, torch.device], dict[str, float]] | None = None
+    watch: Callable[[ContrastiveModel, Objective, torch.device], dict[str, float]] | None = None
     """Figures of the features of a few images, taken with the online score, where there is something to watch."""
     keys_of: Callable[[Tensor], Tensor | None] = lambda views: None
     """The keys of momentum contrast, where the objective compares with them."""

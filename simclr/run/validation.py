@@ -8,14 +8,14 @@ from simclr.data import ImageSet, load_source
 from simclr.data.embed import embed_images
 from simclr.data.groups import count_groups, divide_groups
 from simclr.data.left_out import LeftOut
-from simclr.data.parts_list import PartsList
 from simclr.data.sources import has_validation
+from simclr.data.splits import divide_training
 from simclr.distributed import derive_seed
 from simclr.errors import DataError
 from simclr.model.contrastive import ContrastiveModel
 from simclr.neighbours import nearest_neighbour_vote
 from simclr.objectives import Objective
-from simclr.run.division import place_part
+from simclr.run.division import Division, place_part
 
 __all__ = ["ValidationScore", "make_validation_score"]
 
@@ -101,11 +101,11 @@ def make_validation_score(
     augment: AugmentConfig,
     device: torch.device,
     left_out: LeftOut,
-    kept: PartsList | None = None,
+    division: Division | None = None,
 ) -> ValidationScore | None:
     """The score of a run on ``images``, or None where there is neither a label nor a number to compare with.
 
-    ``kept`` is the list that a run goes by that has begun before.
+    ``division`` says how the run's images were divided.
 
     Raises:
         DataError: validation images that do not decode, or none of which has a label.
@@ -113,7 +113,9 @@ def make_validation_score(
     if images.labels is None and images.values is None:
         return None
     if has_validation(data):
-        found = load_source(data, "validation", kept)
+        whole = None if division is None else division.given
+        kept = None if division is None else division.kept
+        found = load_source(data, "validation", kept) if whole is None else divide_training(whole, data, "validation")
         validation = place_part(found, device, data.device_resident, left_out).labelled()
         if not len(validation):
             raise DataError(

@@ -1,6 +1,7 @@
 """The views of a step, and of other sizes at the start: smaller ones cost less, and a convolutional encoder takes any size."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from augment import AugmentConfig, Mix, ViewGenerator, ViewParameters
+from augment.own import seeded
 from simclr.config import TrainConfig
 from simclr.data import load_source
 from simclr.data.cut import CropPlan, Cut
@@ -33,6 +35,7 @@ def views_by_step(
     encoder: str = "the encoder",
     channels: int = 3,
     compiled: bool = False,
+    after: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[nn.ModuleList, Callable[[int], ViewGenerator]]:
     """The view generators of a run, one a size, and which of them serves a step: a function of the step alone.
 
@@ -45,6 +48,7 @@ def views_by_step(
         encoder: the backbone's name, for messages.
         channels: of the images.
         compiled: torch.compile the augmentation.
+        after: a further operation on the views.
 
     Raises:
         ConfigError: ``backbone`` does not take one of the sizes.
@@ -59,7 +63,7 @@ def views_by_step(
                 f"schedule.view_sizes asks for views of {size} px, which {encoder} does not take: {reason}"
             ) from error
     configs, ends = _by_size(augment, view_sizes, total_steps)
-    generators = [ViewGenerator(config, compile=compiled) for config in configs]
+    generators = [ViewGenerator(config, compile=compiled, after=after) for config in configs]
 
     def at(step: int) -> ViewGenerator:
         return generators[sum(step >= end for end in ends)]
@@ -127,7 +131,7 @@ def make_views(run: Run, generator: ViewGenerator, step: int, batch: Batch) -> t
     All is drawn for the batch of all processes, each of which takes its own rows: it does not depend on how many there are.
     Targets are labels or numbers (B,), or where they are soft the shares of the classes (B, C).
     """
-    config, images = run.config, run.images
+    config, images, given = run.config, run.images, run.given
     drawn = generator.sample(
         config.train.batch_size,
         (images.size, images.size),
@@ -135,12 +139,16 @@ def make_views(run: Run, generator: ViewGenerator, step: int, batch: Batch) -> t
         run.accelerator.device,
         images.reader.channels,
     ).rows(run.own)
-    if isinstance(batch.images, Cut):
-        boxes = batch.images.boxes.to(drawn.device, non_blocking=True)
-        drawn = replace(drawn, crop=boxes, image_size=batch.images.size)
-        views = generator.finish(batch.images.views, drawn)  # (V, B, C, S, S)
-    else:
-        views = generator.apply(batch.images, drawn)
+    # What the user's own operations draw is a function of the step and of the process.
+    own = (run.seed("own augmentation", step, run.accelerator.process_index), drawn.device)
+    with seeded(*own) if given.augments else nullcontext():
+        if isinstance(batch.images, Cut):
+            boxes = batch.images.boxes.to(drawn.device, non_blocking=True)
+            drawn = replace(drawn, crop=boxes, image_size=batch.images.size)
+            views = generator.finish(batch.images.views, drawn)  # (V, B, C, S, S)
+        else:
+            whole = batch.images if given.before is None else given.before(batch.images)  # (B, C, H, W)
+            views = generator.apply(whole, drawn)
     soft = config.mix.active or (images.values is not None and config.objective.soft_labels)
     targets = batch.targets(len(images.classes), soft)
     if config.mix.active:

@@ -4,13 +4,9 @@ A run that starts from weights keeps them (``runs/NAME/start``, an encoder folde
 has done can only be told beside them.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from simclr.config import TrainConfig
-from simclr.data import ImageSet
 from simclr.data.embed import embed_images
 from simclr.distributed import derive_seed
 from simclr.exchange.description import read_description
@@ -18,6 +14,7 @@ from simclr.exchange.encoder import build_encoder, export_encoder
 from simclr.files import AGAIN, refused
 from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import without_weights
+from simclr.objectives import Objective
 from simclr.run.diagnostics import effective_rank, linear_cka
 from simclr.run.parts import Run
 
@@ -46,7 +43,7 @@ class FeatureWatch:
         if start is not None:
             self.start = self._features(start, run.accelerator.device)
 
-    def __call__(self, model: ContrastiveModel, device: torch.device) -> dict[str, float]:
+    def __call__(self, model: ContrastiveModel, objective: Objective, device: torch.device) -> dict[str, float]:
         """The figures of ``model``. Where there are several processes all must call it; they share the work."""
         x, rows = self._features(model.backbone, device)
         figures = {"online_rankme": effective_rank(x).item()} if self.ranks else {}
@@ -66,7 +63,7 @@ class FeatureWatch:
 
 
 def open_watch(run: Run, backbone: nn.Module) -> FeatureWatch | None:
-    """The watch of a run whose ``backbone`` has just been built, on its device; None where there is nothing to watch.
+    """The watch of a run whose ``backbone`` is as it was built, on its device; None where there is nothing to watch.
 
     Where the run goes on, the weights that it started from are read from its folder. A run of an earlier version kept none.
     """
@@ -85,20 +82,23 @@ def open_watch(run: Run, backbone: nn.Module) -> FeatureWatch | None:
     return FeatureWatch(run, start, ranks) if start is not None or ranks else None
 
 
-def keep_start(config: TrainConfig, backbone: nn.Module, images: ImageSet) -> Path:
-    """Write the ``backbone`` that a run starts from, before its first step, to ``config.run_dir / "start"``.
+def keep_start(run: Run, backbone: nn.Module) -> None:
+    """Write the ``backbone`` of a run that starts from weights to the run's folder, before its first step.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    folder = config.run_dir / "start"
+    config, folder = run.config, run.config.run_dir / "start"
+    if not config.starts_from_weights or run.checkpoint is not None:
+        return
     with refused(folder, AGAIN):
-        return export_encoder(
+        export_encoder(
             backbone,
             folder,
             config=without_weights(config.encoder),
             augment=config.augment,
             seed=derive_seed(config.seed, "init"),
             training={"run": None, "started_from": config.encoder.started_from},
-            reader=images.reader,
+            reader=run.images.reader,
+            plugin=config.plugin,
         )

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr.losses.arguments import Kind
 from simclr.losses.loss import Loss, LossConfig, check_temperature
 from simclr.losses.ntxent.tiled import negative_logsumexp
 from simclr.numerics import float32_products, unit_rows
@@ -60,6 +61,7 @@ def checked_views(views: Tensor, temperature: float) -> Tensor:
     Raises TypeError for a tensor that is not floating point, ValueError for a wrong shape, for fewer than two views and
     for a temperature that is not a number above zero.
     """
+    check_temperature(temperature)
     if not views.is_floating_point():
         raise TypeError(f"views has dtype {views.dtype}; NT-Xent expects floating point embeddings (V, B, D)")
     if views.dim() != 3:
@@ -71,7 +73,6 @@ def checked_views(views: Tensor, temperature: float) -> Tensor:
         raise ValueError(f"views has shape {tuple(views.shape)}; NT-Xent expects V >= 2 views of each image, got V = 1")
     if views.shape[1] == 0 or views.shape[2] == 0:
         raise ValueError(f"views has shape {tuple(views.shape)}; NT-Xent expects at least one image and one dimension")
-    check_temperature(temperature)
     return views if views.dtype == torch.float64 else views.float()
 
 
@@ -176,6 +177,8 @@ class NTXentLoss(Loss):
     >>> NTXentLoss(temperature=1.0)(z)
     tensor(0.5514)
     """
+
+    kind: ClassVar[Kind] = "views"
 
     def __init__(self, temperature: float = 0.5, decoupled: bool = False) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from simclr.numerics import float32_products
+from simclr.numerics import float32_products, in_transform
 
 __all__ = ["dense_negative_logsumexp", "negative_logsumexp"]
 
@@ -144,9 +144,8 @@ class NegativeLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, num_views: int, temperature: float, room: int) -> Tensor:
-        work = z.double() if 1 / temperature > LARGEST_EXPONENT[z.dtype] else z.contiguous()
         with float32_products():
-            total, ctx.kept = tiled_sums(Tiles(work, num_views, temperature), room)
+            total, ctx.kept = tiled_sums(Tiles(working_copy(z, temperature), num_views, temperature), room)
         ctx.save_for_backward(z, total)
         ctx.num_views, ctx.temperature = num_views, temperature
         return total.log().to(z.dtype)
@@ -164,6 +163,11 @@ class NegativeLogSumExp(torch.autograd.Function):
         return dz.to(z.dtype), None, None, None
 
 
+def working_copy(z: Tensor, temperature: float) -> Tensor:
+    """`z` in the type that its exponentials fit."""
+    return z.double() if 1 / temperature > LARGEST_EXPONENT[z.dtype] else z.contiguous()
+
+
 def dense_negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
     """The same as `negative_logsumexp` through one N x N matrix: for any temperature, differentiable twice."""
     image = torch.arange(len(z) // num_views, device=z.device).repeat(num_views)  # (N,)
@@ -172,7 +176,47 @@ def dense_negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> T
     return logits.masked_fill(image[:, None] == image[None, :], float("-inf")).logsumexp(dim=1)
 
 
-@torch.compiler.disable(reason="loops over tiles; its work is in matrix products that a compiler would not speed up")
+@torch.library.custom_op("simclr::negative_logsumexp", mutates_args=())
+def compiled_sums(z: Tensor, num_views: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """log L (N,) and L (N,) as one operation of a compiled program, which a compiler would not speed up inside."""
+    with float32_products():
+        total, _ = tiled_sums(Tiles(working_copy(z, temperature), num_views, temperature), 0)
+    return total.log().to(z.dtype), total
+
+
+@torch.library.custom_op("simclr::negative_logsumexp_gradient", mutates_args=())
+def compiled_gradient(z: Tensor, total: Tensor, gradient: Tensor, num_views: int, temperature: float) -> Tensor:
+    """dz (N, D) for a gradient of log L (N,)."""
+    weight = torch.where(total == 0, 0.0, gradient / total)
+    with float32_products():
+        tiles = Tiles(z.to(total.dtype).contiguous(), num_views, temperature)
+        return tiled_gradient(tiles, weight, {}, temperature).to(z.dtype)
+
+
+@compiled_sums.register_fake
+def _(z: Tensor, num_views: int, temperature: float) -> tuple[Tensor, Tensor]:
+    wide = 1 / temperature > LARGEST_EXPONENT[z.dtype]
+    return z.new_empty(len(z)), z.new_empty(len(z), dtype=torch.float64 if wide else z.dtype)
+
+
+@compiled_gradient.register_fake
+def _(z: Tensor, total: Tensor, gradient: Tensor, num_views: int, temperature: float) -> Tensor:
+    return torch.empty_like(z, memory_format=torch.contiguous_format)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    z, ctx.num_views, ctx.temperature = inputs
+    ctx.save_for_backward(z, output[1])
+
+
+def _back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    z, total = ctx.saved_tensors
+    return compiled_gradient(z, total, gradient, ctx.num_views, ctx.temperature), None, None
+
+
+compiled_sums.register_autograd(_back, setup_context=_keep)
+
+
 def negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
     """log sum_k exp(z_i . z_k / temperature) over the rows k of other images, (N,), for unit rows `z` (N, D).
 
@@ -186,5 +230,10 @@ def negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
         z.device.type == "mps" and 1 / temperature > LARGEST_EXPONENT[torch.float32]  # MPS has no float64
     ):
         return dense_negative_logsumexp(z, num_views, temperature)
+    if in_transform():
+        return dense_negative_logsumexp(z, num_views, temperature)
+    if torch.compiler.is_compiling():
+        out: Tensor = compiled_sums(z, num_views, temperature)[0]
+        return out
     room = KEPT_BYTES if z.requires_grad and torch.is_grad_enabled() else 0
     return NegativeLogSumExp.apply(z, num_views, temperature, room)
