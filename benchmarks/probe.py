@@ -13,6 +13,8 @@ import argparse
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -94,6 +96,31 @@ def fit_peer(x: Tensor, y: Tensor, strength: float, tolerance: float) -> Peer:
     return Peer(*clocks.read(), int(model.n_iter_[0]), weight, bias)
 
 
+def on_a_busy_machine(repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of ``linear_probe`` on 64 x 16 features while other processes keep every core busy: as it is, and in one thread.
+
+    They are taken in turns, with as many threads as there are cores allowed in the first.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(80, 16, generator=generator), torch.randint(4, (80,), generator=generator)
+    cores, before = os.cpu_count() or 1, torch.get_num_threads()
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    taken: dict[int, list[float]] = {cores: [], 1: []}
+    try:
+        for _ in range(repeats):
+            for threads, seconds in taken.items():
+                torch.set_num_threads(threads)
+                clocks = Clocks()
+                linear_probe((x[:64], y[:64]), (x[64:], y[64:]))
+                seconds.append(clocks.read()[0])
+    finally:
+        torch.set_num_threads(before)
+        for other in others:
+            other.kill()
+            other.wait()
+    return taken[cores], taken[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small size, to try the command")
@@ -168,6 +195,11 @@ def main() -> None:
     console.print(
         f"the whole linear_probe ({len(result.strengths)} strengths, choice, refit, intervals): "
         f"{time.perf_counter() - began:.2f} s, accuracy {100 * result.accuracy:.1f} % at {result.chosen:.1e}"
+    )
+    many, one = on_a_busy_machine(3 if arguments.quick else 9)
+    console.print(
+        f"64 x 16 features while other processes keep every core busy: {statistics.median(many):.2f} s, with one thread "
+        f"{statistics.median(one):.2f} s; ratio {statistics.median(many) / statistics.median(one):.2f}"
     )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     console.print(

@@ -115,11 +115,11 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
 def _pretrained_on(config: TrainConfig, test: ImageSet) -> int | None:
     """How many of the test images the encoder was pretrained on; None where its run is not known."""
     init = config.encoder.init
-    if init is None or not Path(init).exists():
-        return None
+    if init is None or not (Path(init).is_dir() or Path(init).name.startswith("encoder.")):
+        return None  # a file of another library
     try:
         return ScoredRun.at(init).count_trained_on(test)
-    except CheckpointError:  # a file of another library
+    except CheckpointError:  # what is gone since
         return None
 
 

@@ -1,12 +1,36 @@
 """As many threads as a process has cores. ``accelerate launch`` and ``torchrun`` leave one, unless they are told otherwise."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 
-__all__ = ["share_of_cores", "use_cores"]
+__all__ = ["share_of_cores", "threads_for", "use_cores"]
+
+WORTH_A_THREAD = 1 << 24
+"""Multiplications at a time, some milliseconds of them, for which a thread more is woken up."""
+
+
+@contextmanager
+def threads_for(multiplications: int) -> Iterator[None]:
+    """No more of torch's threads in the block than there is work for, at so many multiplications at a time.
+
+    Threads that share out little wait for one another, spinning: where another program has the cores, each such wait lasts
+    until the system takes the core away from it. What was set before is set again behind the block.
+    """
+    before = torch.get_num_threads()
+    fewer = max(1, min(before, multiplications // WORTH_A_THREAD))
+    if fewer == before:
+        yield
+        return
+    torch.set_num_threads(fewer)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def use_cores() -> None:

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from linear_eval.classify.logistic import fit_logistic
 from linear_eval.classify.result import LinearClassifier
+from linear_eval.features.arrays import Pair, as_features
 from linear_eval.features.extract import Features, classes_to_fit
 from linear_eval.features.rows import Rows, column_statistics, rows_of_each_class
 from linear_eval.progress import default_device
+from simclr.cores import threads_for
 from simclr.data.groups import one_of_each_group_first
 from simclr.errors import ConfigError
 
@@ -72,8 +74,8 @@ def share_name(share: float) -> str:
 
 
 def few_labels(
-    train: Features,
-    test: Features,
+    train: Features | Pair,
+    test: Features | Pair,
     per_class: Sequence[int] = (1, 5, 10),
     trials: int = 10,
     seed: int = 0,
@@ -85,7 +87,7 @@ def few_labels(
     """Accuracy on ``test`` with few labels, mean and standard deviation over draws.
 
     Args:
-        train: labelled features; each draw hides all labels but a few.
+        train: labelled features, or a pair (x, y) as for ``linear_probe``; each draw hides all labels but a few.
         test: labelled features.
         per_class: labels a class.
         trials: draws.
@@ -109,6 +111,7 @@ def few_labels(
             f"per_class={tuple(per_class)}, fractions={tuple(fractions)}, trials={trials}, c={c}: "
             "expected labels a class >= 1, shares in (0, 1], at least one draw and c > 0"
         )
+    train, test = as_features(train, "training"), as_features(test, "test")
     classes, target = classes_to_fit(train, test)
     device = default_device(device)
     mean, scale = column_statistics(train.x)
@@ -121,13 +124,14 @@ def few_labels(
         images = 0
         for trial in range(trials):
             rows = draw_rows(train.y, trial, seed, groups=train.groups, **setting)
-            fit = fit_logistic(
-                Rows(train.x, mean=mean, scale=scale, device=device, index=rows),
-                target[rows],
-                len(classes),
-                torch.tensor([1 / (c * len(rows))], dtype=torch.float64),
-                tolerance=1e-5,
-            )
+            with threads_for(len(rows) * train.x.shape[1] * len(classes)):
+                fit = fit_logistic(
+                    Rows(train.x, mean=mean, scale=scale, device=device, index=rows),
+                    target[rows],
+                    len(classes),
+                    torch.tensor([1 / (c * len(rows))], dtype=torch.float64),
+                    tolerance=1e-5,
+                )
             classifier = LinearClassifier(
                 fit.weight[0],
                 fit.bias[0],

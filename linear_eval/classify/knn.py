@@ -14,8 +14,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from linear_eval.features.arrays import Pair, as_features
 from linear_eval.features.extract import Features, check_features
 from linear_eval.progress import default_device
+from simclr.cores import threads_for
 from simclr.errors import ConfigError, DataError
 from simclr.neighbours import nearest_neighbour_vote
 
@@ -23,21 +25,22 @@ __all__ = ["knn_accuracy", "knn_predictions"]
 
 
 def knn_accuracy(
-    train: Features,
-    test: Features,
+    train: Features | Pair,
+    test: Features | Pair,
     k: int = 20,
     temperature: float = 0.1,
     device: torch.device | str | None = None,
 ) -> float:
     """Share of the test images whose k nearest training images vote for the right class; see ``knn_predictions``."""
+    test = as_features(test, "test")
     check_features(test, "test")
     return (knn_predictions(train, test, k, temperature, device) == test.y).double().mean().item()
 
 
 @torch.no_grad()
 def knn_predictions(
-    train: Features,
-    test: Features,
+    train: Features | Pair,
+    test: Features | Pair,
     k: int = 20,
     temperature: float = 0.1,
     device: torch.device | str | None = None,
@@ -50,7 +53,7 @@ def knn_predictions(
     memory-mapped files is read a few times, see ``simclr.neighbours``.
 
     Args:
-        train: labelled features, M rows.
+        train: labelled features, M rows, or a pair (x, y) as for ``linear_probe``.
         test: features, N rows; their labels are not looked at.
         k: neighbours that vote; all of them if there are fewer.
         temperature: > 0.
@@ -64,6 +67,7 @@ def knn_predictions(
         raise ConfigError(f"k is {k}: expected at least one neighbour")
     if not temperature > 0:
         raise ConfigError(f"temperature is {temperature}: expected a number > 0")
+    train, test = as_features(train, "training"), as_features(test, "test")
     check_features(train, "training")
     check_features(test, "test", labelled=False)
     if train.x.shape[1] != test.x.shape[1]:
@@ -72,4 +76,5 @@ def knn_predictions(
             "take both from the same encoder"
         )
     device = default_device(device)
-    return nearest_neighbour_vote(train.x, train.y, test.x, k=k, temperature=temperature, device=device).cpu()
+    with threads_for(len(train) * test.x.numel()):
+        return nearest_neighbour_vote(train.x, train.y, test.x, k=k, temperature=temperature, device=device).cpu()

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from linear_eval.classify.logistic import fit_logistic
 from linear_eval.classify.result import LinearClassifier, ProbeResult, score_predictions
+from linear_eval.features.arrays import Pair, as_features
 from linear_eval.features.extract import Features, classes_to_fit
 from linear_eval.features.rows import Rows, column_statistics, rows_of_each_class
 from linear_eval.progress import default_device
+from simclr.cores import threads_for
 from simclr.data.groups import group_folds
 from simclr.errors import ConfigError
 
@@ -102,8 +104,8 @@ def _share_right(rows: Rows, target: Tensor, weight: Tensor, bias: Tensor) -> fl
 
 
 def linear_probe(
-    train: Features,
-    test: Features,
+    train: Features | Pair,
+    test: Features | Pair,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
     validation: float = 0.1,
@@ -117,7 +119,8 @@ def linear_probe(
     """Fit a linear classifier on ``train`` by the protocol above and score it on ``test``, once.
 
     Args:
-        train: labelled features; labels need not be contiguous. Its ``groups`` hold for the choice.
+        train: labelled features, or a pair (x, y) of arrays, tensors or lists; labels need not be contiguous. Its ``groups``
+            hold for the choice.
         test: labelled features of the same encoder. A class that ``train`` lacks counts as wrong, see ``unseen``.
         strengths: L2 strengths to try, each > 0; scikit-learn's C is 1 / (strength * N).
         seed: of the held-out part and of the bootstrap.
@@ -137,8 +140,40 @@ def linear_probe(
         raise ConfigError(f"strengths are {tuple(strengths)}: expected at least one, each finite and > 0")
     if not 0 < validation < 1:
         raise ConfigError(f"validation is {validation}: expected a share of the training set in (0, 1)")
+    train, test = as_features(train, "training"), as_features(test, "test")
     classes, target = classes_to_fit(train, test)
-    device = default_device(device)
+    with threads_for(train.x.numel() * len(strengths) * len(classes)):
+        return _probe(
+            train,
+            test,
+            classes,
+            target,
+            tuple(map(float, strengths)),
+            seed,
+            validation,
+            default_device(device),
+            resamples,
+            tolerance,
+            max_evaluations,
+            progress,
+        )
+
+
+def _probe(
+    train: Features,
+    test: Features,
+    classes: Tensor,
+    target: Tensor,
+    strengths: tuple[float, ...],
+    seed: int,
+    validation: float,
+    device: torch.device,
+    resamples: int,
+    tolerance: float,
+    max_evaluations: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> ProbeResult:
+    """``linear_probe`` of what was looked at: labels ``target`` (N,) are numbers of ``classes`` (C,)."""
     mean, scale = column_statistics(train.x)
     rows = Rows(train.x, mean=mean, scale=scale, device=device, mapped=train.mapped)
     target = target.to(device)
@@ -185,8 +220,8 @@ def linear_probe(
         train.y,
         resamples=resamples,
         seed=seed,
-        chosen=float(strengths[chosen]),
-        strengths=tuple(map(float, strengths)),
+        chosen=strengths[chosen],
+        strengths=strengths,
         validation=accuracies,
         held_out=held_out,
         train_accuracy=_share_right(rows, target, fit.weight[0], fit.bias[0]),

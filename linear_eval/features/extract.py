@@ -7,20 +7,22 @@ tensor([1, 0])
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from linear_eval.features.disk import FeatureWriter, read_features, write_features
-from linear_eval.features.frozen import encoder_digest, frozen
-from linear_eval.features.images import SizedImages, all_groups, image_batches
+from linear_eval.features.frozen import encoded, encoder_digest, frozen
+from linear_eval.features.images import ArrayImages, SizedImages, all_groups, as_images, batch_and_labels, image_batches
 from linear_eval.features.rows import parts_of
+from linear_eval.features.shares import gather_shares, wait_for_all
 from simclr.errors import ConfigError, DataError
+from simclr.exchange.encoder_module import Encoder
 
 __all__ = [
     "Features",
@@ -158,7 +160,7 @@ def classes_to_fit(train: Features, test: Features) -> tuple[Tensor, Tensor]:
 
 def extract_features(
     encoder: nn.Module,
-    dataset: SizedImages,
+    dataset: SizedImages | ArrayImages | DataLoader[Any],
     batch_size: int = 256,
     device: torch.device | str | None = None,
     *,
@@ -176,8 +178,10 @@ def extract_features(
 
     Args:
         encoder: images (B, C, H, W), uint8 or floating point in [0, 1] -> (B, F).
-        dataset: see ``linear_eval.features.images.SizedImages``.
-        batch_size: images an encoder call, the last one may be smaller.
+        dataset: a set of (image, label) or rows, see ``linear_eval.features.images.SizedImages``; arrays or tensors
+            (N, H, W, C) uint8 or (N, C, H, W), alone or in a pair with labels (N,); a DataLoader, whose batches are taken as
+            they come, ``index`` counting them. Images of several sizes become squares where ``encoder`` is one of ours.
+        batch_size: images an encoder call, the last one may be smaller; a DataLoader has its own, and its own workers.
         device: where the encoder runs, moved there if need be; by default where its parameters are.
         workers: processes that read images of a set that is not one tensor.
         autocast: bfloat16 or float16 to run the encoder in; features are float32 in any case.
@@ -188,35 +192,41 @@ def extract_features(
         progress: called with (images done, images in all) of this process.
 
     Raises:
+        ConfigError: a DataLoader with ``out``, or where several processes share the images: give its ``dataset``.
         DataError: an empty set, or images or features of a wrong shape.
         CheckpointError: ``out`` holds something else, or the disk refuses.
         RuntimeError: the encoder changed its own state.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
-    if len(dataset) == 0:
-        raise DataError("the set to take features of is empty: at least one image is needed")
     first = next(encoder.parameters(), None)
     device = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
     encoder.to(device)
-    groups = all_groups(dataset)
     shared = distributed and dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
+    if isinstance(dataset, DataLoader):
+        if out is not None or world > 1:
+            raise ConfigError("a DataLoader does not say how many images it gives, nor which; give its dataset instead")
+        return _of_batches(encoder, dataset, device, autocast, progress)
+    dataset = as_images(dataset)
+    if len(dataset) == 0:
+        raise DataError("the set to take features of is empty: at least one image is needed")
+    groups = all_groups(dataset)
     if out is not None:  # consecutive rows: each process writes one stretch of the files
         share = torch.arange(rank * len(dataset) // world, (rank + 1) * len(dataset) // world)
         writer = FeatureWriter(Path(out), len(dataset), rank * len(dataset) // world)
         if rank == 0:
             writer.begin()
-        _wait(world, device)
+        wait_for_all(world, device)
         try:
             _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, writer.append)
             writer.close()
         finally:
             writer.abandon()
-        _wait(world, device)
+        wait_for_all(world, device)
         if rank == 0:
             writer.finish(groups)
-        _wait(world, device)
+        wait_for_all(world, device)
         return Features.load(out, check=False)  # as it was written, just now
     share = torch.arange(rank, len(dataset), world)
     x: Tensor | None = None
@@ -231,7 +241,7 @@ def extract_features(
 
     _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, keep)
     if world > 1:
-        return replace(_gather(x, y, share, len(dataset), world, device), groups=groups)
+        return Features(*gather_shares(x, y, share, len(dataset), world, device), groups=groups)
     assert x is not None and done == len(dataset)
     return Features(x, y, share, groups=groups)
 
@@ -249,44 +259,33 @@ def _encode(
 ) -> None:
     """Give features (n, F) float32 on the CPU, labels (n,) and indices (n,) to ``take``, batch after batch."""
     done = 0
+    square = encoder.square if isinstance(encoder, Encoder) else None
     with frozen(encoder), torch.no_grad():
-        for images, labels in image_batches(dataset, share, batch_size, device, workers):
-            with torch.autocast(device.type, autocast) if autocast is not None else nullcontext():
-                z = encoder(images)
-            if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(images):
-                got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-                raise DataError(f"the encoder made {got} of {tuple(images.shape)} images: expected ({len(images)}, F)")
-            take(z.float().cpu(), labels, share[done : done + len(z)])
+        for images, labels in image_batches(dataset, share, batch_size, device, workers, square):
+            z = encoded(encoder, images, autocast)
+            take(z, labels, share[done : done + len(z)])
             done += len(z)
             if progress is not None:
                 progress(done, len(share))
 
 
-def _wait(world: int, device: torch.device) -> None:
-    """Go on when all processes are here."""
-    if world > 1:
-        # Without its device NCCL guesses one, and warns.
-        index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
-        dist.barrier(device_ids=[index] if dist.get_backend() == "nccl" else None)
-
-
-def _gather(x: Tensor | None, y: Tensor, share: Tensor, count: int, world: int, device: torch.device) -> Features:
-    """The shares of all processes as one whole, in order. Shares differ by one row at most and are padded to equal."""
-    device = device if dist.get_backend() == "nccl" else torch.device("cpu")
-    width = torch.tensor(0 if x is None else x.shape[1], device=device)
-    dist.all_reduce(width, op=dist.ReduceOp.MAX)
-    longest = -(-count // world)
-
-    def padded(t: Tensor) -> Tensor:
-        return F.pad(t, (0, 0) * (t.ndim - 1) + (0, longest - len(t))).to(device)
-
-    def gathered(t: Tensor) -> Tensor:
-        parts = [torch.empty_like(t) for _ in range(world)]
-        dist.all_gather(parts, t)
-        # Process r holds images r, r + world, ...: stacked along dim 1 they are in order, and the padding is last.
-        return torch.stack(parts, 1).flatten(0, 1)[:count].cpu()
-
-    x = torch.zeros(0, int(width)) if x is None else x
-    features = Features(gathered(padded(x)), gathered(padded(y)), gathered(padded(share)))
-    assert torch.equal(features.index, torch.arange(count)), "every image exactly once"
-    return features
+def _of_batches(
+    encoder: nn.Module,
+    loader: "DataLoader[Any]",
+    device: torch.device,
+    autocast: torch.dtype | None,
+    progress: Callable[[int, int], None] | None,
+) -> Features:
+    """The features of all that a DataLoader gives, in its order."""
+    x: list[Tensor] = []
+    y: list[Tensor] = []
+    with frozen(encoder), torch.no_grad():
+        for number, batch in enumerate(loader):
+            images, labels = batch_and_labels(batch, f"batch {number} of the DataLoader")
+            x.append(encoded(encoder, images.to(device), autocast))
+            y.append(labels)
+            if progress is not None:
+                progress(sum(map(len, x)), len(loader) * len(x[0]))
+    if not x:
+        raise DataError("the DataLoader gives no batch: at least one image is needed")
+    return Features(torch.cat(x), torch.cat(y), torch.arange(sum(map(len, x))))

@@ -1,12 +1,15 @@
 """An encoder that is scored is an encoder at rest: eval mode for a while, and proof that nothing in it changed."""
 
 import hashlib
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["encoder_digest", "frozen"]
+from simclr.errors import DataError
+
+__all__ = ["encoded", "encoder_digest", "frozen"]
 
 
 def encoder_digest(encoder: nn.Module) -> str:
@@ -56,3 +59,17 @@ class frozen:
                 "the encoder changed while its features were taken: a parameter or buffer is updated in eval mode; "
                 "a score of it would not be that of frozen features"
             )
+
+
+def encoded(encoder: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Tensor:
+    """Features (B, F) float32 on the CPU of images (B, C, H, W); autocast is the type to run the encoder in, or None.
+
+    Raises:
+        DataError: an encoder that gives anything else of them.
+    """
+    with torch.autocast(images.device.type, autocast) if autocast is not None else nullcontext():
+        z = encoder(images)
+    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(images):
+        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise DataError(f"the encoder made {got} of {tuple(images.shape)} images: expected ({len(images)}, F)")
+    return z.float().cpu()

@@ -90,13 +90,18 @@ class Encoder(nn.Module):
         """
         return self.reader.square(Path(path), page)[None]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def square(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of one size as squares, float32 in [0, 1]: what the encoder makes of them before it normalises."""
+        return preprocess(self._pixels(images), self.size, fit=self.fit)
+
+    def _pixels(self, images: Tensor) -> Tensor:
         self._check(images)
         if images.shape[1] == 1:
             images = images.expand(-1, self.channels, -1, -1)
-        if images.dtype in RAW:
-            images = _eight_bits(images, self.value_range)
-        prepared = preprocess(images, self.size, self.mean, self.std, self.fit)
+        return _eight_bits(images, self.value_range) if images.dtype in RAW else images
+
+    def forward(self, images: Tensor) -> Tensor:
+        prepared = preprocess(self._pixels(images), self.size, self.mean, self.std, self.fit)
         return self.backbone(prepared) if self.output == "vector" else feature_map(self.backbone, prepared)
 
     def _check(self, images: Tensor) -> None:

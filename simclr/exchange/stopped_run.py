@@ -95,6 +95,7 @@ def describe_run(run: Path) -> tuple[EncoderDescription, list[str]]:
             features=feature_width(backbone, config.augment.size, reader.channels),
             init_seed=seed,
             reader=reader,
+            plugin=config.plugin,
         ),
         said,
     )
