@@ -11,13 +11,16 @@ from simclr.data import ImageSet
 from simclr.data.decode import Reader
 from simclr.errors import ConfigError
 
-__all__ = ["RESERVED", "Beside", "TwoParts", "read_as", "refuse_equal_names"]
+__all__ = ["RESERVED", "START", "Beside", "TwoParts", "read_as", "refuse_equal_names"]
 
 TwoParts = Callable[[], tuple[SizedImages, SizedImages]]
 """Gives the training and the test images as an encoder is fed them, when its row is taken."""
 
 RESERVED = ("encoder", "untrained", "raw pixels", "always the mean", "always the commonest class")
 """Names of rows that every table has."""
+
+START = "start"
+"""The row of the weights that a run started from, untouched."""
 
 
 @dataclass(frozen=True, kw_only=True)

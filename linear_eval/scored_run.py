@@ -117,6 +117,17 @@ class ScoredRun:
             return self.given.build(untrained=untrained, size=self.size)
         return build_encoder(self.folder, self.description, untrained=untrained, size=self.size)
 
+    def start(self) -> Encoder | None:
+        """The weights that the run started from, as they were, which it keeps; None where it started from random ones.
+
+        Raises:
+            CheckpointError: they are damaged.
+        """
+        kept = self.run_dir / "start"
+        if self.config is None or kept == self.folder or not (kept / "encoder.json").exists():
+            return None
+        return build_encoder(kept, read_description(kept), size=self.size)
+
     def default_protocol(self) -> EvalConfig:
         """The default protocol, without mirror images where the run's augmentation leaves them out (digits, text)."""
         return EvalConfig() if self.config is None else EvalConfig(sgd_flip=self.config.augment.horizontal_flip)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from linear_eval.beside import RESERVED, Beside, refuse_equal_names
+from linear_eval.beside import RESERVED, START, Beside, refuse_equal_names
 from linear_eval.config import EvalConfig
 from linear_eval.features.pixels import RawPixels
 from linear_eval.progress import name_files, print_line, showing_progress
@@ -36,7 +36,7 @@ class Scoring:
     """The rows that every table has: the encoder, the same encoder untrained, raw pixels."""
 
     beside: tuple[Beside, ...]
-    """Those of other encoders."""
+    """Those of other encoders; the first is that of the weights that the run started from, where it keeps any."""
 
     tensorboard: bool
     """Whether the test images are written for TensorBoard's projector as well."""
@@ -74,7 +74,7 @@ class Scoring:
             data=data,
             config=config,
             encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
-            beside=_beside(beside, data.channels),
+            beside=_beside(beside, run.start(), data.channels),
             tensorboard=tensorboard,
             console=Console(stderr=True),
         )
@@ -103,13 +103,16 @@ class Scoring:
         name_files(self.console, written)
 
 
-def _beside(given: Sequence[Beside | ScoredRun | Path | str], channels: int) -> tuple[Beside, ...]:
-    found: list[Beside] = []
+def _beside(
+    given: Sequence[Beside | ScoredRun | Path | str], start: nn.Module | None, channels: int
+) -> tuple[Beside, ...]:
+    found = [] if start is None else [Beside(name=START, encoder=start)]
     for one in given:
         if not isinstance(one, Beside):
             run = ScoredRun.at(one if isinstance(one, ScoredRun) else _given(one, channels))
             taken = [other.name for other in found]
-            name = run.name if run.name not in (*taken, *RESERVED) else str(run.home)
+            home = run.folder if run.folder.name == START else run.home
+            name = run.name if run.name not in (*taken, *RESERVED, START) else str(home)
             one = Beside(name=name, encoder=run.encoder(), reader=run.description.reader)
         found.append(one)
     refuse_equal_names([one.name for one in found])

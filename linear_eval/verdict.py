@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from linear_eval.beside import RESERVED
+from linear_eval.beside import RESERVED, START
 from linear_eval.metrics import bootstrap_interval
 from linear_eval.results import ClosedRow, Commonest, Gain
 from linear_eval.results_numbers import NumberProbeRow
@@ -91,7 +91,16 @@ def _beside(name: str, gain: Gain, theirs: str, words: tuple[str, str], scale: f
     if gain.interval is None:
         return []
     low, high = gain.interval
-    kind = "Better than" if low > 0 else "Behind" if high < 0 else "Not told apart from"
+    if name == START:
+        name = "the weights it started from"
+        kinds = (
+            "Adapting helped: better than",
+            "Adapting made it worse: behind",
+            "No sign that adapting helped: not told apart from",
+        )
+    else:
+        kinds = ("Better than", "Behind", "Not told apart from")
+    kind = kinds[0 if low > 0 else 1 if high < 0 else 2]
     includes = ", which includes 0" if low <= 0 <= high else ""
     ends = ", ".join(words[1].format(scale * end) for end in (low, high))
     return [f"{kind} {name}, {theirs} ({words[0].format(scale * gain.difference)}, 95 % [{ends}]{includes})."]

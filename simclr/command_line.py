@@ -16,13 +16,15 @@ from typing import Any, TextIO
 
 import tyro
 
+from simclr.adapt import adapted
 from simclr.config import DataConfig, TrainConfig
 from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
-from simclr.config.yaml import T, load_config, suggestion
+from simclr.config.yaml import T, load_config, preset_and_encoder, suggestion
 from simclr.cores import use_cores
 from simclr.errors import ConfigError, DataError, OutOfMemoryError, PipelineError
 from simclr.exchange.given import GivenEncoder, given_encoder
+from simclr.exchange.starting_point import with_its_stem
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
 from simclr.memory import memory_in_words
 from simclr.names import printable
@@ -202,14 +204,19 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
     """
     words = list(arguments)
     first = words.pop(0) if words and not words[0].startswith("-") and ":" not in words[0] else default
-    is_file = first.endswith((".yaml", ".yml"))
-    start = load_config(given_path(first, "the config")) if is_file else preset(first)
+    file = given_path(first, "the config") if first.endswith((".yaml", ".yml")) else None
+    base, told = (first, {}) if file is None else preset_and_encoder(file)
+    if base != "adapt" or any(word in HELP for word in words):
+        start = preset(first) if file is None else load_config(file)
+    else:
+        start, left = adapted(preset(base), read_words(words), told)
+        start, words = start if file is None else load_config(file, start), left.typed()
     if start.given.words():
         raise ConfigError(
             f"{first} is of a run that simclr.pretrain was handed its {' and '.join(start.given.words())} for, in Python: call "
             "it there again, which no command can"
         )
-    return parse_flags(TrainConfig, words, command, about, default=start)
+    return with_its_stem(parse_flags(TrainConfig, words, command, about, default=start))
 
 
 def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T) -> T:

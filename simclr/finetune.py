@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import timm
-
 from augment import AugmentConfig
 from simclr.command_line import own_or_other_data, parse_flags
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
@@ -15,7 +13,8 @@ from simclr.data import ImageSet, load_source, with_targets
 from simclr.data.sources import has_validation
 from simclr.data.splits import keep_validation
 from simclr.errors import ConfigError, DataError
-from simclr.exchange.description import EncoderDescription, find_encoder, read_description
+from simclr.exchange.description import find_encoder, read_description
+from simclr.exchange.starting_point import is_encoder_folder, starting_point, with_its_stem
 from simclr.flags import HELP, Words, read_words
 from simclr.losses import CrossEntropyConfig
 from simclr.model.encoder import without_weights
@@ -37,20 +36,9 @@ def finetune_config(init: str) -> TrainConfig:
         ConfigError: neither a file, nor a folder, nor the name of a timm model with published weights.
         CheckpointError: a folder without an encoder, or with a damaged one.
     """
-    if "$" in init or init.startswith("~"):
-        init = str(given_path(init, "encoder.init"))
-    path = Path(init)
-    if not path.exists() and path.suffix not in (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors"):
-        if timm.is_model(init.split(".")[0]):
-            return _recipe(init, *_published(init))
-        raise ConfigError(
-            f"encoder.init is {init!r}: there is no such file or folder, and timm has no model of that name"
-        )
-    if not path.exists():
-        raise ConfigError(f"encoder.init is {init!r}: there is no such file")
-    if path.is_dir() or path.name in ("encoder.json", "encoder.safetensors"):
-        return _recipe(find_encoder(path).parent.resolve().name, *_own(find_encoder(path), init))
-    return _recipe(path.stem, DataConfig(source="folder"), EncoderConfig(init=init), AugmentConfig(size=32))
+    point = starting_point(init)
+    data = DataConfig(source="folder") if point.data is None else point.data
+    return _recipe(point.name, data, point.encoder, point.augment or AugmentConfig(size=32))
 
 
 def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> TrainConfig:
@@ -79,7 +67,7 @@ def parse_finetuning(arguments: Sequence[str], command: str, about: str) -> Trai
     if default.encoder.init is None:  # published weights: timm fetches them by the model's name
         given = given.without("--encoder.init")
     config = _checked(parse_flags(TrainConfig, given.typed(), command, about, default=default), command)
-    return _for_its_images(config, given)
+    return _for_its_images(with_its_stem(config), given)
 
 
 def _for_its_images(config: TrainConfig, given: Words) -> TrainConfig:
@@ -118,7 +106,7 @@ def _for_its_images(config: TrainConfig, given: Words) -> TrainConfig:
 
 def _found_in_deep_files(init: str | None) -> bool:
     """Whether ``init`` is an encoder whose value range is that of deep files alone."""
-    if init is None or not (Path(init).is_dir() or Path(init).name in ("encoder.json", "encoder.safetensors")):
+    if init is None or not is_encoder_folder(init):
         return False
     return read_description(find_encoder(Path(init))).reader.deep_only
 
@@ -188,33 +176,3 @@ def _recipe(name: str, data: DataConfig, encoder: EncoderConfig, augment: Augmen
         schedule=ScheduleConfig(warmup_epochs=1, head_epochs=2),
         train=LoopConfig(epochs=30, batch_size=128, log_every=50, checkpoint_every=500, knn_every=5),
     )
-
-
-def _own(folder: Path, init: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:
-    described = read_description(folder)
-    encoder, size = replace(described.config, init=init), described.size
-    written = folder.parent / "config.yaml"
-    if written.exists():
-        run = load_config(written)
-        return _read_alike(run.data, described), encoder, run.augment
-    augment = AugmentConfig(size=size, mean=described.mean, std=described.std)
-    return _read_alike(DataConfig(size=described.reader.size), described), encoder, augment
-
-
-def _read_alike(data: DataConfig, described: EncoderDescription) -> DataConfig:
-    """``data`` whose images are read as those were that the encoder was trained on."""
-    values = data.value_range if described.value_range is None else described.value_range
-    return replace(data, channels=described.channels, fit=described.fit, value_range=values)
-
-
-def _published(name: str) -> tuple[DataConfig, EncoderConfig, AugmentConfig]:
-    try:
-        weights = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a tag behind the dot that timm does not know
-        weights = None
-    if weights is None or not weights.has_weights:
-        raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
-    size = weights.input_size[-1]
-    data = DataConfig(source="folder", size=round(size / (weights.crop_pct or 1.0)))
-    augment = AugmentConfig(size=size, mean=tuple(weights.mean), std=tuple(weights.std))
-    return data, EncoderConfig(name=name, pretrained=True), augment

@@ -26,6 +26,7 @@ from simclr.objectives import Objective, build_objective, fit_objective
 from simclr.optim.optimizers import build_optimizer, check_something_learns, parameter_groups, peak_learning_rate
 from simclr.optim.schedule import set_learning_rate
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
+from simclr.run.best import take_best
 from simclr.run.captured import Captured
 from simclr.run.channels import channel_notes
 from simclr.run.checkpoint import restore_state
@@ -48,6 +49,7 @@ from simclr.run.saving import Saving, expect_space, other_processes, persist
 from simclr.run.skipped import guard_of
 from simclr.run.validation import make_validation_score
 from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
+from simclr.run.watch import keep_start, open_watch
 
 __all__ = ["one_step", "pretrain"]
 
@@ -81,8 +83,7 @@ def pretrain(config: TrainConfig, *, images: Any = None, augment: Any = None, ob
             learner = build(run)
             batches = resume(run, learner)
             log = start_log(run, learner, batches.start)
-            step = loop(run, learner, log, batches)
-            return close(run, learner, log, step)
+            return close(run, learner, log, *loop(run, learner, log, batches))
     finally:
         release(config.run_dir)
 
@@ -165,8 +166,7 @@ def build(run: Run) -> Learner:
     fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels, classes)
     try_given(run.given, config, images.labels, model.width)
     own = run.given.objective
-    objective = Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))
-    objective.to(device)
+    objective = (Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))).to(device)
     scale = layer_decay(model.backbone, config.optim.layer_decay)
     multiplier, decay = config.objective.lr_multiplier, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)
@@ -179,6 +179,7 @@ def build(run: Run) -> Learner:
 def resume(run: Run, learner: Learner) -> Batches:
     """Put back what a checkpoint holds, hand all that learns to accelerate, and give the batches that are left."""
     config, accelerator, done = run.config, run.accelerator, 0
+    learner.watch = open_watch(run, learner.model.backbone)
     if run.checkpoint is not None:
         done = restore_state(run.checkpoint, learner.weights, run.sampler, learner.optimizer, accelerator)
         run.notes.extend(other_processes(run))
@@ -191,7 +192,7 @@ def resume(run: Run, learner: Learner) -> Batches:
         run.sampler,
         accelerator.device,
         start=done,
-        stop=run.total_steps,
+        stop=run.end,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=config.data.workers,
@@ -207,17 +208,18 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     if accelerator.is_main_process:
         run.notes.extend(expect_space(run, learner))
         claim(config, run.division.listed)
+        keep_start(run, learner.model.backbone)
     start_trackers(accelerator, config.train.trackers, to_dict(config))
     log = RunLog(config.run_dir, accelerator, total_steps=run.total_steps, start_step=start)
     for note in run.notes:
         log.say(note)
-    log.say(opening_line(config, run.images, learner.model, accelerator, start, run.total_steps))
+    log.say(opening_line(config, run.images, learner.model, accelerator, start, run.end))
     run.left_out.begin(log.say)
     return log
 
 
-def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
-    """Take the steps that are left, or as many as nobody asks to stop; log, score and save on the way."""
+def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> tuple[int, bool]:
+    """Take the steps that are left until somebody asks to stop; gives those that are done, and whether it is the end."""
     config, accelerator, device, train = run.config, run.accelerator, run.accelerator.device, run.config.train
     guard, profile = guard_of(run, learner, log), StepProfile(20 if config.profile else 0, device)
     meter, take = Meter(device, *run.epoch_so_far), Captured(one_step, run, learner)
@@ -251,14 +253,14 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> int:
                 saving.settle()  # scoring starts processes, which a thread in the midst of writing might disturb
                 figures = end_epoch(run, learner, log, step, done.z, meter.end_epoch() / run.steps_per_epoch)
                 better = saving.is_best(step, figures)
-            stopped = saving.asked(step)
-            if stopped or last or better or step % train.checkpoint_every == 0:
+            stopped, last = saving.asked(step), last or saving.is_over
+            if stopped or last or better or step == run.decay_begins or step % train.checkpoint_every == 0:
                 saving.save(step, wait=stopped or last)
-            if stopped or profile.end_step():
+            if stopped or saving.is_over or profile.end_step():
                 break
     if config.profile and step > batches.start:
         report_profile(profile, config, learner.model, done.views, accelerator)
-    return step
+    return step, step == run.total_steps or saving.is_over
 
 
 def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mean_loss: float) -> dict[str, float]:
@@ -271,23 +273,26 @@ def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mea
         warnings = warnings_in_words(figures, mean_loss, chance)
         log.warn(epoch, warnings | learner.objective.warning(mean_loss, learner.objective.figures()))
     try:
-        if run.validation and (epoch % train.knn_every == 0 or step == run.total_steps):
-            figures |= run.validation(*learner.weights.final, run.accelerator.device)
+        if train.knn_every and (epoch % train.knn_every == 0 or step == run.total_steps):
+            final = (*learner.weights.final, run.accelerator.device)
+            figures |= run.validation(*final) if run.validation else {}
+            figures |= learner.watch(*final) if learner.watch else {}
     finally:  # a file may break that is scored: the epoch is done all the same
         log.epoch(step, epoch, {"epoch_loss": mean_loss, **figures})
     return figures
 
 
-def close(run: Run, learner: Learner, log: RunLog, step: int) -> RunResult:
+def close(run: Run, learner: Learner, log: RunLog, step: int, finished: bool) -> RunResult:
     """Draw the curves and, where the run came to its end, export the encoder."""
-    config, accelerator, finished = run.config, run.accelerator, step == run.total_steps
+    config, accelerator = run.config, run.accelerator
     main = accelerator.is_main_process
     if finished:  # a finished run of an earlier version may hold what was never looked at
         refuse_weights(learner.weights, None, step - 1)
     if main:
         log.picture(config.run_dir / "curves.png", partial(draw_curves, config.run_dir / "metrics.jsonl"))
         if finished:
-            parts = (*learner.weights.final, learner.objective_config, run.images, learner.sizes)
+            chosen = take_best(run, learner, step, log.say) if config.train.keep == "best" else step
+            parts = (*learner.weights.final, learner.objective_config, run.images, learner.sizes, chosen)
             persist(partial(export_run, config, *parts), log.say)
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -13,8 +13,12 @@ WORDS = {
     "speed.py": ["--only", "optim"],  # the others it starts are here themselves
     "cifar10/lightly_simclr.py": ["--help"],  # run.py starts it
 }
-MARKS: dict[str, Any] = {"cifar10/lightly_simclr.py": (), "cifar10/run.py": pytest.mark.long}
-"""Of those that take no time, and of the one that takes minutes; the others are slow."""
+MARKS: dict[str, Any] = {
+    "cifar10/lightly_simclr.py": (),
+    "cifar10/run.py": pytest.mark.long,
+    "adapting.py": pytest.mark.long,
+}
+"""Of those that take no time, and of those that take half a minute and more; the others are slow."""
 
 
 def named(path: Path) -> str:

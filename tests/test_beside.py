@@ -72,7 +72,7 @@ def test_a_row_beside_is_what_it_would_be_alone(tmp_path: Path, pictures: DataCo
     draws = np.subtract(mine["few_labels"]["2 a class"]["accuracies"], theirs["few_labels"]["2 a class"]["accuracies"])
     assert gain["2 a class"]["difference"] == pytest.approx(draws.mean())
     assert both["comparison"]["encoder - start"]["linear"]["difference"] == 0
-    assert "Not told apart from start" in both["verdict"] and "large" in both["verdict"]
+    assert "not told apart from the weights it started from" in both["verdict"] and "large" in both["verdict"]
     assert both["beside"]["large"]["sha256"] == alone["encoder"]["sha256"]
     report = compare_runs([small], ReportOptions())
     assert "| small | large | " in report and "| small | start | " in report

@@ -117,7 +117,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_parse(page: Path) -> None:
+def test_commands_parse(page: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").touch()  # what commands start from
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "birds").symlink_to(pretrained)
     for line in re.findall(r"scripts/(?:pretrain|preview)\.py([^\n`#|]*)", page.read_text()):
         words = line.split()
         if not {"objective:spread", "objective:uniform", "--plugin"} & set(words) and not any(

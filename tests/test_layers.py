@@ -1,5 +1,6 @@
 """Layers of a backbone against numbers written out by hand, and what freezing and layer decay do to a training run."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -69,11 +70,43 @@ def test_every_layer_learns_slower_than_the_one_above(
 
 
 def test_a_head_whose_names_are_the_backbones_learns_at_the_full_rate() -> None:
-    backbone = timm.create_model("convnext_atto", num_classes=0)
-    assert "head.norm.weight" in layer_numbers(backbone)
-    assert layer_decay(backbone, 0.5)("head.norm.weight") == 1.0
-    assert layer_decay(backbone, 0.5)("backbone.head.norm.weight") == 0.5
-    assert layer_decay(backbone, 1.0)("backbone.stem.0.weight") == 1.0
+    backbone = timm.create_model("resnet18", num_classes=0)
+    assert layer_decay(backbone, 0.5)("layer1.0.conv1.weight") == 1.0
+    assert layer_decay(backbone, 0.5)("backbone.layer1.0.conv1.weight") == 0.5**8
+    assert layer_decay(backbone, 1.0)("backbone.conv1.weight") == 1.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "convnext_atto",  # whose norm behind the pooling stands in the classifier's layer
+        "densenet121",
+        "efficientvit_b0",
+        "fbnetv3_b",
+        "test_vit2",
+        "poolformer_s12",  # without layers that timm knows
+        pytest.param("every family of timm", marks=pytest.mark.long),
+    ],
+)
+def test_the_rates_of_layers_are_timms_own(name: str) -> None:
+    """Against ``param_groups_layer_decay`` of the same network with a classifier."""
+    names = [name]
+    if name.startswith("every"):
+        families = {timm.models._registry._model_to_module[one]: one for one in timm.list_models()}
+        names = sorted(families.values())
+    for one in names:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole, backbone = (timm.create_model(one, num_classes=classes) for classes in (7, 0))
+        if len(list(whole.parameters())) == len(list(backbone.parameters())):  # a network without a classifier
+            continue
+        groups = timm.optim.param_groups_layer_decay(whole, layer_decay=0.75)
+        theirs = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+        expected = {name: theirs[id(p)] for name, p in whole.named_parameters()}
+        scale = layer_decay(backbone, 0.75)
+        for part, _ in backbone.named_parameters():
+            assert scale(f"backbone.{part}") == expected[part], (one, part)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3, 9, -1])

@@ -33,7 +33,7 @@ FLOORS = {
         ("config",),
         ("data", "model", "optim", "flags"),
         ("exchange",),
-        ("run",),
+        ("run", "adapt"),
         ("command_line", "train"),
         ("finetune", "replay"),
     ),

@@ -56,16 +56,18 @@ def test_the_commonest_class_is_that_of_training_and_is_scored_on_the_test_image
     assert (found.label, found.accuracy, found.balanced_accuracy) == (2, 0.2, pytest.approx(1 / 3))
 
 
-def words(encoder: float, untrained: float, pixels: float) -> str:
+def words(encoder: float, untrained: float, pixels: float, **others: float) -> str:
     """The verdict on constructed answers to 400 test images of two equal classes."""
     rows, right = {}, {}
-    for name, share in (("encoder", encoder), ("untrained", untrained), ("raw pixels", pixels)):
+    shares = {"encoder": encoder, **others, "untrained": untrained, "raw pixels": pixels}
+    for name, share in shares.items():
         right[name] = np.arange(400) < round(400 * share)
         score = ProbeScore(accuracy=share, interval=(share - 0.04, share + 0.04))
         rows[name] = ClosedRow(linear=score, knn=Accuracy(accuracy=share, interval=(0, 1)))
     comparison = {
         f"encoder - {name}": {"linear": Gain(**paired_difference(right["encoder"], right[name]))}
-        for name in ("untrained", "raw pixels")
+        for name in shares
+        if name != "encoder"
     }
     return verdict(rows, comparison, always_the_commonest(torch.arange(2), torch.arange(400) % 2))
 
@@ -81,6 +83,15 @@ def test_the_verdict_follows_the_answers() -> None:
     assert "not against both" in words(0.8, 0.7, 0.8)
     assert "behind one of the two" in words(0.8, 0.7, 0.9)
     assert "the commonest class gives" in words(0.51, 0.5, 0.5)
+
+
+def test_the_verdict_says_whether_adapting_helped() -> None:
+    end = "the weights it started from, 80.0 % ({:+.1f} points, 95 % ["
+    helped = words(0.9, 0.7, 0.8, start=0.8)
+    assert "Adapting helped: better than " + end.format(10) in helped and helped.startswith("Pretraining helped: ")
+    assert "Adapting made it worse: behind " + end.format(-10) in words(0.7, 0.7, 0.8, start=0.8)
+    assert "No sign that adapting helped: not told apart from " + end.format(0) in words(0.8, 0.7, 0.8, start=0.8)
+    assert "Adapting" not in words(0.8, 0.7, 0.8, resnet50=0.8)
 
 
 class Flat(nn.Module):

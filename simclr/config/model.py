@@ -47,6 +47,11 @@ class EncoderConfig:
     drop_path: Rare[float] = 0.0
     """Stochastic depth: the probability of dropping the last block's residual branch; it falls linearly to the first."""
 
+    @property
+    def started_from(self) -> str | None:
+        """Whose weights the backbone starts from, in words; None for random ones."""
+        return self.init or (f"timm's weights of {self.name}" if self.pretrained else None)
+
     def __post_init__(self) -> None:
         if self.init is not None and (self.init.startswith("~") or "$" in self.init):  # else it may be a model's name
             object.__setattr__(self, "init", str(expanded(Path(self.init))))

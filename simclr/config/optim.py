@@ -71,8 +71,9 @@ class OptimConfig:
 class ScheduleConfig:
     """The learning rate over the run: linear warm-up, then a decay by step."""
 
-    decay: Rare[Literal["cosine", "linear", "constant"]] = "cosine"
-    """Shape of the decay after the warm-up."""
+    decay: Rare[Literal["cosine", "linear", "constant", "wsd"]] = "cosine"
+    """Shape of the decay after the warm-up. `wsd` (warm-up, stable, decay; Hu et al. 2024) is constant and falls in the last
+    fifth: the same command with more `train.epochs` goes on from where the decay began, after the end too. So does `constant`."""
 
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly from 0."""

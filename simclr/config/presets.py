@@ -248,6 +248,23 @@ def folder_small() -> TrainConfig:
     )
 
 
+def adapt() -> TrainConfig:
+    """Weights that are there already, ours or anybody's, adapted to your own pictures. Give --data.path DIR and the weights.
+
+    Source: docs/finetuning.md (Clark et al. 2020; Kumar et al. 2022). Expected score and cost: docs/benchmarks.md, "Adapting".
+    Command: accelerate launch scripts/pretrain.py adapt --data.path DIR --encoder.name vit_small_patch14_dinov2
+    """
+    return replace(
+        folder(),
+        name="adapt",
+        encoder=EncoderConfig(name="resnet50", pretrained=True),
+        objective=NTXentConfig(temperature=0.2),
+        optim=OptimConfig(name="adamw", learning_rate=3e-4, scaling="sqrt", weight_decay=0.05, layer_decay=0.7),
+        schedule=ScheduleConfig(decay="wsd", warmup_epochs=1, head_epochs=1),
+        train=replace(folder().train, epochs=10, batch_size=128, ema=0.999, knn_every=1),
+    )
+
+
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -259,6 +276,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "stl10": stl10,
     "folder": folder,
     "folder-small": folder_small,
+    "adapt": adapt,
 }
 
 

@@ -67,6 +67,13 @@ class LoopConfig:
     knn_every: Runtime[Rare[int]] = 10
     """Epochs between two online kNN scores on held-out images, where there are labels; 0 is never."""
 
+    keep: Runtime[Rare[Literal["last", "best"]]] = "last"
+    """Which weights become the encoder: the last, or those of the best score while training went on (`knn_every`): of validation
+    images, of kNN on held-out training images, or without labels RankMe (Garrido et al. 2023). Never of test images."""
+
+    patience: Runtime[Rare[int | None]] = None
+    """Stop after so many of these scores in a row without a better one; None trains to the end."""
+
     trackers: Runtime[Rare[tuple[str, ...]]] = ()
     """Experiment trackers, by their accelerate name: tensorboard, wandb, trackio, ..."""
 
@@ -92,6 +99,15 @@ class LoopConfig:
         )
         require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "in (0, 1), or none")
         require(self.knn_every >= 0, "train.knn_every", self.knn_every, "0 or more")
+        require(self.patience is None or self.patience >= 1, "train.patience", self.patience, "at least 1, or none")
+        if self.by_score and not self.knn_every:
+            asks = "train.keep=best" if self.keep == "best" else f"train.patience={self.patience}"
+            raise ConfigError(f"{asks} goes by scores, and train.knn_every=0 takes none; set --train.knn-every 1")
+
+    @property
+    def by_score(self) -> bool:
+        """Whether a score decides when training ends, or what comes out of it."""
+        return self.keep == "best" or self.patience is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +215,11 @@ class TrainConfig:
                 f"the objective {self.objective.name} compares at least {self.objective.views} views of an image, "
                 f"augment.views is {self.augment.views}; set --augment.views {self.objective.views}"
             )
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the backbone starts from weights that are there already."""
+        return self.encoder.started_from is not None
 
     @property
     def ema(self) -> float | None:

@@ -50,8 +50,8 @@ def from_dict(cls: type[T], content: Any, where: str = "") -> T:
     return _dataclass(cls, content, where, default=None)
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Read a YAML file. Its key ``preset`` names what it starts from; without it, the defaults of ``TrainConfig``.
+def load_config(path: Path, start: TrainConfig | None = None) -> TrainConfig:
+    """Read a YAML file. Its key ``preset`` names what it starts from, unless ``start`` is given; without both, the defaults.
 
     Raises:
         ConfigError: no such file, no YAML, or what ``from_dict`` raises, with the file's name in front.
@@ -68,9 +68,22 @@ def load_config(path: Path) -> TrainConfig:
         raise ConfigError(f"{path}: preset is {shown(base)}, expected the name of a preset, such as cifar10")
     if isinstance(plugins := content.get("plugin"), list) and all(isinstance(one, str) for one in plugins):
         recall_plugins(plugins, str(path))
-    start = TrainConfig() if base is None else preset(base)
+    if start is None:
+        start = TrainConfig() if base is None else preset(base)
     content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
     return _dataclass(TrainConfig, content, str(path), default=start)
+
+
+def preset_and_encoder(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The preset that a YAML file starts from, None where it names none, and what it says of the encoder, both unlooked at.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    content = read_yaml(path)
+    content = content if isinstance(content, dict) else {}
+    encoder = content.get("encoder")
+    return content.get("preset"), encoder if isinstance(encoder, dict) else {}
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

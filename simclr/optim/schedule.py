@@ -7,7 +7,12 @@ import torch
 
 from simclr.config import ScheduleConfig
 
-__all__ = ["learning_rate", "set_learning_rate"]
+__all__ = ["decay_begins", "learning_rate", "set_learning_rate"]
+
+Decay = Literal["cosine", "linear", "constant", "wsd"]
+
+_DECAY_SHARE = 0.2
+"""Of a run of ``wsd`` that its decay takes: between 10 and 20 % is as good as a cosine (Hägele et al. 2024, section 3)."""
 
 
 def learning_rate(
@@ -17,9 +22,12 @@ def learning_rate(
     warmup_steps: int,
     peak: float,
     final: float = 0.0,
-    decay: Literal["cosine", "linear", "constant"] = "cosine",
+    decay: Decay = "cosine",
 ) -> float:
     """Linear warm-up from 0 to ``peak``, then a decay to ``final * peak`` (Goyal et al. 2017; Loshchilov & Hutter 2017).
+
+    ``wsd`` is warm-up, stable, decay (Hu et al. 2024, MiniCPM): constant, then over the last fifth of the run down by
+    1 - sqrt of the decay's progress (Hägele et al. 2024, section 3).
 
     Args:
         step: optimizer step, counted from 0. The first step of a warm-up already moves: it has ``peak / warmup_steps``.
@@ -36,9 +44,31 @@ def learning_rate(
         return peak * (step + 1) / warmup_steps
     if decay == "constant":
         return peak
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    shape = 0.5 * (1 + math.cos(math.pi * progress)) if decay == "cosine" else 1 - progress
-    return peak * (final + (1 - final) * shape)
+    begin = _stable_steps(total_steps, warmup_steps) if decay == "wsd" else warmup_steps
+    progress = max(0.0, min(1.0, (step - begin) / max(1, total_steps - begin)))
+    shapes = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+        "wsd": 1 - math.sqrt(progress),
+    }
+    return peak * (final + (1 - final) * shapes[decay])
+
+
+def _stable_steps(total_steps: int, warmup_steps: int) -> int:
+    """Steps before the decay of ``wsd``: at least the warm-up, and never all of a run."""
+    return max(warmup_steps, total_steps - max(1, round(_DECAY_SHARE * total_steps)))
+
+
+def decay_begins(schedule: ScheduleConfig, *, steps_per_epoch: int, total_steps: int) -> int | None:
+    """The step at which the decay of ``wsd`` begins, up to which a longer run is this one; None where there is no such step.
+
+    >>> decay_begins(ScheduleConfig(decay="wsd", warmup_epochs=1), steps_per_epoch=5, total_steps=50)
+    40
+    """
+    if schedule.view_sizes or schedule.decay != "wsd":
+        return None
+    alone = schedule.head_epochs * steps_per_epoch
+    return alone + _stable_steps(total_steps - alone, round(schedule.warmup_epochs * steps_per_epoch))
 
 
 def set_learning_rate(

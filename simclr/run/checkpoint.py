@@ -25,7 +25,19 @@ from simclr.exchange.encoder import match_tensors, read_tensors
 from simclr.files import AGAIN, refused, sync, write_json, write_state, write_tensors
 from simclr.run.checkpoint_content import content_fault, read_progress, read_state, refuse_misfit
 
-__all__ = ["Checkpoint", "gather_state", "newest_checkpoint", "restore_state", "save_checkpoint"]
+__all__ = [
+    "STEADY",
+    "Checkpoint",
+    "best_checkpoint",
+    "forget_decay",
+    "gather_state",
+    "newest_checkpoint",
+    "restore_state",
+    "save_checkpoint",
+]
+
+STEADY = "steady"
+"""What ``progress.json`` notes, with true, of a state that a longer run would have had too."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -63,7 +75,8 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step-XXXXXXXX`` and then remove all but the newest ``keep`` whole checkpoints up to this one.
 
-    Those whose step ``every`` divides stay as well, and the one whose ``progress["score"]`` is the highest.
+    Those whose step ``every`` divides stay as well, the one whose ``progress["score"]`` is the highest, and the newest whose
+    ``progress`` notes ``STEADY``.
 
     Those of later steps go first: the run was continued from an earlier one, since they were damaged. To know that the
     others are whole they are read, which takes a fraction of the time that writing does.
@@ -105,7 +118,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(
-    folder: Path, progress: Collection[str] = (), state: Collection[str] = ()
+    folder: Path, progress: Collection[str] = (), state: Collection[str] = (), steady: bool = False
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and a sentence for every newer one that is not.
 
@@ -115,12 +128,15 @@ def newest_checkpoint(
         folder: the run's ``checkpoints`` folder.
         progress: keys that ``progress.json`` must have beside the step; a run needs ``RUN_PROGRESS``.
         state: keys that ``state.pt`` must have; a run needs ``RUN_STATE``.
+        steady: pass over, in silence, those that do not note ``STEADY``.
 
     Raises:
         CheckpointError: there are checkpoints, but none is whole.
     """
     said: list[str] = []
     for step, path in reversed(_steps(folder)):
+        if steady and _noted(path).get(STEADY) is not True:
+            continue
         fault = _fault(path) or content_fault(path, step, progress, state)
         if fault is None:
             return Checkpoint(path, read_progress(path, step, progress)), said
@@ -130,14 +146,27 @@ def newest_checkpoint(
     return None, said
 
 
+def best_checkpoint(folder: Path) -> Checkpoint | None:
+    """The whole checkpoint whose score is the highest, of equal ones the earliest; None where none has a score."""
+    found = _best(folder, max((step for step, _ in _steps(folder)), default=0))
+    return None if found is None else Checkpoint(found, _noted(found))
+
+
+def forget_decay(folder: Path) -> None:
+    """Remove the checkpoints that do not note ``STEADY``: a longer run would not have had them."""
+    for _, path in reversed(_steps(folder)):
+        if _noted(path).get(STEADY) is not True:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _prune(folder: Path, written: int, keep: int, every: int | None) -> None:
     """Leave the checkpoint of the step just ``written``, the newest whole ones before it, ``keep`` in all, and those for good."""
     kept = 0
-    best = _best(folder, written)
+    stay = (_best(folder, written), _newest_steady(folder, written))
     for step, path in reversed(_steps(folder)):
         if step == written or (step < written and kept < keep and _fault(path) is None):
             kept += 1
-        elif step > written or not (path == best or (every is not None and step % every == 0)):
+        elif step > written or not (path in stay or (every is not None and step % every == 0)):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -145,13 +174,25 @@ def _best(folder: Path, last: int) -> Path | None:
     """The whole checkpoint of a step up to ``last`` whose score is the highest; of equal ones the earliest."""
     scored = []
     for step, path in _steps(folder):
-        try:
-            score = json.loads((path / "progress.json").read_text()).get("score")
-        except (OSError, ValueError, RecursionError, AttributeError):
-            continue
+        score = _noted(path).get("score")
         if step <= last and isinstance(score, float):
             scored.append((-score, step, path))
     return next((path for _, _, path in sorted(scored) if _fault(path) is None), None)
+
+
+def _newest_steady(folder: Path, last: int) -> Path | None:
+    """The newest whole checkpoint of a step up to ``last`` that notes ``STEADY``."""
+    found = (path for step, path in reversed(_steps(folder)) if step <= last and _noted(path).get(STEADY) is True)
+    return next((path for path in found if _fault(path) is None), None)
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What ``progress.json`` of a checkpoint notes, unlooked at; nothing where it cannot be read."""
+    try:
+        content = json.loads((path / "progress.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:

@@ -78,6 +78,10 @@ def read_progress(folder: Path, step: int, keys: Collection[str] = ()) -> dict[s
         values.whole("processes", 1, 1 << 30)
     if "epoch_loss" in {*keys, *content}:
         values.number("epoch_loss", -1e38, 1e38)
+    for key in {"best", "score"} & content.keys():
+        values.number(key, -1e38, 1e38)
+    for key in {"best_step", "since_best"} & content.keys():
+        values.whole(key, 0, 1 << 62)
     return content
 
 

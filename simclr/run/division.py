@@ -20,6 +20,7 @@ from simclr.data.splits import divide_training
 from simclr.distributed import any_rank, gather_rare, rank
 from simclr.errors import DataError, PipelineError
 from simclr.exchange.description import find_encoder
+from simclr.exchange.stopped_run import is_checkpoint
 from simclr.run.checkpoint import Checkpoint
 from simclr.run.given import NOTHING, Given, expect_given
 
@@ -40,9 +41,12 @@ def kept_parts(config: TrainConfig) -> PartsList | None:
     if own is not None or config.data.source != "folder" or (config.run_dir / "config.yaml").exists():
         return own
     starts = [Path(config.out)]
-    if config.encoder.init is not None:
+    init = None if config.encoder.init is None else Path(config.encoder.init)
+    if init is not None and is_checkpoint(init) is not None:
+        starts.append(init.parent.parent)
+    elif init is not None:
         with suppress(PipelineError):  # a file of another library
-            starts.append(find_encoder(Path(config.encoder.init)).parent)
+            starts.append(find_encoder(init).parent)
     for folder in starts:
         parts = read_parts(folder / FILE, extend=folder is not starts[0])
         if parts is None or not parts.any_of(config.data.path):

@@ -17,7 +17,7 @@ from simclr.files import AGAIN, is_leftover, refused
 from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import without_weights
 from simclr.objectives import Objective, ObjectiveConfig
-from simclr.run.checkpoint import Checkpoint, newest_checkpoint
+from simclr.run.checkpoint import Checkpoint, forget_decay, newest_checkpoint
 from simclr.run.checkpoint_content import RUN_PROGRESS, RUN_STATE
 from simclr.run.lock import take
 
@@ -88,6 +88,10 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
         changed = [
             text for text in changed if not _is_a_path(text, found, config)
         ]  # the list tells whether it is the set
+    longer = _is_longer(found, config, changed)
+    if longer:
+        _refuse_to_go_on(found, folder)
+        changed = []
     if changed and _is_cut(written, config):
         raise ConfigError(f"{written} ends too early, and differs from this config: {'; '.join(changed)}. {mend}")
     if changed:
@@ -95,8 +99,45 @@ def find_run(config: TrainConfig) -> tuple[TrainConfig, Checkpoint | None, list[
             f"{folder} holds a run with another config: {'; '.join(changed)}. "
             f"Give this run a name of its own with --name, or remove that folder"
         )
-    checkpoint, notes = newest_checkpoint(folder / "checkpoints", RUN_PROGRESS, RUN_STATE)
+    steady = longer and found.schedule.decay == "wsd"
+    checkpoint, notes = newest_checkpoint(folder / "checkpoints", RUN_PROGRESS, RUN_STATE, steady)
+    if longer:
+        notes.append(_going_on(folder, found.train.epochs, config.train.epochs, checkpoint))
     return config, checkpoint, [*begun, *notes]
+
+
+def _is_longer(found: TrainConfig, config: TrainConfig, changed: list[str]) -> bool:
+    """Whether ``config`` is the run that was ``found`` with more epochs, and nothing else has ``changed``."""
+    return len(changed) == 1 and changed[0].startswith("train.epochs:") and config.train.epochs > found.train.epochs
+
+
+def _refuse_to_go_on(found: TrainConfig, folder: Path) -> None:
+    """Raise ConfigError where more epochs would have made another run of the one that was ``found`` from its start."""
+    schedule = found.schedule
+    if schedule.decay in ("wsd", "constant") and not schedule.view_sizes:
+        return
+    shaped = "the sizes of its views go" if schedule.view_sizes else f"its learning rate ({schedule.decay}) goes"
+    raise ConfigError(
+        f"{folder} holds a run of {found.train.epochs} epochs, and {shaped} by their number: a longer one would be "
+        f"another run from its start. Begin one from this encoder with --encoder.init {folder} and a --name of its own; "
+        "under --schedule.decay wsd (warm-up, stable, decay), without schedule.view_sizes, more epochs would go on here"
+    )
+
+
+def _going_on(folder: Path, epochs: int, more: int, checkpoint: Checkpoint | None) -> str:
+    """What going on with more epochs means, in words.
+
+    Raises:
+        ConfigError: all that is left of the run is of its decay.
+    """
+    longer = f"from {epochs} epochs to {more}"
+    if checkpoint is None and any((folder / "checkpoints").glob("step-*")):
+        raise ConfigError(
+            f"{folder} goes on {longer} from the checkpoint at which its decay began, and that is not there any more; begin a "
+            f"new run from its encoder with --encoder.init {folder} and a --name of its own"
+        )
+    step = 0 if checkpoint is None else checkpoint.progress["step"]
+    return f"the run is made longer, {longer}: it goes on from step {step}, which is before any decay"
 
 
 def _as_begun(config: TrainConfig, written: Path) -> tuple[TrainConfig, list[str]]:
@@ -149,7 +190,8 @@ def _is_a_path(changed: str, found: TrainConfig, config: TrainConfig) -> bool:
 def claim(config: TrainConfig, listed: PartsList | None = None) -> None:
     """Make the run's folder and write its config there, and the list of its images. Call it on one process only.
 
-    Images that were found by another path than the run's are found by that one from now on. What a killed process was in the
+    Images that were found by another path than the run's are found by that one from now on; a run that is made longer loses its
+    decay. What a killed process was in the
     midst of writing goes.
     """
     written = config.run_dir / "config.yaml"
@@ -165,6 +207,11 @@ def claim(config: TrainConfig, listed: PartsList | None = None) -> None:
             save_config(config, written)
         else:
             found = load_config(written)
+            if found.train.epochs != config.train.epochs:
+                if found.schedule.decay == "wsd":  # first, or its state would be taken for the newest of the longer run
+                    forget_decay(config.run_dir / "checkpoints")
+                found = replace(found, train=replace(found.train, epochs=config.train.epochs))
+                save_config(found, written)
             if found.data.path != config.data.path or found.data.labels != config.data.labels:
                 moved = replace(found.data, path=config.data.path, labels=config.data.labels)
                 save_config(replace(found, data=moved), written)
@@ -177,6 +224,7 @@ def export_run(
     objective_config: ObjectiveConfig,
     images: ImageSet,
     sizes: dict[str, int],
+    step: int,
 ) -> None:
     """Write the finished run's encoder, and with labels its head, to ``config.run_dir / "encoder"``.
 
@@ -195,7 +243,8 @@ def export_run(
                 "run": config.name,
                 "objective": config.objective.name,
                 "epochs": config.train.epochs,
-                "started_from": config.encoder.init or ("timm's weights" if config.encoder.pretrained else None),
+                "step": step,
+                "started_from": config.encoder.started_from,
                 **({"not_rebuildable": given} if (given := config.given.words()) else {}),
             },
             reader=images.reader,

@@ -115,6 +115,12 @@ class RunLog:
     def epoch(self, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Log the figures taken at an epoch's end."""
         self._record({"kind": "epoch", "step": step, "epoch": epoch, **figures})
+        if math.isfinite(figures.get("start_cka", math.nan)):
+            shown = {"linear CKA with the start": "start_cka", "online kNN": "online_knn", "RankMe": "online_rankme"}
+            self.say(
+                f"epoch {epoch}: "
+                + ", ".join(f"{word} {figures[key]:.3g}" for word, key in shown.items() if key in figures)
+            )
 
     def skipped(self, step: int, epoch: int, parts: Sequence[str], images: Sequence[str], words: str) -> None:
         """Say that a step was skipped and note it in the file.

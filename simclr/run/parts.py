@@ -17,6 +17,7 @@ from simclr.distributed import derive_seed
 from simclr.errors import CheckpointError
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective, ObjectiveConfig
+from simclr.optim.schedule import decay_begins
 from simclr.run.checkpoint import Checkpoint
 from simclr.run.division import Division
 from simclr.run.ema import Weights
@@ -62,6 +63,18 @@ class Run:
         return self.config.train.epochs * self.steps_per_epoch
 
     @property
+    def end(self) -> int:
+        """The step at which it ends: its last, or the one at which ``train.patience`` has ended it already."""
+        patience, noted = self.config.train.patience, self.checkpoint.progress if self.checkpoint else {}
+        over = patience is not None and noted.get("since_best", 0) >= patience
+        return int(noted["step"]) if over else self.total_steps
+
+    @property
+    def decay_begins(self) -> int | None:
+        """The last step up to which a run of more epochs would be this one; None where there is none."""
+        return decay_begins(self.config.schedule, **self.lengths)
+
+    @property
     def lengths(self) -> dict[str, int]:
         """Both of them, by their names."""
         return {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
@@ -105,6 +118,8 @@ class Learner:
     """The highest learning rate."""
     wrapped: nn.Module | None = None
     """The model as accelerate runs it, once ``resume`` has handed it over."""
+    watch: Callable[[ContrastiveModel, Objective, torch.device], dict[str, float]] | None = None
+    """Figures of the features of a few images, taken with the online score, where there is something to watch."""
     keys_of: Callable[[Tensor], Tensor | None] = lambda views: None
     """The keys of momentum contrast, where the objective compares with them."""
 

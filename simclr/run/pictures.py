@@ -27,6 +27,8 @@ _PANELS = (
     ("validation_accuracy", "epoch", "validation accuracy"),
     ("validation_error", "epoch", "validation error (mean absolute)"),
     ("validation_knn", "epoch", "validation kNN accuracy"),
+    ("start_cka", "epoch", "linear CKA with the start (1 = as it was)"),
+    ("online_rankme", "epoch", "RankMe of held-out images"),
     ("effective_rank", "epoch", "effective rank of the features"),
     ("alignment", "epoch", "alignment (lower is better)"),
     ("uniformity", "epoch", "uniformity (lower is better)"),

@@ -19,7 +19,8 @@ from torch import Tensor
 from simclr.distributed import any_rank, from_all_ranks
 from simclr.errors import DataError
 from simclr.files import WriteError, free_space
-from simclr.run.checkpoint import gather_state, save_checkpoint
+from simclr.run.best import Score, best_known
+from simclr.run.checkpoint import STEADY, gather_state, save_checkpoint
 from simclr.run.division import expect_whole_file
 from simclr.run.folder import claim
 from simclr.run.log import RunLog
@@ -41,8 +42,6 @@ _BETWEEN = 5.0
 
 _AGREE_SECONDS = 3.0
 """Several processes agree at least so often on whether one of them was asked to stop."""
-
-_SCORES = ("validation_accuracy", "validation_knn", "online_knn")
 
 Result = TypeVar("Result")
 
@@ -104,8 +103,10 @@ class Saving:
         self.stop = StopFlag()
         self.step = start
         """Of the newest state that was handed over."""
-        self.best = -float("inf") if run.checkpoint is None else run.checkpoint.progress.get("best", -float("inf"))
-        self._scored: tuple[int, float] | None = None
+        noted = {} if run.checkpoint is None else run.checkpoint.progress
+        self.best = noted.get("best", -float("inf"))
+        self.best_step, self.since_best = noted.get("best_step", 0), noted.get("since_best", 0)
+        self._scored: tuple[int, Score] | None = None
         self._at: int | None = None
         self._vote = _Vote(start, run.accelerator.device)
         self._writer: threading.Thread | None = None
@@ -118,11 +119,24 @@ class Saving:
 
     def is_best(self, step: int, figures: dict[str, float]) -> bool:
         """Whether the online score among the ``figures`` taken at ``step`` is the best so far. All processes have the same."""
-        score = next((figures[name] for name in _SCORES if name in figures), None)
-        if score is None and "validation_error" in figures:
-            score = -figures["validation_error"]
+        score = best_known(figures)
         self._scored = None if score is None else (step, score)
-        return score is not None and score > self.best
+        if score is None:
+            return False
+        better = score.value > self.best
+        self.since_best = 0 if better else self.since_best + 1
+        if self.is_over and step < self.run.total_steps:
+            self.log.say(
+                f"{score.in_words(self.best)} at step {self.best_step} was the best, and none of the {self.since_best} since "
+                f"was better: the run ends at step {step} of {self.run.total_steps} (--train.patience)"
+            )
+        return better
+
+    @property
+    def is_over(self) -> bool:
+        """Whether ``train.patience`` is over."""
+        patience = self.run.config.train.patience
+        return patience is not None and self.since_best >= patience
 
     def save(self, step: int, wait: bool = False) -> None:
         """Hand over the state after ``step`` steps; with ``wait`` it is on the disk afterwards. All processes must call it.
@@ -134,7 +148,8 @@ class Saving:
         self.guard.check()
         refuse_weights(self.learner.weights, self.learner.optimizer, step - 1)
         score = self._scored[1] if self._scored is not None and self._scored[0] == step else None
-        self.best = max(self.best, -float("inf") if score is None else score)
+        if score is not None and score.value > self.best:
+            self.best, self.best_step = score.value, step
         if self.run.accelerator.is_main_process:
             self.settle()
             self._claim_again()
@@ -184,14 +199,19 @@ class Saving:
             finally:
                 self.settle()
 
-    def _state(self, step: int, score: float | None) -> Callable[[], Path]:
+    def _state(self, step: int, score: Score | None) -> Callable[[], Path]:
         run, train = self.run, self.run.config.train
         modules, state = gather_state(self.learner.weights, run.sampler, self.learner.optimizer, run.accelerator)
-        progress = {"processes": run.accelerator.num_processes, "epoch_loss": self.meter.epoch_loss.item()}
+        progress: dict[str, Any] = {
+            "processes": run.accelerator.num_processes,
+            "epoch_loss": self.meter.epoch_loss.item(),
+        }
         if score is not None:
-            progress["score"] = score
+            progress |= {"score": score.value, "score_of": score.name}
         if self.best > -float("inf"):
-            progress["best"] = self.best
+            progress |= {"best": self.best, "best_step": self.best_step, "since_best": self.since_best}
+        if run.decay_begins is not None:
+            progress[STEADY] = step <= run.decay_begins
         tensors, state = _copied(modules), _copied(state)
 
         def write() -> Path:
