@@ -12,13 +12,12 @@ from simclr.config import DataConfig, EncoderConfig, TrainConfig
 from simclr.config.yaml import load_config
 from simclr.errors import ConfigError, PipelineError
 from simclr.exchange.description import EncoderDescription, find_encoder, read_description
+from simclr.exchange.given import WEIGHTS, none_of_these
 from simclr.exchange.stopped_run import describe_run, is_checkpoint
 from simclr.model.encoder import SMALL_IMAGE
 from simclr.paths import given_path
 
 __all__ = ["StartingPoint", "as_timm_has_it", "is_encoder_folder", "published", "starting_point", "with_its_stem"]
-
-_FILES = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".safetensors")
 
 
 class StartingPoint(NamedTuple):
@@ -50,14 +49,10 @@ def starting_point(init: str) -> StartingPoint:
     if "$" in init or init.startswith("~"):
         init = str(given_path(init, "encoder.init"))
     path = Path(init)
-    if not path.exists() and path.suffix not in _FILES:
-        if timm.is_model(init.split(".")[0]):
-            return published(init)
-        raise ConfigError(
-            f"encoder.init is {init!r}: there is no such file or folder, and timm has no model of that name"
-        )
     if not path.exists():
-        raise ConfigError(f"encoder.init is {init!r}: there is no such file")
+        if path.suffix not in WEIGHTS and timm.is_model(init.split(".")[0]):
+            return published(init)
+        raise ConfigError(none_of_these("encoder.init", path))
     if is_checkpoint(path) is not None:
         run = path.parent.parent
         return _own(run, describe_run(run)[0], init)
