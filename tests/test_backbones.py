@@ -15,9 +15,9 @@ from simclr.config import EncoderConfig, HeadConfig, TrainConfig
     ("name", "size"),
     [
         ("vit_tiny_patch16_224", 32),
-        pytest.param("resnet50", 16, marks=pytest.mark.slow),
+        pytest.param("resnet50", 16, marks=pytest.mark.long),
         pytest.param("convnext_atto", 32, marks=pytest.mark.slow),
-        pytest.param("mobilenetv4_conv_small", 32, marks=pytest.mark.slow),
+        pytest.param("mobilenetv4_conv_small", 32, marks=pytest.mark.long),
     ],
 )
 def test_two_steps_and_a_score(name: str, size: int, tiny_run: TrainConfig) -> None:

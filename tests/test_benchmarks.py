@@ -17,8 +17,14 @@ MARKS: dict[str, Any] = {
     "cifar10/lightly_simclr.py": (),
     "cifar10/run.py": pytest.mark.long,
     "adapting.py": pytest.mark.long,
+    "loss.py": pytest.mark.long,
+    "mining.py": pytest.mark.long,
+    "objectives.py": pytest.mark.long,
+    "sampling.py": pytest.mark.long,
+    "scale.py": pytest.mark.long,
+    "step.py": pytest.mark.long,
 }
-"""Of those that take no time, and of those that take half a minute and more; the others are slow."""
+"""Of those that take no time, and of those that take a quarter of a minute and more; the others are slow."""
 
 
 def named(path: Path) -> str:

@@ -222,7 +222,7 @@ def test_a_real_process_exits_with_2_and_one_line(tmp_path: Path) -> None:
 
 def test_a_value_out_of_range_is_one_plain_line_on_a_narrow_terminal_too(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "50")
-    code, _, err = run("pretrain", "cifar10", "--optim.name", "adamw")
+    code, _, err = run("pretrain", "cifar10-lars", "--optim.name", "adamw")
     assert code == 2
     wanted = "error: optim.learning_rate=1 is a rate for LARS; adamw takes about 1e-3, with scaling sqrt\n"
     assert err == wanted

@@ -1,7 +1,7 @@
 """Any set of images as batches on the device: what the encoder is fed when it is evaluated."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from simclr.data.worker_start import way_to_start
 from simclr.data.workers import read_by_workers
 from simclr.errors import DataError
 
-ArrayImages = np.ndarray | Tensor | tuple[Any, Any]
+ArrayImages = np.ndarray | Annotated[Tensor, "N A B C"] | tuple[Any, Any]
 """Images (N, H, W, C) or (N, C, H, W), alone or with labels (N,)."""
 
 Square = Callable[[Tensor], Tensor]

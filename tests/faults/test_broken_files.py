@@ -227,6 +227,7 @@ def spoilt_on_both(images: ImageSet, *rest: object, **more: object) -> tuple[Ima
     return found
 
 
+@pytest.mark.long
 def test_of_two_processes_the_second_meets_it_and_the_first_names_it(
     pretrain: Pretrain, ranks: Callable[..., None], free_port: Callable[[], int], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_run_that_may_not_write_its_config_leaves_no_half_of_it(tiny_run: Trai
     assert find_run(tiny_run)[1:] == (None, [])
 
 
+@pytest.mark.long
 def test_checkpoints_that_do_not_fit_are_said_and_the_last_is_awaited(
     tiny_run: TrainConfig, small_disk: SmallDisk, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_disk_without_room_for_one_checkpoint_is_said_before_the_first_step(
     assert "warning: a checkpoint takes about" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_pictures_that_do_not_fit_are_warnings_and_the_run_ends_well(
     tiny_run: TrainConfig, small_disk: SmallDisk, capfd: pytest.CaptureFixture[str]
 ) -> None:

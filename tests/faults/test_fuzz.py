@@ -359,7 +359,9 @@ def test_logs_and_results(fuzz: Fuzz, config: TrainConfig, tmp_path: Path) -> No
     lines = [{"kind": "step", "step": step, "epoch": 1, **figures} for step in range(1, 5)]
     lines.append({"kind": "epoch", "step": 4, "epoch": 1, "epoch_loss": 2.0, "knn": 0.5})
     whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    accelerator: Any = SimpleNamespace(is_main_process=True, log=lambda *given, **named: None)
+    accelerator: Any = SimpleNamespace(
+        is_main_process=True, device=torch.device("cpu"), log=lambda *given, **named: None
+    )
 
     def read(content: bytes) -> None:
         log = run / "metrics.jsonl"
