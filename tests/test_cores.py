@@ -48,7 +48,7 @@ def test_accelerate_leaves_all_cores(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="what a launcher was told is read from /proc")
-@pytest.mark.parametrize("way", ["variable", "flag"])
+@pytest.mark.parametrize("way", ["variable", pytest.param("flag", marks=pytest.mark.long)])
 def test_what_the_user_asked_for_stays(way: str, tmp_path: Path) -> None:
     if way == "flag":
         assert threads(tmp_path, [*ACCELERATE, "--num_cpu_threads_per_process", "1"]) == 1
@@ -74,6 +74,7 @@ def test_a_crowd_is_told_from_waiting_and_from_work(monkeypatch: pytest.MonkeyPa
     assert after(10, 3, 2000) is None
 
 
+@pytest.mark.long
 def test_without_a_launcher_nothing_is_changed(tmp_path: Path) -> None:
     assert threads(tmp_path, [], OMP_NUM_THREADS="1") == 1
 

@@ -59,7 +59,7 @@ def test_the_example_on_views_runs() -> None:
     "name, formula",
     [
         ("uniform", lambda line: line["align"] + 0.5 * line["spread"]),
-        ("spread", lambda line: line["tight"] - 0.3 * line["apart"]),
+        pytest.param("spread", lambda line: line["tight"] - 0.3 * line["apart"], marks=pytest.mark.long),
     ],
 )
 def test_the_steps_of_adding_an_objective_taken_literally_train_it(

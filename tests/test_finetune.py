@@ -277,7 +277,10 @@ def test_the_command_end_to_end_and_the_same_bits_after_stops(
     assert again["rows"] == result["rows"]
 
 
-@pytest.mark.parametrize("objective", ["triplet", "arcface", "supcon"])
+@pytest.mark.parametrize(
+    "objective",
+    ["arcface", pytest.param("triplet", marks=pytest.mark.long), pytest.param("supcon", marks=pytest.mark.long)],
+)
 def test_any_supervised_objective_is_scored(objective: str, finetune: Any, tmp_path: Path) -> None:
     code, _, err, result = finetune(f"objective:{objective}", *QUICK, "--train.no-scratch")
     assert code == 0, err
