@@ -10,7 +10,8 @@ from typing import Any
 from augment import AugmentConfig
 from simclr.config import TrainConfig
 from simclr.errors import ConfigError, shown
-from simclr.exchange.starting_point import StartingPoint, as_timm_has_it, published, starting_point
+from simclr.exchange.of_others import published_weights
+from simclr.exchange.starting_point import StartingPoint, published, starting_point
 from simclr.flags import Words
 from simclr.model.encoder import SMALL_IMAGE
 
@@ -78,6 +79,6 @@ def adapted(recipe: TrainConfig, words: Words, told: dict[str, Any]) -> tuple[Tr
 
 
 def _of_a_file(point: StartingPoint, recipe: TrainConfig, name: str) -> StartingPoint:
-    known = as_timm_has_it(name)
-    data, augment = (recipe.data, recipe.augment) if known is None else known
+    known = published_weights(name) or recipe
+    data, augment = known.data, known.augment
     return point._replace(encoder=replace(point.encoder, name=name), data=data, augment=augment)

@@ -13,11 +13,12 @@ from simclr.config.yaml import load_config
 from simclr.errors import ConfigError, PipelineError
 from simclr.exchange.description import EncoderDescription, find_encoder, read_description
 from simclr.exchange.given import WEIGHTS, none_of_these
+from simclr.exchange.of_others import published_weights
 from simclr.exchange.stopped_run import describe_run, is_checkpoint
 from simclr.model.encoder import SMALL_IMAGE
 from simclr.paths import given_path
 
-__all__ = ["StartingPoint", "as_timm_has_it", "is_encoder_folder", "published", "starting_point", "with_its_stem"]
+__all__ = ["StartingPoint", "is_encoder_folder", "published", "starting_point", "with_its_stem"]
 
 
 class StartingPoint(NamedTuple):
@@ -69,29 +70,16 @@ def is_encoder_folder(init: str | None) -> bool:
     return Path(init).is_dir() or Path(init).name in ("encoder.json", "encoder.safetensors")
 
 
-def as_timm_has_it(name: str) -> tuple[DataConfig, AugmentConfig] | None:
-    """Size and normalisation of the images that timm says its weights of ``name`` take; None where it says nothing."""
-    try:
-        weights = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a tag behind the dot that timm does not know
-        return None
-    if weights is None or not weights.has_weights:
-        return None
-    size = weights.input_size[-1]
-    data = DataConfig(source="folder", size=round(size / (weights.crop_pct or 1.0)))
-    return data, AugmentConfig(size=size, mean=tuple(weights.mean), std=tuple(weights.std))
-
-
 def published(name: str) -> StartingPoint:
     """timm's published weights of ``name``.
 
     Raises:
         ConfigError: there are none.
     """
-    found = as_timm_has_it(name)
+    found = published_weights(name)
     if found is None:
         raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
-    return StartingPoint(name, EncoderConfig(name=name, pretrained=True), *found)
+    return StartingPoint(name, EncoderConfig(name=name, pretrained=True), found.data, found.augment)
 
 
 def with_its_stem(config: TrainConfig) -> TrainConfig:
