@@ -92,15 +92,19 @@ def _for_its_images(config: TrainConfig, given: Words) -> TrainConfig:
             f"{images.name} has the class {images.classes[0]} alone; to tell classes apart takes at least two"
         )
     schedule, train = config.schedule, config.train
-    if "--schedule.head-epochs" not in given.flags and not _head_learns(config, images):
-        schedule = replace(schedule, head_epochs=0)
     if "--train.batch-size" not in given.flags:
         train = replace(train, batch_size=_small_enough(len(images)))
     epochs = min(max(30, math.ceil(1000 / max(1, len(images) // train.batch_size))), 300)  # a thousand steps
     if "--train.epochs" not in given.flags:
         train = replace(train, epochs=epochs)
+    # Of a run that was shortened they take their share: else it would end at its highest rate.
+    if "--schedule.head-epochs" not in given.flags:
+        head_epochs = min(schedule.head_epochs, train.epochs // 5) if _head_learns(config, images) else 0
+        schedule = replace(schedule, head_epochs=head_epochs)
+    if "--schedule.warmup-epochs" not in given.flags:
+        schedule = replace(schedule, warmup_epochs=min(schedule.warmup_epochs, train.epochs / 10))
     if "--train.knn-every" not in given.flags:
-        train = replace(train, knn_every=epochs // 6)
+        train = replace(train, knn_every=max(1, train.epochs // 6))
     return replace(config, schedule=schedule, train=train)
 
 

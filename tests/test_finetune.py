@@ -128,6 +128,8 @@ def test_words_over_the_defaults(pretrained: Path, tmp_path: Path) -> None:
     assert parse(*init, "objective:triplet", "--head.layers", "1").schedule.head_epochs == 2
     assert parse(*init, "objective:arcface").schedule.head_epochs == 2
     assert parse(*init, "--schedule.head-epochs", "1").schedule.head_epochs == 1
+    short = parse(*init, "--train.epochs", "3").schedule  # most of it is left for a rate that falls
+    assert (short.head_epochs, short.warmup_epochs) == (0, 0.3)
     with pytest.raises(ConfigError, match="needs weights to start from"):
         parse("--train.epochs", "3")
     with pytest.raises(ConfigError, match="the objective nt-xent has no use for them"):
