@@ -217,6 +217,8 @@ def test_a_run_that_averages_its_weights_gives_the_average(tiny_run: TrainConfig
         ("weights.pth", {}, CheckpointError, r"not say which network .* --encoder.name resnet50 \(or resnet50=weights.pth\)"),
         ("weights.pth", {"network": "resnet18"}, CheckpointError, "does not hold the weights of resnet18"),
         ("weights.pth", {"network": "resnet19"}, ConfigError, "did you mean resnet1"),
+        ("resnet19=weights.pth", {}, ConfigError, "encoder.name is 'resnet19', which timm does not have; did you mean resnet1"),
+        ("resnet19=none.pth", {}, CheckpointError, "'resnet19=none.pth': there is no such file"),
         ("weights.pth", {"checkpoint": "newest"}, ConfigError, "--checkpoint is for a run's folder, and 'weights.pth' is none"),
         ("odd.pth", {}, CheckpointError, "names 'my_net', which timm does not have"),
         ("runs/birds", {}, CheckpointError, "holds no encoder"),
