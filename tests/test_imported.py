@@ -296,6 +296,9 @@ def test_a_torn_file_and_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no encoder"):
         start_from(nn.Linear(1, 1), EncoderConfig(init=str(tmp_path / "empty")))
+    (tmp_path / "empty" / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"as timm writes one; its weights are a file, .*model\.safetensors"):
+        start_from(nn.Linear(1, 1), EncoderConfig(init=str(tmp_path / "empty")))
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
