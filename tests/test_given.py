@@ -217,9 +217,12 @@ def test_a_run_that_averages_its_weights_gives_the_average(tiny_run: TrainConfig
         ("weights.pth", {}, CheckpointError, r"not say which network .* --encoder.name resnet50 \(or resnet50=weights.pth\)"),
         ("weights.pth", {"network": "resnet18"}, CheckpointError, "does not hold the weights of resnet18"),
         ("weights.pth", {"network": "resnet19"}, ConfigError, "did you mean resnet1"),
+        ("resnet19=weights.pth", {}, ConfigError, "encoder.name is 'resnet19', which timm does not have; did you mean resnet1"),
+        ("resnet19=none.pth", {}, CheckpointError, "'resnet19=none.pth': there is no such file"),
         ("weights.pth", {"checkpoint": "newest"}, ConfigError, "--checkpoint is for a run's folder, and 'weights.pth' is none"),
         ("odd.pth", {}, CheckpointError, "names 'my_net', which timm does not have"),
         ("runs/birds", {}, CheckpointError, "holds no encoder"),
+        ("runs", {}, CheckpointError, r"runs holds no encoder \(but runs that do: runs.cats\)"),
         ("resnet18.no_such_tag", {}, ConfigError, "timm has no published weights for resnet18.no_such_tag"),
     ],
 )  # fmt: skip
@@ -228,6 +231,8 @@ def test_what_is_none_of_these(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs/birds").mkdir(parents=True)
+    Path("runs/cats/encoder").mkdir(parents=True)
+    Path("runs/cats/encoder/encoder.json").touch()
     torch.save({"a": torch.zeros(3)}, "weights.pth")
     torch.save({"arch": "my_net", "state_dict": {"a": torch.zeros(3)}}, "odd.pth")
     with pytest.raises(error, match=said) as raised:

@@ -222,11 +222,17 @@ def test_another_stem_is_refused_with_a_hint(tmp_path: Path) -> None:
     torch.save(small.state_dict(), tmp_path / "small.pth")
     said = refused(tmp_path / "small.pth")
     assert "conv1.weight is (64, 3, 3, 3), expected (64, 3, 7, 7)" in said
-    assert "--encoder.stem small" in said
+    assert f"{WANTED - 1} of {WANTED} tensors match" in said
+    assert "its first convolution is 3x3, this network's 7x7: see --encoder.stem small" in said
     backbone, told = load(tmp_path / "small.pth", init_partial=True)
     assert f"{WANTED - 1} of {WANTED} tensors; not taken: conv1.weight is (64, 3, 3, 3)" in told
     assert torch.equal(backbone.layer1[0].conv1.weight, small.layer1[0].conv1.weight)
     assert backbone.conv1.weight.shape == (64, 3, 7, 7)
+    torch.save(timm_network().state_dict(), tmp_path / "large.pth")
+    with pytest.raises(
+        CheckpointError, match=r"first convolution is 7x7, this network.s 3x3: see --encoder\.stem imagenet"
+    ):
+        start_from(small, EncoderConfig(name="resnet18", init=str(tmp_path / "large.pth")))
 
 
 def test_every_missing_tensor_is_named(tmp_path: Path) -> None:
@@ -289,6 +295,9 @@ def test_a_torn_file_and_a_missing_one(tmp_path: Path) -> None:
             start_from(nn.Linear(1, 1), EncoderConfig(init=str(tmp_path / name)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no encoder"):
+        start_from(nn.Linear(1, 1), EncoderConfig(init=str(tmp_path / "empty")))
+    (tmp_path / "empty" / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"as timm writes one; its weights are a file, .*model\.safetensors"):
         start_from(nn.Linear(1, 1), EncoderConfig(init=str(tmp_path / "empty")))
 
 

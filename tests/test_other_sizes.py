@@ -1,5 +1,6 @@
 """An encoder at another image size than it was trained at, and the map that it pools its vector from."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,11 @@ def test_a_convolutional_network_at_another_size_and_its_map(tmp_path: Path) -> 
     dense = simclr.load_encoder(folder, size=96, features="map")
     assert dense(images).shape == (2, 16, 12, 12) and dense.features == 16
     torch.testing.assert_close(dense(images).mean((2, 3)), found(images), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ConfigError, match="size is 1: expected at least 2"):
-        simclr.load_encoder(folder, size=1)
+    for size in (1, "96", (96, 96)):
+        with pytest.raises(ConfigError, match=re.escape(f"size is {size!r}: expected one whole number, of at least 2")):
+            simclr.load_encoder(folder, size=size)  # type: ignore[arg-type]  # a user's mistake
+    with pytest.raises(ConfigError, match="features is 'maps': expected 'vector' or 'map'"):
+        simclr.load_encoder(folder, features="maps")  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

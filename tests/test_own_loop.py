@@ -77,6 +77,10 @@ def test_features_of_what_others_have(given: Any) -> None:
 def test_arrays_alone_have_no_labels() -> None:
     assert extract_features(Sums(), LAST).y.tolist() == [-1] * 7
     assert extract_features(Sums(), DataLoader(PIXELS, batch_size=4)).y.tolist() == [-1] * 7
+    alone = TensorDataset(PIXELS)  # gives (image,)
+    for given in (alone, DataLoader(alone, batch_size=4)):
+        found = extract_features(Sums(), given)
+        assert torch.equal(found.x, extract_features(Sums(), PIXELS).x) and found.y.tolist() == [-1] * 7
 
 
 def test_pictures_of_several_sizes_become_what_the_encoder_makes_of_each(tmp_path: Path) -> None:
@@ -104,6 +108,9 @@ def test_pictures_of_several_sizes_become_what_the_encoder_makes_of_each(tmp_pat
         (np.zeros((4, 5, 5, 2)), "5 channels"),
         (np.zeros((4, 3, 5, 5), dtype=np.int64), r"the images are int64 of shape \(4, 3, 5, 5\): expected uint8"),
         ((PIXELS, [1, 2]), "7 images and 2 labels"),
+        ((LAST, ["cat"] * 7), "the labels are such as 'cat': expected whole numbers; number the classes first"),
+        ((LAST, np.array(["cat"] * 7)), "the labels are such as .*'cat'.*: expected whole numbers"),
+        ((PIXELS, LABELS / 2), "the labels are torch.float32 with fractions: expected whole numbers, one a class"),
         ([(PIXELS[0], "cat")], "the label of image 0 is 'cat': expected a whole number"),
         ([{"file": "x"}], "image 0 is a row with file: expected a column image or img"),
         ([3], "image 0 is a int: expected a tensor"),

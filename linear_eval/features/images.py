@@ -102,7 +102,9 @@ def _parts(item: Any, which: str) -> tuple[Any, Any]:
                 f"{which} is a row with {', '.join(map(str, item))}: expected a column {' or '.join(IMAGE_KEYS)}"
             )
         return item[found], next((item[key] for key in LABEL_KEYS if key in item), None)
-    return (item[0], item[1]) if isinstance(item, tuple | list) and len(item) > 1 else (item, None)
+    if isinstance(item, tuple | list) and item:
+        return item[0], item[1] if len(item) > 1 else None  # one alone is of a TensorDataset without labels
+    return item, None
 
 
 def _whole(label: Any, which: str) -> int:
@@ -241,14 +243,10 @@ def as_images(given: Any) -> SizedImages:
     """
     images, labels = given, None
     if isinstance(given, tuple) and len(given) == 2 and _are_labels(given[1]):
-        images, labels = (
-            given[0],
-            torch.as_tensor(np.asarray(given[1]) if not isinstance(given[1], Tensor) else given[1]),
-        )
+        images, labels = given[0], _whole_numbers(given[1])
         if not hasattr(images, "__len__") or len(images) != len(labels):
             count = len(images) if hasattr(images, "__len__") else type(images).__name__
             raise DataError(f"{count} images and {len(labels)} labels: expected a label for each image")
-        labels = labels.cpu().long()
     if isinstance(images, np.ndarray | Tensor):
         return _Arrays(_channels_second(images), labels)
     if (
@@ -266,7 +264,23 @@ def as_images(given: Any) -> SizedImages:
 def _are_labels(given: Any) -> bool:
     if isinstance(given, Tensor | np.ndarray):
         return given.ndim == 1
-    return isinstance(given, list | tuple | range) and all(isinstance(one, int | np.integer) for one in given)
+    kinds = (int | np.integer, str)
+    return isinstance(given, list | tuple | range) and any(all(isinstance(one, k) for one in given) for k in kinds)
+
+
+def _whole_numbers(labels: Any) -> Tensor:
+    """Labels (N,) int64 on the CPU, or a DataError."""
+    if not isinstance(labels, Tensor):
+        array = np.asarray(labels)
+        if array.dtype.kind not in "biuf":
+            raise DataError(
+                f"the labels are such as {labels[0]!r:.40}: expected whole numbers; number the classes first"
+            )
+        labels = torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
+    whole = labels.cpu().long()
+    if not torch.equal(whole.to(labels.dtype), labels.cpu()):
+        raise DataError(f"the labels are {labels.dtype} with fractions: expected whole numbers, one a class")
+    return whole
 
 
 def _channels_second(images: np.ndarray | Tensor) -> Tensor:

@@ -181,9 +181,11 @@ def find_encoder(path: Path) -> Path:
     for folder in (path, path / "encoder", path.parent if path.is_file() else path):
         if (folder / "encoder.json").is_file():
             return folder
-    hint = (
-        "training has not finished there: run the same training command again"
-        if (path / "config.yaml").exists()
-        else ("expected encoder.json and encoder.safetensors")
-    )
+    hint = "expected encoder.json and encoder.safetensors"
+    if (path / "config.yaml").exists():
+        hint = "training has not finished there: run the same training command again"
+    elif (path / "model.safetensors").is_file():
+        hint = f"as timm writes one; its weights are a file, {path / 'model.safetensors'}"
+    elif runs := sorted(str(one.parent.parent) for one in path.glob("*/encoder/encoder.json")):
+        hint = f"but runs that do: {', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}"
     raise CheckpointError(f"{path} holds no encoder ({hint})")

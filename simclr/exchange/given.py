@@ -8,7 +8,9 @@ import difflib
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
+from typing import get_args
 
 import timm
 from torch import Tensor
@@ -110,10 +112,12 @@ def load_encoder(
         CheckpointError: nothing there, a damaged file, or tensors that are not exactly those of the backbone that
             ``encoder.json`` names; the message lists the differences. A format that another version writes. A size that the
             network cannot take.
-        ConfigError: a name of timm without published weights, or no map to be had.
+        ConfigError: a name of timm without published weights, no map to be had, or a size or kind of features that is none.
     """
-    if size is not None and size < 2:
-        raise ConfigError(f"size is {size}: expected at least 2 pixels")
+    if size is not None and (not isinstance(size, Integral) or size < 2):
+        raise ConfigError(f"size is {size!r}: expected one whole number, of at least 2 pixels")
+    if features not in get_args(Output):
+        raise ConfigError(f"features is {features!r}: expected {' or '.join(map(repr, get_args(Output)))}")
     return given_encoder(path, "path").build(untrained=untrained, size=size, output=features)
 
 
@@ -140,8 +144,11 @@ def given_encoder(
     """
     text = str(word)
     ahead, equals, behind = text.partition("=")
-    if equals and not Path(text).exists() and timm.is_model(ahead.split(".")[0]):
-        network, text = ahead, behind
+    if equals and not Path(text).exists():
+        # A name that timm does not have, before a file that is there, is refused by that name.
+        one_word = Path(ahead).name == ahead
+        if timm.is_model(ahead.split(".")[0]) or (one_word and given_path(behind, what).is_file()):
+            network, text = ahead, behind
     path = given_path(text, what)
     run = _run_of(path)
     if checkpoint is not None:

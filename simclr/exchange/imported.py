@@ -79,13 +79,13 @@ def start_from(backbone: nn.Module, config: EncoderConfig, channels: int = 3) ->
     # no part of a backbone, nor is what stands under other prefixes when there is one.
     strangers = [name for name in left if not _CLASSIFIER.search(name.removeprefix(prefix))]
     unmatched += [f"{name} has no place in {config.name}" for name in strangers]
+    fitting = {name: tensor for name, tensor in found.items() if tensor.shape == wanted[name].shape}
     if not found or (unmatched and not config.init_partial):
         raise CheckpointError(
-            f"{path} does not hold the weights of {config.name}: {len(found)} of {len(wanted)} tensors match; "
+            f"{path} does not hold the weights of {config.name}: {len(fitting)} of {len(wanted)} tensors match; "
             f"{_reasons(unmatched, found, wanted, tensors, channels)}. Another --encoder.name may, or --encoder.init-partial "
             "takes what matches"
         )
-    fitting = {name: tensor for name, tensor in found.items() if tensor.shape == wanted[name].shape}
     backbone.load_state_dict(fitting, strict=False)
     file = path / "model.safetensors" if path.is_dir() else path
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
@@ -184,7 +184,13 @@ def _reasons(
         return f"its {len(tensors)} tensors are {', '.join(list(tensors)[:6])}{', ...' if len(tensors) > 6 else ''}"
     hint = ""
     if any(line.startswith("conv1.weight is (") for line in unmatched):
-        hint = " (--encoder.stem small is for networks whose first convolution is 3x3)"
+        theirs, ours = found["conv1.weight"].shape, wanted["conv1.weight"].shape
+        if theirs[-1] != ours[-1]:
+            stem = "small" if theirs[-1] < ours[-1] else "imagenet"
+            hint = (
+                f" (its first convolution is {theirs[-1]}x{theirs[-1]}, this network's {ours[-1]}x{ours[-1]}: "
+                f"see --encoder.stem {stem})"
+            )
     others = {
         found[name].shape[1]
         for name, tensor in wanted.items()
