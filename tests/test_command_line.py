@@ -137,6 +137,7 @@ def test_preview_writes_a_picture(run, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["digts"], "did you mean digits"),
+        (["--data.limit", "all"], "--data.limit: expected {None}|INT, got 'all'"),
         (["--train.epoch", "3"], "did you mean --train.epochs?"),
         (["digits", "--data.source", "folder"], "data.path is not set"),
         (["folder", "--data.path", "nowhere"], "the folder nowhere does not exist"),

@@ -128,7 +128,7 @@ def test_freezing_takes_the_lower_layers_out(layers: int) -> None:
 def test_what_has_no_layers_or_too_few_is_refused(resnet: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r"frozen_layers is 10; this backbone has 9 layers \(-1 freezes all"):
         freeze(resnet, 10)
-    with pytest.raises(ConfigError, match=r"Linear has no layers that timm knows"):
+    with pytest.raises(ConfigError, match=r"Linear has no layers that timm knows; set --optim.layer-decay 1,"):
         layer_decay(nn.Linear(2, 2), 0.5)
     with pytest.raises(ConfigError, match="frozen_layers"):
         EncoderConfig(frozen_layers=-2)

@@ -191,6 +191,8 @@ def test_views_with_a_label_an_image_are_their_rows() -> None:
     [
         (lambda: NTXentLoss()(Z0, LABELS), TypeError, "takes no labels"),
         (lambda: NTXentLoss()(torch.stack([Z0, Z1]), LABELS), TypeError, "takes no labels"),
+        (lambda: NTXentLoss()(Z0, LABELS.float()), TypeError, "takes no labels"),
+        (lambda: NTXentLoss()(Z0, ["wren"] * BATCH), TypeError, "takes no labels"),
         (lambda: NTXentLoss()(Z0, Z1[:3]), ValueError, r"the shapes \(12, 8\), \(3, 8\); expected one shape"),
         (
             lambda: TripletLoss()(Z0, Z1),

@@ -231,6 +231,16 @@ def test_names_that_are_taken_are_refused_and_a_cell_run_again_is_not() -> None:
             register(digits)
 
 
+def test_a_source_or_preset_of_another_kind_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_word(config: DataConfig) -> None: ...
+
+    with pytest.raises(ConfigError, match="one_word cannot be called with a config and a part: too many positional"):
+        simclr.register_source(one_word)  # type: ignore[arg-type]
+    monkeypatch.setitem(PRESETS, "three", lambda: 3)
+    with pytest.raises(ConfigError, match="the preset three gives int; expected a TrainConfig"):
+        simclr.preset("three")
+
+
 @pytest.mark.parametrize(
     ("gives", "said"),
     [

@@ -37,3 +37,5 @@ def test_every_image_is_left_out_about_equally_often() -> None:
 def test_too_few_images_names_both_numbers() -> None:
     with pytest.raises(DataError, match=r"5 images.*batch of 8.*--train.batch-size"):
         EpochSampler(images=5, batch_size=8)
+    with pytest.raises(DataError, match=r"1 image, .*batch of 8; add images$"):  # no batch is small enough
+        EpochSampler(images=1, batch_size=8)

@@ -22,13 +22,14 @@ def preset(name: str) -> TrainConfig:
     'resnet18'
     """
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f", did you mean {close[0]}" if close else ""
+        hint = "".join(f", did you mean {close}" for close in difflib.get_close_matches(name, PRESETS, n=1))
         raise ConfigError(
             f"unknown preset {name!r}{hint}? There are {', '.join(PRESETS)}; or give a file ending in .yaml, or with --plugin "
             "MODULE one of your own"
         )
-    return PRESETS[name]()
+    if isinstance(made := PRESETS[name](), TrainConfig):
+        return made
+    raise ConfigError(f"the preset {name} gives {type(made).__name__}; expected a TrainConfig")
 
 
 def digits() -> TrainConfig:
@@ -287,8 +288,7 @@ def register_preset(build: Callable[[], TrainConfig]) -> Callable[[], TrainConfi
         ConfigError: another preset has that name.
     """
     name = build.__name__.replace("_", "-")
-    known = PRESETS.get(name)
-    if known is not None and known.__module__ != build.__module__:
+    if PRESETS.get(name, build).__module__ != build.__module__:
         raise ConfigError(f"there is a preset called {name} already; give yours another name")
     PRESETS[name] = build
     return build

@@ -1,5 +1,6 @@
 """The names of the image sets that there are, and how a set of your own becomes one of them."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,11 +32,15 @@ def register_source(load: Load) -> Load:
     ``data.test_fraction`` of every class of "train" held out.
 
     Raises:
-        ConfigError: another source has that name.
+        ConfigError: another source has that name, or it does not take two arguments.
     """
     name = load.__name__
     known = OWN_SOURCES.get(name)
     if name in (*SOURCES, GIVEN) or (known is not None and known.__module__ != load.__module__):
         raise ConfigError(f"there is a data source called {name} already; give yours another name")
+    try:
+        inspect.signature(load).bind(None, "train")
+    except TypeError as error:
+        raise ConfigError(f"the data source {name} cannot be called with a config and a part: {error}") from error
     OWN_SOURCES[name] = load
     return load

@@ -129,8 +129,9 @@ def opened_row(image: Any, name: object, max_pixels: int) -> Opened:
         image = np.asarray(image)
     kind = image.dtype.kind
     if kind == "f" and image.size and not (image.min() >= -0.01 and image.max() <= 1.01):
+        held = "values that are NaN" if np.isnan(image).any() else f"floats from {image.min():.3g} to {image.max():.3g}"
         raise DataError(
-            f"{name} holds floats from {image.min():.3g} to {image.max():.3g}; expected 0 to 1, without a normalisation "
+            f"{name} holds {held}; expected 0 to 1, without a normalisation "
             "(the run normalises by itself), or uint8 of 0 to 255"
         )
     if kind not in "buif" or (kind in "ui" and image.dtype.itemsize > 2):

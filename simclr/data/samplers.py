@@ -59,9 +59,10 @@ class EpochSampler:
 
     def __post_init__(self) -> None:
         if self.images < self.batch_size:
+            smaller = f" or set --train.batch-size {max(2, self.images // 2)}" if self.images > 1 else ""
             raise DataError(
-                f"the set has {self.images} images, fewer than one batch of {self.batch_size}; "
-                f"add images or set --train.batch-size {max(2, self.images // 2)}"
+                f"the set has {self.images} image{'s'[: self.images != 1]}, fewer than one batch of {self.batch_size}; "
+                f"add images{smaller}"
             )
 
     @property

@@ -32,7 +32,8 @@ def as_taken(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     first, *rest = args
     first = _tensor(first)
     if kind == "views":
-        others = [_tensor(one) for one in rest]
+        labelled = any(_are_texts(one) for one in rest)
+        others = [] if labelled else [_tensor(one) for one in rest]
         if others and all(_is_view(one, first) for one in others):
             return (torch.stack([first, *others]),), kwargs
         if (
@@ -44,7 +45,9 @@ def as_taken(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
             raise ValueError(
                 f"the views have the shapes {shapes}; expected one shape (B, D), or all in one tensor (V, B, D)"
             )
-        if others and all(isinstance(one, Tensor) and not one.is_floating_point() for one in others):
+        if labelled or (
+            others and all(isinstance(one, Tensor) and (not one.is_floating_point() or one.ndim == 1) for one in others)
+        ):
             raise TypeError(
                 "this loss compares the views of images and takes no labels: loss(torch.stack([z0, z1])); with labels use "
                 "SupConLoss or another loss on labels"
@@ -89,14 +92,18 @@ def _tensor(value: Any, device: torch.device | None = None) -> Any:
 
 
 def _labels(value: Any, name: str, device: torch.device | None) -> Any:
-    words = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
-    if words or (isinstance(value, _LISTS) and any(isinstance(one, str) for one in value)):
+    if _are_texts(value):
         raise TypeError(
             f"{name} are texts; a loss takes numbers: classes = sorted(set({name})), torch.tensor([classes.index(one) for one in "
             f"{name}])"
         )
     value = _tensor(value, device)
     return value.long() if isinstance(value, Tensor) and value.dtype in _WHOLE else value
+
+
+def _are_texts(value: Any) -> bool:
+    words = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
+    return words or (isinstance(value, _LISTS) and any(isinstance(one, str) for one in value))
 
 
 def _flat(z: Tensor, given: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

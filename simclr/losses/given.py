@@ -100,9 +100,9 @@ class GivenLoss(Loss):
             labels = batch.labels.repeat(len(batch.z), *[1] * (batch.labels.ndim - 1))
             loss = self.loss(batch.z.flatten(0, 1), labels)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            found = f"a {loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(
-                f"the objective {_name(self.loss)} gave {found}; expected one number, a tensor of shape ()"
+                f"the objective {_name(self.loss)} gave {found}; expected one number, a tensor of shape () and floating point"
             )
         if batch.z.requires_grad and not loss.requires_grad:
             raise ConfigError(

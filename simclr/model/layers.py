@@ -95,5 +95,5 @@ class _WithClassifier:
 
 def _no_layers(backbone: nn.Module) -> ConfigError:
     return ConfigError(
-        f"{type(backbone).__name__} has no layers that timm knows; leave out encoder.frozen_layers and optim.layer_decay"
+        f"{type(backbone).__name__} has no layers that timm knows; set --optim.layer-decay 1, and leave encoder.frozen_layers out"
     )

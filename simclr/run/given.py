@@ -182,7 +182,13 @@ def _placed(augment: Any) -> tuple[Callable[[Tensor], Tensor] | None, Callable[[
     """The operations before and after ours."""
     places: dict[type, Callable[[Tensor], Tensor]] = {}
     for one in () if augment is None else augment if isinstance(augment, tuple | list) else (augment,):
-        if not isinstance(one, Before | After) or type(one) in places or not callable(one.operation):
+        if isinstance(one, Before | After):
+            kind, held = type(one).__name__, type(one.operation).__name__
+            if type(one) in places:
+                raise ConfigError(f"augment has {kind} twice; make one function of both, or give (Before(f), After(g))")
+            if not callable(one.operation):
+                raise ConfigError(f"augment={kind}({held}): expected a function or a module of a batch")
+        else:
             name = getattr(one, "__name__", type(one).__name__)
             raise ConfigError(
                 f"augment is given {name}; say its place: augment=simclr.Before({name}) is called with whole images, "
