@@ -3,14 +3,16 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-
-with suppress(ImportError):  # Windows has none
-    import resource
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 __all__ = ["Crowd", "share_of_cores", "threads_for", "use_cores"]
 
@@ -84,7 +86,7 @@ class Crowd:
 
     def _counts(self) -> tuple[float, float, float]:
         """Seconds, processor seconds of all threads, and cores taken away, so far."""
-        taken = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if "resource" in globals() else 0
+        taken = 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         return time.perf_counter(), time.process_time(), taken
 
 

@@ -131,7 +131,7 @@ def note_modules(names: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
 def plugin_modules(words: Iterable[str]) -> list[str]:
     """The names by which Python imports plugins that a config writes down.
 
-    >>> plugin_modules(["/home/me/birds.py", "nets.small"])
+    >>> plugin_modules(["plugins/birds.py", "nets.small"])
     ['birds', 'nets.small']
     """
     return [_name(word) for word in words]

@@ -1,8 +1,10 @@
 """What several test files share: tiny configs that train in a second, and image folders made on the spot."""
 
+import importlib.util
 import itertools
 import multiprocessing
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -15,9 +17,33 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 import simclr
+from simclr.command_line import run_command
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
 
+Command = Callable[..., tuple[int, str, str]]
 Ranks = Callable[..., None]
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], Command]:
+    """``script("export")(*words)`` runs scripts/export.py in this process; gives its exit code, its output and its errors."""
+
+    def load(name: str) -> Command:
+        spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+        def call(*words: object) -> tuple[int, str, str]:
+            monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+            capsys.readouterr()  # of what was done before
+            code = run_command(module.main, keep_memory=False)
+            return code, *capsys.readouterr()
+
+        return call
+
+    return load
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

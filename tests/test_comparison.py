@@ -1,14 +1,12 @@
 """``report.py RUN ...``: its figures are those of the runs' files, recomputed here; it writes nothing into the runs."""
 
 import base64
-import importlib.util
 import io
 import json
 import os
 import random
 import re
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,6 @@ import simclr
 from linear_eval import EvalConfig, evaluate_run
 from linear_eval.comparison.pictures import draw_runs
 from linear_eval.comparison.runs import read_runs, seed_groups
-from simclr.command_line import run_command
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig, TrainConfig
 from simclr.config.yaml import save_config
 from simclr.names import numbered
@@ -33,19 +30,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(script: Callable[[str], Command]) -> Command:
     """``command(*words)`` runs scripts/report.py; gives its exit code, its output and its errors."""
-    spec = importlib.util.spec_from_file_location("script_report", ROOT / "scripts" / "report.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, words)])
-        code = run_command(script.main, keep_memory=False)
-        return code, *capsys.readouterr()
-
-    return call
+    return script("report")
 
 
 def table(text: str, heading: str) -> dict[tuple[str, ...], dict[str, str]]:

@@ -1,10 +1,8 @@
 """``embed.py RUN``: every file's features by brute force, in every format; dirty folders, neighbours, and mistakes."""
 
 import csv
-import importlib.util
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ import simclr
 from augment import AugmentConfig
 from linear_eval import Features
 from linear_eval.matching.search import nearest
-from simclr.command_line import run_command
 from simclr.config import EncoderConfig
 from simclr.data.decode import decode
 from simclr.exchange.encoder import export_encoder
@@ -38,17 +35,12 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(script: Callable[[str], Command]) -> Command:
     """``command(*words)`` runs scripts/embed.py; gives its exit code, its output and its errors; with ``notes`` all lines."""
-    spec = importlib.util.spec_from_file_location("script_embed", ROOT / "scripts" / "embed.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    embed = script("embed")
 
     def call(*words: object, notes: bool = False) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["embed.py", *map(str, words)])
-        code = run_command(script.main, keep_memory=False)
-        out, err = capsys.readouterr()
+        code, out, err = embed(*words)
         lines = err.splitlines(keepends=True)
         return code, out, "".join(line for line in lines if notes or not line.startswith(NOTES))
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from torchvision.transforms.v2 import functional
 
 import simclr
 from augment import AugmentConfig
-from simclr.command_line import run_command
 from simclr.config import EncoderConfig, HeadConfig
 from simclr.exchange.classifier import export_head, save_temperature
 from simclr.exchange.encoder import export_encoder
@@ -35,19 +33,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(script: Callable[[str], Command]) -> Command:
     """``command(*words)`` runs scripts/export.py; gives its exit code, its output and its errors."""
-    spec = importlib.util.spec_from_file_location("script_export", ROOT / "scripts" / "export.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["export.py", *words])
-        code = run_command(script.main, keep_memory=False)
-        return code, *capsys.readouterr()
-
-    return call
+    return script("export")
 
 
 def encoder_in(run: Path, config: EncoderConfig, size: int = 32, objective: ObjectiveConfig | None = None) -> Path:
@@ -193,8 +181,6 @@ def test_numbers_are_the_expectation_over_the_bins(command: Command, tmp_path: P
 
 
 def test_onnx_runtime_gives_the_same(command: Command, tmp_path: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name)
     run = encoder_in(
         tmp_path / "run", EncoderConfig(name="resnet18", **NARROW), objective=CrossEntropyConfig(lr_multiplier=1.0)
     )
@@ -231,9 +217,6 @@ def test_a_file_that_disagrees_is_not_written(
 
 @pytest.mark.parametrize("form", ["timm", "hub", "torch", pytest.param("onnx", marks=pytest.mark.long)])
 def test_a_full_disk_is_one_line(form: str, command: Command, tmp_path: Path, small_disk: Any) -> None:
-    if form == "onnx":
-        pytest.importorskip("onnxscript")
-        pytest.importorskip("onnxruntime")
     run = encoder_in(tmp_path / "run", EncoderConfig(name="resnet18", **NARROW))
     before = sorted(tmp_path.rglob("*"))
     with small_disk(3_000):

@@ -1,6 +1,5 @@
 """``export.py RUN --format hub``: the folder loads by timm and by its own lines, and its card says what was measured alone."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -20,7 +19,6 @@ import simclr
 from augment import AugmentConfig
 from linear_eval.comparison.card import card_facts
 from linear_eval.features.frozen import encoder_digest
-from simclr.command_line import run_command
 from simclr.config import DataConfig, EncoderConfig, TrainConfig
 from simclr.config.yaml import save_config
 from simclr.exchange.encoder import export_encoder
@@ -40,19 +38,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(script: Callable[[str], Command]) -> Command:
     """``command(*words)`` runs scripts/export.py; gives its exit code, its output and its errors."""
-    spec = importlib.util.spec_from_file_location("script_export", ROOT / "scripts" / "export.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, words)])
-        code = run_command(script.main, keep_memory=False)
-        return code, *capsys.readouterr()
-
-    return call
+    return script("export")
 
 
 def run_in(folder: Path, encoder: EncoderConfig, data: DataConfig | None = None, size: int = 32) -> Path:
@@ -213,8 +201,6 @@ def test_a_card_that_was_edited_is_not_written_over(command: Command, tmp_path: 
 
 @pytest.mark.slow
 def test_every_format_gives_the_runs_features_in_a_process_of_its_own(tmp_path: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name)
     for name, config in NETWORKS.items():
         run_in(tmp_path / name, config)
     write = """if True:

@@ -1,11 +1,9 @@
 """``predict.py RUN DIR``: the classes that a score counted, probabilities by hand, tables, broken files, and mistakes."""
 
 import csv
-import importlib.util
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +29,6 @@ from linear_eval.classify.probe import held_out_parts
 from linear_eval.classify.saved_probe import SavedProbe, write_probe
 from linear_eval.features.frozen import encoder_digest
 from linear_eval.finetuned import evaluate_finetuned
-from simclr.command_line import run_command
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, TrainConfig
 from simclr.config.yaml import save_config
 from simclr.data import load_source
@@ -51,20 +48,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(script: Callable[[str], Command]) -> Command:
     """``command(*words)`` runs scripts/predict.py; gives its exit code, its output and its errors."""
-    spec = importlib.util.spec_from_file_location("script_predict", ROOT / "scripts" / "predict.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
-        capsys.readouterr()  # of what was done before
-        code = run_command(script.main, keep_memory=False)
-        return code, *capsys.readouterr()
-
-    return call
+    return script("predict")
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def cifar10_resnet50() -> TrainConfig:
 def cifar10_cpu() -> TrainConfig:
     """CIFAR-10 on a laptop: a ResNet of one block a stage, about 1M parameters, at the full 32x32 resolution.
 
-    Source: the recipe of `cifar10` with Muon, smaller views first, larger crops and a lower temperature, each chosen on
+    Source: the recipe of `cifar10-lars` with Muon, smaller views first, larger crops and a lower temperature, each chosen on
     images held out of the training set (docs/decisions.md, "ideas for CIFAR-10 in little time").
     Expected score and cost: see docs/benchmarks.md, "CIFAR-10 on two CPU cores".
     Command: accelerate launch scripts/pretrain.py cifar10-cpu
@@ -171,7 +171,7 @@ def cifar10_cpu() -> TrainConfig:
 
 
 def cifar100() -> TrainConfig:
-    """CIFAR-100 with the recipe of `cifar10`.
+    """CIFAR-100 with the recipe of `cifar10-lars`.
 
     Source: Chen et al. 2020, appendix B.9.
     Expected score and cost: not measured by this project.

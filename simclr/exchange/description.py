@@ -184,6 +184,8 @@ def find_encoder(path: Path) -> Path:
     hint = "expected encoder.json and encoder.safetensors"
     if (path / "config.yaml").exists():
         hint = "training has not finished there: run the same training command again"
+        if steps := sorted(str(one) for one in (path / "checkpoints").glob("step-*")):
+            hint += f", or give a checkpoint of it, {steps[-1]}"
     elif (path / "model.safetensors").is_file():
         hint = f"as timm writes one; its weights are a file, {path / 'model.safetensors'}"
     elif runs := sorted(str(one.parent.parent) for one in path.glob("*/encoder/encoder.json")):

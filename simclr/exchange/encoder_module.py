@@ -10,6 +10,7 @@ from augment import preprocess
 from simclr.data.decode import Fit, Reader
 from simclr.model.dense import feature_map
 from simclr.model.encoder import feature_width
+from simclr.model.modes import evaluating
 
 __all__ = ["Encoder", "Output"]
 
@@ -59,13 +60,11 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _map_width(self) -> int:
-        modes = {module: module.training for module in self.backbone.modules()}
         device = next((tensor.device for tensor in self.backbone.parameters()), None)
-        self.backbone.eval()  # BatchNorm would learn from what is no image
-        width = feature_map(self.backbone, torch.zeros(1, self.channels, self.size, self.size, device=device)).shape[1]
-        for module, training in modes.items():
-            module.training = training
-        return width
+        with evaluating(self.backbone):  # BatchNorm would learn from what is no image
+            return feature_map(self.backbone, torch.zeros(1, self.channels, self.size, self.size, device=device)).shape[
+                1
+            ]
 
     @property
     def channels(self) -> int:

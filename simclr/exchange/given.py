@@ -1,4 +1,5 @@
-"""An encoder as people name one: the one place that knows what a word on a command line, or a path, may stand for.
+"""An encoder as people name one: what a word on a command line, or a path, may stand for. Weights that training starts from are
+named the same way, and ``starting_point`` says what they are without loading them.
 
 A run, an encoder folder, a checkpoint of a run that has not finished, a file of weights of timm, torchvision, lightly,
 solo-learn or Lightning, or the name of a timm model with published weights.
@@ -21,7 +22,7 @@ from simclr.exchange.description import EncoderDescription, find_encoder, read_d
 from simclr.exchange.encoder import assemble, build_encoder
 from simclr.exchange.encoder_module import Encoder, Output
 from simclr.exchange.of_others import Imported, from_file, published
-from simclr.exchange.stopped_run import NEWEST, checkpoint_backbone, choose_checkpoint, describe_run, is_checkpoint
+from simclr.exchange.stopped_run import checkpoint_backbone, choose_checkpoint, describe_run, is_checkpoint
 from simclr.paths import given_path
 
 __all__ = [
@@ -208,13 +209,7 @@ def _imported(found: Imported, home: str) -> GivenEncoder:
 
 
 def _from_folder(path: Path) -> GivenEncoder:
-    try:
-        folder = find_encoder(path)
-    except CheckpointError as error:
-        run = path if (path / "config.yaml").exists() else None
-        if run is None or not any((run / "checkpoints").glob("step-*")):
-            raise
-        raise CheckpointError(f"{error}; or take the encoder as it is so far: --checkpoint {NEWEST}") from error
+    folder = find_encoder(path)
     home = folder.parent if (folder.parent / "config.yaml").exists() else folder
     return GivenEncoder(name=home.resolve().name, description=read_description(folder), home=home, folder=folder)
 

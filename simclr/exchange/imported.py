@@ -142,8 +142,7 @@ def _fitted(found: dict[str, Tensor], wanted: dict[str, Tensor], backbone: nn.Mo
             found[name] = adapt_input_conv(channels, tensor)
             done.append(f"{name} fitted from 3 channels to {channels}")
         elif name == "pos_embed" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:
-            # A class token and registers have positions of their own, which stay.
-            own = 0 if getattr(backbone, "no_embed_class", False) else getattr(backbone, "num_prefix_tokens", 1)
+            own = _own_positions(backbone)
             old, new = (round(max(0, positions - own) ** 0.5) for positions in (tensor.shape[1], shape[1]))
             if tensor.shape[1] == old * old + own and shape[1] == new * new + own:
                 found[name] = resample_abs_pos_embed(tensor, [new, new], [old, old], num_prefix_tokens=own)
@@ -151,6 +150,11 @@ def _fitted(found: dict[str, Tensor], wanted: dict[str, Tensor], backbone: nn.Mo
     resampled, said = at_other_size(found, backbone)
     found |= resampled
     return done + said
+
+
+def _own_positions(backbone: nn.Module) -> int:
+    """How many positions are those of a class token and registers, which no resampling may touch."""
+    return 0 if getattr(backbone, "no_embed_class", False) else int(getattr(backbone, "num_prefix_tokens", 1))
 
 
 def position_patches(path: Path, backbone: nn.Module) -> int | None:
@@ -162,7 +166,7 @@ def position_patches(path: Path, backbone: nn.Module) -> int | None:
     positions = tensors.get(prefix + names.get("pos_embed", "pos_embed"))
     if positions is None or positions.ndim != 3:
         return None
-    own = 0 if getattr(backbone, "no_embed_class", False) else int(getattr(backbone, "num_prefix_tokens", 1))
+    own = _own_positions(backbone)
     side = isqrt(max(0, positions.shape[1] - own))
     return side if side * side + own == positions.shape[1] else None
 

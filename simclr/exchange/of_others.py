@@ -24,7 +24,7 @@ from simclr.exchange.imported import position_patches, start_from
 from simclr.exchange.weights_file import named_network
 from simclr.model.encoder import build_backbone, feature_width, without_weights
 
-__all__ = ["Imported", "PublishedWeights", "from_file", "published", "published_weights"]
+__all__ = ["Imported", "PublishedWeights", "expect_published", "from_file", "published", "published_weights"]
 
 _TORCHVISION = {f"vit_{a}_{p}": f"vit_{b}_patch{p}_224" for a, b in (("b", "base"), ("l", "large")) for p in (16, 32)}
 """What torchvision calls networks that timm has under another name."""
@@ -68,6 +68,18 @@ def published_weights(name: str) -> PublishedWeights | None:
     return None if weights is None or not weights.has_weights else _wanted(weights.to_dict())
 
 
+def expect_published(name: str) -> PublishedWeights:
+    """What timm says of the weights that it publishes under ``name``.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    weights = published_weights(name)
+    if weights is None:
+        raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
+    return weights
+
+
 def _of_timm(name: str) -> Any:
     try:
         return timm.get_pretrained_cfg(name)
@@ -105,9 +117,7 @@ def published(name: str, channels: int) -> Imported:
     Raises:
         ConfigError: there are none, or they cannot be fetched.
     """
-    weights = published_weights(name)
-    if weights is None:
-        raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
+    weights = expect_published(name)
     config = EncoderConfig(name=name, pretrained=True)
     augment = normalised_for(channels, weights.augment)
     try:

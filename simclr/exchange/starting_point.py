@@ -13,7 +13,7 @@ from simclr.config.yaml import load_config
 from simclr.errors import ConfigError, PipelineError
 from simclr.exchange.description import EncoderDescription, find_encoder, read_description
 from simclr.exchange.given import WEIGHTS, none_of_these
-from simclr.exchange.of_others import published_weights
+from simclr.exchange.of_others import expect_published
 from simclr.exchange.stopped_run import describe_run, is_checkpoint
 from simclr.model.encoder import SMALL_IMAGE
 from simclr.paths import given_path
@@ -76,9 +76,7 @@ def published(name: str) -> StartingPoint:
     Raises:
         ConfigError: there are none.
     """
-    found = published_weights(name)
-    if found is None:
-        raise ConfigError(f"timm has no published weights for {name}; timm.list_pretrained() lists those it has")
+    found = expect_published(name)
     return StartingPoint(name, EncoderConfig(name=name, pretrained=True), found.data, found.augment)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from simclr.config import EncoderConfig
 from simclr.errors import ConfigError
+from simclr.model.modes import evaluating
 
 __all__ = ["SMALL_IMAGE", "build_backbone", "checkpoint_activations", "feature_width", "without_weights"]
 
@@ -93,11 +94,9 @@ def feature_width(backbone: nn.Module, size: int, channels: int = 3) -> int:
 
     It is made where ``backbone`` is, and leaves it there, in its mode.
     """
-    modes = {name: module.training for name, module in backbone.named_modules()}
     device = next((tensor.device for tensor in backbone.parameters()), None)
-    features = backbone.eval()(torch.zeros(1, channels, size, size, device=device))
-    for name, module in backbone.named_modules():
-        module.training = modes[name]
+    with evaluating(backbone):
+        features = backbone(torch.zeros(1, channels, size, size, device=device))
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ValueError(f"expected features of shape (1, F), the model gives {getattr(features, 'shape', features)}")
     return features.shape[1]

@@ -13,6 +13,7 @@ from simclr.data.splits import divide_training
 from simclr.distributed import derive_seed
 from simclr.errors import DataError
 from simclr.model.contrastive import ContrastiveModel
+from simclr.model.modes import evaluating
 from simclr.neighbours import nearest_neighbour_vote
 from simclr.objectives import Objective
 from simclr.run.division import Division, place_part
@@ -59,9 +60,7 @@ class ValidationScore:
     @torch.no_grad()
     def __call__(self, model: ContrastiveModel, objective: Objective, device: torch.device) -> dict[str, float]:
         """The figures of ``model``; the modules' modes are as before afterwards."""
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
+        with evaluating(model):
             if self.validation is not None:
                 predicted = self._predictions(model, objective, device)
                 if predicted is not None:
@@ -73,9 +72,6 @@ class ValidationScore:
             found = nearest_neighbour_vote(bank, self.bank.labels[known].to(device), queries)
             name = "online_knn" if self.validation is None else "validation_knn"
             return {name: (found.cpu() == self.queries.labels[asked]).float().mean().item()}
-        finally:
-            for module, training in modes.items():
-                module.training = training
 
     def _predictions(
         self, model: ContrastiveModel, objective: Objective, device: torch.device

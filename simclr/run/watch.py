@@ -14,6 +14,7 @@ from simclr.exchange.encoder import build_encoder, export_encoder
 from simclr.files import AGAIN, refused
 from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import without_weights
+from simclr.model.modes import evaluating
 from simclr.objectives import Objective
 from simclr.run.diagnostics import effective_rank, linear_cka
 from simclr.run.parts import Run
@@ -54,12 +55,8 @@ class FeatureWatch:
 
     def _features(self, backbone: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
         """(N, F) and the numbers (N,) of the images, in eval mode; the modules' modes are as before afterwards."""
-        modes = {module: module.training for module in backbone.modules()}
-        try:
-            return embed_images(self.images, backbone.eval(), self.augment, device, self.left_out)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with evaluating(backbone):
+            return embed_images(self.images, backbone, self.augment, device, self.left_out)
 
 
 def open_watch(run: Run, backbone: nn.Module) -> FeatureWatch | None:
