@@ -184,7 +184,9 @@ def test_a_run_that_has_not_finished(stopped: Path, pretrained: Path) -> None:
     run = ScoredRun.at(path)
     assert run.data is not None and run.report_folder(run.data) == stopped / f"at-{path.name}"
     assert run.run_dir == stopped
-    with pytest.raises(CheckpointError, match=r"the same training command again, or give a checkpoint of it, .*step-00000002\)$"):
+    with pytest.raises(
+        CheckpointError, match=r"the same training command again, or give a checkpoint of it, .*step-00000002\)$"
+    ):
         given_encoder(stopped)
     with pytest.raises(CheckpointError, match=rf"--checkpoint is '7'; .* has those of steps {step}; newest"):
         given_encoder(stopped, checkpoint="7")
