@@ -57,7 +57,7 @@ def open_set_images(
         test = _everything(replace(data, held_out_classes=0.0))
         return _halves(test, seed, disjoint=_of_other_images(test, run) + _started_from(run))
     _refuse_another_division(data, run.data)
-    if run.data.held_out_classes:
+    if run.data.has_new_classes:
         return _held_out(all_of_training(data), run, seed, kept)
     if run.objective.needs_labels:
         raise DataError(
@@ -162,7 +162,7 @@ def _started_from(run: TrainConfig) -> str:
 
 
 def _refuse_another_division(data: DataConfig, own: DataConfig) -> None:
-    fixed = ("held_out_classes", "split_seed", "test_fraction", *(["labels"] if own.held_out_classes else []))
+    fixed = ("held_out_classes", "split_seed", "test_fraction", *(["labels"] if own.has_new_classes else []))
     for name in fixed:
         given, trained = getattr(data, name), getattr(own, name)
         if not (same_labels(data, own) if name == "labels" else given == trained):
