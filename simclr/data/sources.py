@@ -38,7 +38,7 @@ def load_source(config: DataConfig, split: Split, kept: PartsList | None = None)
     ``train`` is what training sees. ``test`` has the same classes and is a part of the set's own where there is one; else
     ``config.test_fraction`` of every class. ``validation`` is a part of the set's own too; else the share of the training
     images, ``config.validation``, that is kept from training. ``held-out`` is every image, of both parts, of the classes that
-    training sees; Omniglot's are its evaluation alphabets. With ``kept`` a folder is what it was when that list was
+    training never sees; Omniglot's are its evaluation alphabets. With ``kept`` a folder is what it was when that list was
     written: its files, in the parts it names.
 
     Raises:
