@@ -48,7 +48,7 @@ FLOORS = {
         ("protocol", "protocol_numbers", "scored_run"),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
-        ("evaluate", "evaluate_open", "finetuned", "comparison", "predict"),
+        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict"),
     ),
 }
 """The rooms of each package from the ground up: a room imports only from the floors below its own."""

@@ -141,13 +141,13 @@ def class_sizes(
 
 
 def block_scores(
-    a: Annotated[Tensor, "float Q D"], b: Annotated[Tensor, "float N D"], distance: Distance
-) -> Annotated[Tensor, "float Q N"]:
-    """Scores of every row of ``a`` (A, F) with every row of ``b`` (B, F), both prepared: (A, B) float64."""
-    scores = a @ b.T  # (A, B)
+    a: Annotated[Tensor, "float ... Q D"], b: Annotated[Tensor, "float ... N D"], distance: Distance
+) -> Annotated[Tensor, "float ... Q N"]:
+    """Scores of every row of ``a`` (..., A, F) with every row of ``b`` (..., B, F), both prepared: (..., A, B) float64."""
+    scores = a @ b.mT  # (..., A, B)
     if distance == "cosine":
         return _on_grid(scores)
-    lengths = _squared_norms(a)[:, None] + _squared_norms(b)[None, :]  # (A, B)
+    lengths = _squared_norms(a)[..., :, None] + _squared_norms(b)[..., None, :]  # (..., A, B)
     return _minus_distance(scores.mul_(-2).add_(lengths), lengths)
 
 
@@ -184,7 +184,7 @@ def natural(score: float, distance: Distance) -> float:
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    return torch.einsum("nf,nf->n", rows, rows)  # without a second (N, F)
+    return torch.einsum("...f,...f->...", rows, rows)  # without a second (N, F)
 
 
 def _on_grid(cosines: Tensor) -> Tensor:
