@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
 from simclr.numerics import full_precision, l2_normalize, safe_sqrt
 
 __all__ = ["ArcFaceConfig", "ArcFaceLoss"]
@@ -75,6 +75,7 @@ class ArcFaceLoss(LabelLoss):
         subcenters: int = 1,
     ) -> None:
         super().__init__()
+        check_sizes(num_classes, dim)
         _check(scale, margin, subcenters)
         self.num_classes, self.scale, self.margin = num_classes, scale, margin
         self.easy_margin, self.subcenters = easy_margin, subcenters
@@ -82,6 +83,7 @@ class ArcFaceLoss(LabelLoss):
 
     def cosines(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
         """Cosine of ``z`` (N, D) to the nearest direction of every class: (N, C), float32 or float64."""
+        check_dim(z, self.weight.shape[1])
         with torch.autocast(z.device.type, enabled=False):
             z = full_precision(z)
             cosines = l2_normalize(z) @ l2_normalize(self.weight.to(z.dtype)).t()
