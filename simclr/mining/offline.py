@@ -23,7 +23,7 @@ def offline_triplets(
     labels: Tensor,
     *,
     seed: int,
-    strategy: OfflineStrategy = "hard",
+    strategy: OfflineStrategy = "semi-hard",
     margin: float = 0.2,
     distance: DistanceName = "euclidean",
     normalize: bool = True,
