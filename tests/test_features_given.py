@@ -43,7 +43,7 @@ def test_features_are_made_of_any_numbers(kind: str, labels: str) -> None:
         assert found is not None and torch.equal(found, wanted) and found.dtype == torch.int64
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["float64", "bfloat16", "list"])
 def test_every_classifier_scores_them_alike(kind: str) -> None:
     expected = Features(X.float(), Y, torch.arange(ROWS))
     given, pair = Features(KINDS[kind](X), Y.numpy(), range(ROWS)), (KINDS[kind](X), Y.tolist())
