@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("augment", "simclr", "linear_eval", "scripts")
 FLOORS = {
     "augment": (
-        ("lazy", "extra", "own", "parameters", "evaluation", "mix", "marks"),
+        ("lazy", "extra", "own", "parameters", "pixel_range", "marks"),
+        ("evaluation", "mix"),
         ("config",),
         ("crops",),
         ("sampling", "reference"),

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, get_args
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed, as_numbers
 from simclr.errors import ConfigError, DataError
 
 __all__ = [
@@ -65,9 +66,12 @@ class Embeddings:
 
 
 def prepare(
-    x: Annotated[Tensor, "float N D"], y: Annotated[Tensor, "int64 N"], distance: Distance = "cosine", name: str = "x"
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
+    distance: Distance = "cosine",
+    name: str = "x",
 ) -> Embeddings:
-    """Check embeddings ``x`` (N, F) floating and labels ``y`` (N,) integer, and bring them into comparable form.
+    """Check embeddings ``x`` (N, F) and labels ``y`` (N,) integer, tensors, arrays or lists, and bring them into comparable form.
 
     Raises:
         DataError: an empty set, shapes that do not fit, labels that are not integers from 0 up, or rows with NaN or
@@ -76,7 +80,7 @@ def prepare(
     """
     if distance not in get_args(Distance):
         raise ConfigError(f"unknown distance {distance!r}; expected one of {', '.join(get_args(Distance))}")
-    x, y = torch.as_tensor(x).detach(), torch.as_tensor(y)
+    x, y = as_numbers(x, name), as_numbers(y, f"the labels of {name}")
     if x.ndim != 2 or not x.is_floating_point():
         raise DataError(f"{name} must be a floating-point matrix (N, F), got {tuple(x.shape)} {x.dtype}")
     if y.ndim != 1 or y.is_floating_point() or y.is_complex():
@@ -85,6 +89,7 @@ def prepare(
         )
     if len(x) != len(y):
         raise DataError(f"{name} has {len(x)} rows but {len(y)} labels; every row needs exactly one")
+    y = y.long()  # not every type of whole numbers compares
     if (y < 0).any():
         missing = int((y < 0).sum())
         raise DataError(
@@ -105,11 +110,15 @@ def prepare(
         rows /= rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     else:
         rows = x.double()
-    return Embeddings(rows=rows, labels=y.to(rows.device, torch.int64), distance=distance)
+    return Embeddings(rows=rows, labels=y.to(rows.device), distance=distance)
 
 
 def query_and_gallery(
-    x: Tensor, y: Tensor, gallery_x: Tensor | None, gallery_y: Tensor | None, distance: Distance
+    x: Tensor | Listed,
+    y: Tensor | Listed,
+    gallery_x: Tensor | Listed | None,
+    gallery_y: Tensor | Listed | None,
+    distance: Distance,
 ) -> tuple[Embeddings, Embeddings]:
     """Both sides of a search, prepared; the same object twice where the queries search among themselves.
 
