@@ -80,7 +80,9 @@ class ContrastiveLoss(LabelLoss):
         hinge = torch.where(same, d - self.positive_margin, self.margin - d).relu()
         positive, negative = same.clone().fill_diagonal_(False), ~same
         pairs = len(z) * (len(z) - 1)
-        loss = hinge.square().sum() / (2 * max(pairs, 1))
+        halves = 2 * max(pairs, 1)
+        # Of embeddings as they are the sum may leave float32 where its mean does not.
+        loss = hinge.square().sum() / halves if self.normalize else (hinge * halves**-0.5).square().sum()
         statistics = {
             "active": (hinge.detach() > 0).sum() / pairs if pairs else torch.full_like(loss, torch.nan),
             "positive_distance": mean_where(d, positive),
