@@ -172,10 +172,10 @@ def nt_xent(
     num_views, batch, _ = views.shape
     with torch.autocast(views.device.type, enabled=False):
         z = unit_rows(views.flatten(0, 1))  # (N, D)
+        if batch == 1 and (decoupled or num_views == 2):
+            return (z * 0).sum() + 0 * temperature
         negatives = negative_logsumexp(z, num_views, temperature, coldest).view(num_views, batch)
         z = z.view(views.shape)
-        if decoupled and batch == 1:
-            return (z * 0).sum()
         if num_views == 2:
             # loss = log(1 + exp(negatives - positive)): exact also where it is far below the rounding of either term.
             positive = (z[0] * z[1]).sum(dim=-1) / temperature  # (B,)
@@ -185,7 +185,8 @@ def nt_xent(
         own = torch.eye(num_views, dtype=torch.bool, device=z.device)[:, :, None]
         denominator = negatives  # (V, B)
         if not decoupled:
-            denominator = torch.logaddexp(negatives, positives.masked_fill(own, float("-inf")).logsumexp(dim=1))
+            others = positives.masked_fill(own, float("-inf")).logsumexp(dim=1)
+            denominator = others if batch == 1 else torch.logaddexp(negatives, others)
         pairs = num_views * (num_views - 1) * batch
         return denominator.mean() - positives.masked_fill(own, 0.0).sum() / pairs
 
