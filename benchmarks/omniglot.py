@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from linear_eval.matching.trials import OneShotRuns
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +28,7 @@ from torch import nn
 import simclr
 from linear_eval import extract_features, few_shot, lake_trials, load_runs, map_at_r, recall_at_k, verification
 from linear_eval.features.pixels import RawPixels
+from linear_eval.matching.trials import OneShotRuns
 from simclr.command_line import run_command
 from simclr.config import EncoderConfig, SamplerConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
