@@ -30,7 +30,7 @@ from linear_eval import extract_features, few_shot, lake_trials, load_runs, map_
 from linear_eval.features.pixels import RawPixels
 from linear_eval.matching.trials import OneShotRuns
 from simclr.command_line import run_command
-from simclr.config import EncoderConfig, SamplerConfig, TrainConfig
+from simclr.config import EncoderConfig, HeadConfig, SamplerConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.losses import LossConfig, NTXentConfig
 from simclr.objectives import OBJECTIVES
@@ -58,7 +58,7 @@ def recipe(arguments: argparse.Namespace, objective: type[LossConfig]) -> TrainC
         config = replace(
             config,
             augment=replace(config.augment, views=2),
-            head=replace(config.head, layers=2, predictor=256 if own.needs_keys else 0),
+            head=HeadConfig(layers=2, out_dim=128, predictor_dim=256 if own.needs_keys else 0),
             sampler=SamplerConfig(),
         )
         epochs = max(1, epochs // 2)
