@@ -18,7 +18,7 @@ from simclr.config import SamplerConfig, TrainConfig
 from simclr.data import EpochSampler, ImageSet
 from simclr.data.decode import Reader
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
+from simclr.losses import ContrastiveConfig, CrossEntropyConfig, MoCoConfig, TripletConfig
 from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
 from simclr.model.contrastive import build_model
 from simclr.run.diagnostics import contrastive_diagnostics
@@ -234,6 +234,7 @@ def test_mixing_mining_and_the_heads_phase_on_two_processes(
             sampler=SamplerConfig(name="mined", mine_images=40),
             train=replace(base.train, batch_size=24),
         ),
+        replace(base, name="memory", head=linear, objective=ContrastiveConfig(memory=40, memory_from=1)),
     ]
     (tmp_path / "two").mkdir()
     shared = [replace(config, out=tmp_path / "two") for config in configs]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from simclr.mining.tuples import FEW, positive_table, sort_into_intervals
+from simclr.mining.tuples import FEW, distances_and_labels, positive_table, sort_into_intervals
 from simclr.numerics import OneByOne, in_forward_mode, row_chunks, wide_dtype
 
 __all__ = ["AllTriplets", "batch_all"]
@@ -36,6 +36,7 @@ def batch_all(distances: Tensor, labels: Tensor, margin: float) -> AllTriplets:
     The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. O(N^2) memory,
     O(N^2 log N) time. A sum of hinges: its second derivative in the distances is 0.
     """
+    distances, labels = distances_and_labels(distances, labels)
     function = _BatchAllForward if in_forward_mode() else _BatchAll
     return AllTriplets(*cast(tuple[Tensor, ...], function.apply(distances, labels, margin))[:-1])
 
