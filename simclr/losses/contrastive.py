@@ -93,7 +93,7 @@ class ContrastiveLoss(PairLoss):
         count = positive.sum() + negative.sum()
         halves = 2 * count.clamp(min=1)
         # Of embeddings as they are the sum may leave float32 where its mean does not.
-        loss = hinge.square().sum() / halves if self.normalize else (hinge * halves**-0.5).square().sum()
+        loss = hinge.square().sum() / halves if self.normalize else (hinge * halves.to(d.dtype).rsqrt()).square().sum()
         size = len(z)
         statistics = {
             "active": (hinge.detach() > 0).sum() / count,
