@@ -13,7 +13,7 @@ A new loss on pairs is a subclass of `PairLoss` with one method:
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +41,7 @@ class PairLossConfig(LabelLossConfig):
         check_memory(self.memory, self.memory_from)
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Whom the N rows of a batch are compared with: S = N + M others, themselves and then the M rows of the memory."""
 
     others: Annotated[Tensor, "float S D"]
