@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
 from simclr.numerics import full_precision, l2_normalize
 
 __all__ = ["LARGEST_COSINE", "DirectionsConfig", "DirectionsLoss"]
@@ -55,6 +55,7 @@ class DirectionsLoss(LabelLoss):
 
     def __init__(self, num_classes: int, dim: int, scale: float, subcenters: int, sample_share: float) -> None:
         super().__init__()
+        check_sizes(num_classes, dim)
         require(0 < scale < math.inf, "scale", scale, "positive")
         require(subcenters >= 1, "subcenters", subcenters, "at least 1")
         require(0 < sample_share <= 1, "sample_share", sample_share, "in (0, 1]; 1 is every class")
@@ -70,6 +71,7 @@ class DirectionsLoss(LabelLoss):
         return self._cosines(z, self.weight)
 
     def _cosines(self, z: Tensor, weight: Tensor) -> Tensor:
+        check_dim(z, weight.shape[1])
         with torch.autocast(z.device.type, enabled=False):
             z = full_precision(z)
             cosines = l2_normalize(z) @ l2_normalize(weight.to(z.dtype)).t()

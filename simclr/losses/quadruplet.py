@@ -29,7 +29,7 @@ negative and a random pair of other classes for every positive pair."""
 
 @dataclass(frozen=True, kw_only=True)
 class QuadrupletConfig(LabelLossConfig):
-    """Quadruplet loss (Chen et al. 2017), with random quadruplets where `QuadrupletLoss` alone takes the hardest."""
+    """Quadruplet loss (Chen et al. 2017)."""
 
     name: ClassVar[str] = "quadruplet"
 
@@ -65,9 +65,9 @@ class QuadrupletConfig(LabelLossConfig):
 class QuadrupletLoss(LabelLoss):
     """Quadruplet loss of L2-normalised embeddings: the mean of its first hinges plus the mean of its second hinges.
 
-    Quadruplets are mined: all of a batch are N^4. ``mining`` is "hard" by default here; `QuadrupletConfig`, and so the
-    command line, draws "random" ones unless told otherwise: with many images a class the hardest never left the start
-    (docs/decisions.md, "defaults of N-pair and quadruplet loss"). A batch of two classes has no second term.
+    Quadruplets are mined: all of a batch are N^4. ``mining`` draws "random" ones, or takes the hardest ("hard"), which never
+    left the start with many images a class (docs/decisions.md, "defaults of N-pair and quadruplet loss"). A batch of two
+    classes has no second term.
     ``reduction``: means over the hinges above 0 ("active") or over all mined ("all"), each term by itself.
 
     `statistics`: those of `TripletLoss` for the first term; active and second_active (shares), outside_distance (mean
@@ -79,7 +79,7 @@ class QuadrupletLoss(LabelLoss):
         margin: float = 0.5,
         second_margin: float = 0.25,
         *,
-        mining: QuadrupletMining = "hard",
+        mining: QuadrupletMining = "random",
         distance: DistanceName = "squared",
         reduction: Reduction = "active",
         normalize: bool = True,

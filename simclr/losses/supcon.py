@@ -15,6 +15,7 @@ from torch import Tensor
 from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig, check_temperature
+from simclr.mining.given import Listed, as_labels
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["SupConConfig", "SupConLoss", "sup_con"]
@@ -40,7 +41,7 @@ class SupConConfig(LossConfig):
 
 
 def sup_con(
-    views: Annotated[Tensor, "float V B D"], labels: Annotated[Tensor, "int64 B"], temperature: float = 0.1
+    views: Annotated[Tensor, "float V B D"], labels: Annotated[Tensor, "int B"] | Listed, temperature: float = 0.1
 ) -> Annotated[Tensor, "float"]:
     """SupCon of `views` (V, B, D) with `labels` (B,) int64: a scalar, float32 (float64 for float64 views).
 
@@ -62,24 +63,25 @@ def sup_con(
             f"views has shape {tuple(views.shape)}; SupCon expects (V, B, D): views, images, dimensions, "
             f"each at least 1. For one embedding an image, give z[None]{hint(views, labels)}"
         )
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels has dtype {labels.dtype}; SupCon expects int64{hint(views, labels)}")
-    if labels.shape != views.shape[1:2]:
+    rows: Tensor = as_labels(labels, device=views.device)
+    if rows.dtype != torch.int64:
+        raise TypeError(f"labels has dtype {rows.dtype}; SupCon expects int64{hint(views, rows)}")
+    if rows.shape != views.shape[1:2]:
         raise ValueError(
-            f"labels has shape {tuple(labels.shape)} and views {tuple(views.shape)}; "
+            f"labels has shape {tuple(rows.shape)} and views {tuple(views.shape)}; "
             f"SupCon expects one label an image, ({views.shape[1]},)"
         )
     check_temperature(temperature)
     z = views.flatten(0, 1)  # (N, D)
     z = z if z.dtype == torch.float64 else z.float()
-    labels = labels.repeat(views.shape[0])  # (N,)
+    rows = rows.repeat(views.shape[0])  # (N,)
     if len(z) == 1:
         return (z * 0.0).sum()  # the logsumexp over no other row would be -inf
     with torch.autocast(z.device.type, enabled=False):
         z = unit_rows(z)
         with float32_products():
             logits = (z @ z.T) / temperature  # (N, N)
-        positive = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+        positive = (rows[:, None] == rows[None, :]).fill_diagonal_(False)
         count = positive.sum(dim=1)  # |P(i)|
         mean_positive = (positive.to(z.dtype) * logits).sum(dim=1) / count.clamp(min=1)
         logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))

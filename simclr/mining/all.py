@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simclr.mining.tuples import FEW, positive_table, sort_into_intervals
+from simclr.mining.tuples import FEW, distances_and_labels, positive_table, sort_into_intervals
 from simclr.numerics import OneByOne, row_chunks, wide_dtype
 
 __all__ = ["AllTriplets", "batch_all"]
@@ -37,6 +37,7 @@ def batch_all(distances: Tensor, labels: Tensor, margin: float) -> AllTriplets:
     The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. O(N^2) memory,
     O(N^2 log N) time; differentiable once.
     """
+    distances, labels = distances_and_labels(distances, labels)
     return AllTriplets(*cast(tuple[Tensor, ...], _BatchAll.apply(distances, labels, margin))[:-1])
 
 
