@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from linear_eval.matching.trials import OneShotRuns
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +28,9 @@ from torch import nn
 import simclr
 from linear_eval import extract_features, few_shot, lake_trials, load_runs, map_at_r, recall_at_k, verification
 from linear_eval.features.pixels import RawPixels
+from linear_eval.matching.trials import OneShotRuns
 from simclr.command_line import run_command
-from simclr.config import EncoderConfig, SamplerConfig, TrainConfig
+from simclr.config import EncoderConfig, HeadConfig, SamplerConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.losses import LossConfig, NTXentConfig
 from simclr.objectives import OBJECTIVES
@@ -58,7 +58,7 @@ def recipe(arguments: argparse.Namespace, objective: type[LossConfig]) -> TrainC
         config = replace(
             config,
             augment=replace(config.augment, views=2),
-            head=replace(config.head, layers=2, predictor=256 if own.needs_keys else 0),
+            head=HeadConfig(layers=2, out_dim=128, predictor_dim=256 if own.needs_keys else 0),
             sampler=SamplerConfig(),
         )
         epochs = max(1, epochs // 2)

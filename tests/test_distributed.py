@@ -1,5 +1,6 @@
 """Several processes are one: two and three gloo processes give the gradient and the weights of a single one."""
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -40,11 +41,17 @@ def gradient_on(rank: int, world: int, port: int, path: str) -> None:
     share = x.shape[1] // world
     net = torch.nn.parallel.DistributedDataParallel(model())
     z = net(x[:, rank * share : (rank + 1) * share].flatten(0, 1)).unflatten(0, (len(x), share))
-    loss = NTXentLoss(0.2)(gather_rows(z))
+    objective = NTXentLoss(0.2, temperature_learned=True).double()
+    loss = objective(gather_rows(z))
+    (gradient,) = torch.autograd.grad(loss, net.module[0].weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="gathered from 3 processes cannot be differentiated again; take"):
+        gradient.square().sum().backward()
+    loss = objective(gather_rows(z))
+    objective.zero_grad()
     loss.backward()
     assert any_rank(rank == world - 1, torch.device("cpu"))
     assert not any_rank(False, torch.device("cpu"))
-    torch.save((loss.detach(), [p.grad for p in net.parameters()]), f"{path}/{rank}.pt")
+    torch.save((loss.detach(), [p.grad for p in (*net.parameters(), *objective.parameters())]), f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -54,14 +61,17 @@ def test_gradient_equals_one_process(ranks: Ranks, free_port: Port, tmp_path: Pa
     x = torch.randn(2, 6, 6, dtype=torch.float64)
     torch.save(x, tmp_path / "x.pt")
     net = model()
-    loss = nt_xent_reference(net(x.flatten(0, 1)).unflatten(0, (2, 6)), 0.2)
+    log_scale = torch.tensor(-math.log(0.2), requires_grad=True)
+    loss = nt_xent_reference(net(x.flatten(0, 1)).unflatten(0, (2, 6)), torch.exp(-log_scale.double()))
     loss.backward()
     ranks(world, gradient_on, world, free_port(), str(tmp_path))
     for rank in range(world):
         value, gradients = torch.load(tmp_path / f"{rank}.pt")
         assert value.item() == pytest.approx(loss.item(), rel=1e-12)
-        for ours, p in zip(gradients, net.parameters()):
+        *of_weights, of_scale = gradients
+        for ours, p in zip(of_weights, net.parameters(), strict=True):
             torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-12)
+        assert of_scale.item() == pytest.approx(log_scale.grad.item(), rel=1e-6)
 
 
 def watch_on(rank: int, world: int, port: int, path: str) -> None:
@@ -136,7 +146,11 @@ def test_a_run_on_two_processes_ends_where_one_does(
         data=replace(tiny_run.data, limit=128),
     )
     again = replace(config, name="again", train=replace(config.train, activation_checkpointing=True))
-    configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9)), again]
+    configs = [
+        config,
+        replace(config, name="moco", objective=MoCoConfig(momentum=0.9, temperature_learned=True)),
+        again,
+    ]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
     ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from simclr.losses.cross_entropy import CrossEntropyLoss
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
+from simclr.numerics import widened
 
 __all__ = ["CenterConfig", "CenterCrossEntropyLoss", "CenterLoss"]
 
@@ -83,11 +84,12 @@ class CenterLoss(LabelLoss):
         check_classes(labels, self.num_classes)
         check_dim(z, self.centers.shape[1])
         difference = z - F.embedding(labels, self.centers).to(z.dtype)
-        squared = difference.square().sum(1)
+        squared = widened(difference).square().sum(1)
         size = max(len(z), 1)
         if self.training:
             self._move(difference.detach(), labels)
-        return squared.sum() / (2 * size), {"center_distance": squared.detach().sqrt().sum() / size}
+        mean_distance = squared.detach().sqrt().sum() / size
+        return (squared.sum() / (2 * size)).to(z.dtype), {"center_distance": mean_distance.to(z.dtype)}
 
     @torch.no_grad()
     def _move(self, difference: Tensor, labels: Tensor) -> None:

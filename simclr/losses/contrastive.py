@@ -91,7 +91,9 @@ class ContrastiveLoss(PairLoss):
         hinge = torch.where(positive, d - self.positive_margin, self.margin - d).relu()
         hinge = hinge.masked_fill(~(positive | negative), 0)
         count = positive.sum() + negative.sum()
-        loss = hinge.square().sum() / (2 * count.clamp(min=1))
+        halves = 2 * count.clamp(min=1)
+        # Of embeddings as they are the sum may leave float32 where its mean does not.
+        loss = hinge.square().sum() / halves if self.normalize else (hinge * halves.to(d.dtype).rsqrt()).square().sum()
         size = len(z)
         statistics = {
             "active": (hinge.detach() > 0).sum() / count,

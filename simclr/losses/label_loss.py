@@ -27,7 +27,7 @@ from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
 from simclr.mining.tuples import check_labels
-from simclr.numerics import full_precision, zero_with_graph
+from simclr.numerics import full_precision, wide_dtype, zero_with_graph
 
 __all__ = [
     "LabelLoss",
@@ -39,6 +39,7 @@ __all__ = [
     "check_sizes",
     "check_targets",
     "linear",
+    "mean_of",
     "mean_where",
     "require",
 ]
@@ -164,9 +165,15 @@ def linear(head: nn.Linear, z: Tensor) -> Tensor:
     return F.linear(z, head.weight.to(z.dtype), head.bias.to(z.dtype))
 
 
+def mean_of(values: Tensor, count: Tensor) -> Tensor:
+    """Sum of ``values`` over ``count``, or over 1 where that is 0; finite wherever the mean is."""
+    return (values.sum(dtype=wide_dtype(values.device)) / count.clamp(min=1)).to(values.dtype)
+
+
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` over ``mask``; NaN where the mask is empty (a statistic without a value)."""
-    return values.detach().masked_fill(~mask, 0).sum() / mask.sum()
+    total = values.detach().masked_fill(~mask, 0).sum(dtype=wide_dtype(values.device))
+    return (total / mask.sum()).to(values.dtype)
 
 
 def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:

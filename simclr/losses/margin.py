@@ -20,7 +20,7 @@ from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_sta
 from simclr.losses.triplet import Reduction
 from simclr.mining.all import batch_all
 from simclr.mining.hardest import Fallback
-from simclr.numerics import l2_normalize
+from simclr.numerics import l2_normalize, wide_dtype
 
 __all__ = ["MarginConfig", "MarginLoss"]
 
@@ -189,7 +189,8 @@ class MarginLoss(LabelLoss):
         negative = (boundary - mined.negative + self.alpha).relu().masked_fill(~valid, 0)
         active = (positive.detach() > 0).sum() + (negative.detach() > 0).sum()
         statistics = triplet_statistics(mined, self.alpha)
-        total = positive.sum() + negative.sum() + self.nu * (valid.sum(1) * beta).sum()
+        wide = wide_dtype(z.device)
+        total = positive.sum(dtype=wide) + negative.sum(dtype=wide) + self.nu * (valid.sum(1) * beta).sum()
         return self._reduce(total, active, 2 * valid.sum(), beta, statistics)
 
     def _all(self, z: Tensor, labels: Tensor, beta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -200,7 +201,7 @@ class MarginLoss(LabelLoss):
         hinge = torch.where(same, d - boundary + self.alpha, boundary - d + self.alpha).relu().masked_fill(itself, 0)
         statistics = batch_all_statistics(batch_all(d.detach(), labels, self.alpha))
         pairs = torch.full((), len(z) * (len(z) - 1), device=z.device)
-        total = hinge.sum() + self.nu * beta.sum()
+        total = hinge.sum(dtype=wide_dtype(z.device)) + self.nu * beta.sum()
         return self._reduce(total, (hinge.detach() > 0).sum(), pairs, beta, statistics)
 
     def _reduce(
@@ -208,7 +209,7 @@ class MarginLoss(LabelLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         divisor = active if self.reduction == "active" else count
         loss = (total / divisor.clamp(min=1)).where(divisor > 0, 0 * total)
-        return loss, {**statistics, "active": active / count, "beta": beta.mean()}
+        return loss.to(beta.dtype), {**statistics, "active": active / count, "beta": beta.mean()}
 
     def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
         """As the base, and a boundary that has left the range of distances of unit vectors."""

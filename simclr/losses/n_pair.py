@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
-from simclr.numerics import l2_normalize
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, require
+from simclr.numerics import l2_normalize, widened
 
 __all__ = ["NPairConfig", "NPairLoss"]
 
@@ -96,18 +96,18 @@ class NPairLoss(LabelLoss):
         logits = products.masked_fill(~(allowed | own), -torch.inf)
         terms = logits.logsumexp(1) - logits.diagonal()
         count = is_anchor.sum()
-        pairs = count.clamp(min=1)
-        loss = terms.masked_fill(~is_anchor, 0).sum() / pairs
-        lengths = (anchor.square().sum(1) + positive.square().sum(1)) / 2
-        mean_square = lengths.masked_fill(~is_anchor, 0).sum() / pairs
+        loss = mean_of(terms.masked_fill(~is_anchor, 0), count)
+        squares = widened(z).square().sum(1)
+        lengths = (squares + squares.roll(-1, 0)) / 2
+        mean_square = lengths.masked_fill(~is_anchor, 0).sum() / count.clamp(min=1)
         right = (logits.detach().argmax(1) == torch.arange(len(z), device=z.device)) & is_anchor
         statistics = {
             "pairs": count,
             "accuracy": right.sum() / count,
             "samples_dropped": len(z) - 2 * count,
-            "embedding_length": mean_square.detach().sqrt(),
+            "embedding_length": mean_square.detach().sqrt().to(z.dtype),
         }
-        return loss + self.l2_weight * mean_square, statistics
+        return (loss + self.l2_weight * mean_square).to(z.dtype), statistics
 
     def extra_repr(self) -> str:
         return f"l2_weight={self.l2_weight}, temperature={self.temperature}"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.distances import DistanceName, paired_distance, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, mean_where, require
 from simclr.losses.mined import Miner, triplet_statistics
 from simclr.losses.triplet import Reduction
 from simclr.mining.tuples import positive_table
@@ -105,7 +105,7 @@ class QuadrupletLoss(LabelLoss):
             left, right, exists = left.unsqueeze(1), right.unsqueeze(1), exists.unsqueeze(1)
         else:
             left, right, exists = random_pair_outside(labels, valid.shape[1], generator)
-        outside = paired_distance(F.embedding(left, z), F.embedding(right, z), self.distance)
+        outside = paired_distance(F.embedding(left, z), F.embedding(right, z), self.distance, unit=self.normalize)
         exists = exists & valid
         first = (mined.positive - mined.negative + self.margin).relu()
         second = (mined.positive - outside + self.second_margin).relu()
@@ -118,7 +118,7 @@ class QuadrupletLoss(LabelLoss):
     def _mean(self, hinge: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         hinge = hinge.masked_fill(~valid, 0)
         active, count = (hinge.detach() > 0).sum(), valid.sum()
-        return hinge.sum() / (active if self.reduction == "active" else count).clamp(min=1), active / count
+        return mean_of(hinge, active if self.reduction == "active" else count), active / count
 
     def extra_repr(self) -> str:
         return (
