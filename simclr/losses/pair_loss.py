@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.errors import require
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_dim
 from simclr.losses.memory import EmbeddingMemory, check_memory
 from simclr.numerics import l2_normalize
 
@@ -90,11 +90,7 @@ class PairLoss(LabelLoss):
         pairs = Pairs(z, same & ~itself, ~same)
         if self.memory is None:
             return self.compare(z, pairs)
-        if z.shape[1] != self.memory.rows.shape[1]:
-            raise ValueError(
-                f"z has {z.shape[1]} dimensions, and the memory keeps embeddings of {self.memory.rows.shape[1]}: give the "
-                "loss dim, the width of its embeddings"
-            )
+        check_dim(z, self.memory.rows.shape[1])
         same, real = labels.unsqueeze(1) == self.memory.labels, self.memory.real()
         others = torch.cat([z, self.memory.rows.to(z.dtype)])
         positive, negative = torch.cat([pairs.positive, same & real], 1), torch.cat([pairs.negative, ~same & real], 1)
