@@ -21,6 +21,7 @@ from simclr.losses import (
     EmbeddedBatch,
     GivenLoss,
     GivenLossConfig,
+    LeJEPAConfig,
     Loss,
     LossConfig,
     MarginConfig,
@@ -37,6 +38,7 @@ from simclr.losses import (
 __all__ = [
     "OBJECTIVES",
     "GivenLoss",
+    "MoCoConfig",
     "NTXentConfig",
     "Objective",
     "ObjectiveConfig",
@@ -50,6 +52,7 @@ __all__ = [
 OBJECTIVES: list[type[LossConfig]] = [
     NTXentConfig,
     MoCoConfig,
+    LeJEPAConfig,
     SupConConfig,
     ContrastiveConfig,
     TripletConfig,

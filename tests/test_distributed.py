@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from simclr.config import SamplerConfig, TrainConfig
 from simclr.data import EpochSampler, ImageSet
 from simclr.data.decode import Reader
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.losses import CrossEntropyConfig, MoCoConfig, TripletConfig
+from simclr.losses import CrossEntropyConfig, LeJEPAConfig, MoCoConfig, SIGRegLoss, TripletConfig
 from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
 from simclr.model.contrastive import build_model
 from simclr.run.diagnostics import contrastive_diagnostics
@@ -26,6 +27,9 @@ from simclr.run.nan_guard import FiniteGuard, NotFiniteError, refuse_weights
 
 Ranks = Callable[..., None]
 Port = Callable[[], int]
+
+
+LOSSES = (NTXentLoss(0.2), SIGRegLoss(0.5, slices=16))
 
 
 def model() -> torch.nn.Module:
@@ -38,13 +42,16 @@ def gradient_on(rank: int, world: int, port: int, path: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world)
     x = torch.load(f"{path}/x.pt")
     share = x.shape[1] // world
-    net = torch.nn.parallel.DistributedDataParallel(model())
-    z = net(x[:, rank * share : (rank + 1) * share].flatten(0, 1)).unflatten(0, (len(x), share))
-    loss = NTXentLoss(0.2)(gather_rows(z))
-    loss.backward()
+    found = []
+    for loss in LOSSES:
+        net = torch.nn.parallel.DistributedDataParallel(model())
+        z = net(x[:, rank * share : (rank + 1) * share].flatten(0, 1)).unflatten(0, (len(x), share))
+        value = loss(gather_rows(z))
+        value.backward()
+        found.append((value.detach(), [p.grad for p in net.parameters()]))
     assert any_rank(rank == world - 1, torch.device("cpu"))
     assert not any_rank(False, torch.device("cpu"))
-    torch.save((loss.detach(), [p.grad for p in net.parameters()]), f"{path}/{rank}.pt")
+    torch.save(found, f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -53,15 +60,16 @@ def test_gradient_equals_one_process(ranks: Ranks, free_port: Port, tmp_path: Pa
     torch.manual_seed(1)
     x = torch.randn(2, 6, 6, dtype=torch.float64)
     torch.save(x, tmp_path / "x.pt")
-    net = model()
-    loss = nt_xent_reference(net(x.flatten(0, 1)).unflatten(0, (2, 6)), 0.2)
-    loss.backward()
     ranks(world, gradient_on, world, free_port(), str(tmp_path))
-    for rank in range(world):
-        value, gradients = torch.load(tmp_path / f"{rank}.pt")
-        assert value.item() == pytest.approx(loss.item(), rel=1e-12)
-        for ours, p in zip(gradients, net.parameters()):
-            torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-12)
+    for number, whole in enumerate((partial(nt_xent_reference, temperature=0.2), LOSSES[1])):
+        net = model()
+        loss = whole(net(x.flatten(0, 1)).unflatten(0, (2, 6)))
+        loss.backward()
+        for rank in range(world):
+            value, gradients = torch.load(tmp_path / f"{rank}.pt")[number]
+            assert value.item() == pytest.approx(loss.item(), rel=1e-12)
+            for ours, p in zip(gradients, net.parameters(), strict=True):
+                torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-12)
 
 
 def watch_on(rank: int, world: int, port: int, path: str) -> None:
@@ -136,7 +144,13 @@ def test_a_run_on_two_processes_ends_where_one_does(
         data=replace(tiny_run.data, limit=128),
     )
     again = replace(config, name="again", train=replace(config.train, activation_checkpointing=True))
-    configs = [config, replace(config, name="moco", objective=MoCoConfig(momentum=0.9)), again]
+    moco = replace(
+        config,
+        name="moco",
+        augment=replace(config.augment, blur=(1.0, 0.1), solarize=(0.0, 0.2)),
+        objective=MoCoConfig(momentum=0.9, momentum_schedule="cosine", negatives="other"),
+    )
+    configs = [config, moco, replace(config, name="lejepa", objective=LeJEPAConfig()), again]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
     ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):

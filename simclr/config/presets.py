@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from augment import AugmentConfig
 from simclr.config import DataConfig, EncoderConfig, HeadConfig, LoopConfig, OptimConfig, ScheduleConfig, TrainConfig
+from simclr.config.moco_v3 import moco_v3
 from simclr.errors import ConfigError
 from simclr.objectives import NTXentConfig
 
@@ -124,9 +125,7 @@ def cifar10_fast() -> TrainConfig:
         name="cifar10-fast",
         optim=OptimConfig(name="muon", learning_rate=0.05, momentum=0.95, scaling="sqrt", weight_decay=1e-2),
         schedule=ScheduleConfig(warmup_epochs=1),
-        train=replace(
-            config.train, epochs=200, compile="default", compile_augment=True, checkpoint_every=1940
-        ),  # a checkpoint every 20 epochs
+        train=replace(config.train, epochs=200, compile="default", compile_augment=True, checkpoint_every=1940),
     )
 
 
@@ -278,6 +277,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "folder": folder,
     "folder-small": folder_small,
     "adapt": adapt,
+    "moco-v3": moco_v3,
 }
 
 
