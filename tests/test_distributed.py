@@ -143,14 +143,15 @@ def test_a_run_on_two_processes_ends_where_one_does(
         train=replace(tiny_run.train, epochs=1, batch_size=32, checkpoint_every=2, log_every=1, knn_every=0),
         data=replace(tiny_run.data, limit=128),
     )
-    again = replace(config, name="again", train=replace(config.train, activation_checkpointing=True))
+    checkpointed = replace(config.train, activation_checkpointing=True)
+    lejepa = replace(config, name="lejepa", objective=LeJEPAConfig(), train=checkpointed)
     moco = replace(
         config,
         name="moco",
         augment=replace(config.augment, blur=(1.0, 0.1), solarize=(0.0, 0.2)),
         objective=MoCoConfig(momentum=0.9, momentum_schedule="cosine", negatives="other"),
     )
-    configs = [config, moco, replace(config, name="lejepa", objective=LeJEPAConfig()), again]
+    configs = [config, moco, lejepa]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
     ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):

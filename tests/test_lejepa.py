@@ -211,8 +211,9 @@ def test_a_run_draws_other_directions_at_every_step(tiny_run: TrainConfig, monke
         return forward(self, views, seed)
 
     monkeypatch.setattr(SIGRegLoss, "forward", watched)
-    train = replace(tiny_run.train, epochs=1, log_every=1, knn_every=0)
-    result = simclr.pretrain(replace(tiny_run, objective=LeJEPAConfig(), train=train))
+    train = replace(tiny_run.train, epochs=1, batch_size=16, log_every=1, knn_every=0)
+    config = replace(tiny_run, objective=LeJEPAConfig(), data=replace(tiny_run.data, limit=64), train=train)
+    result = simclr.pretrain(config)
     assert len(set(seeds)) == len(seeds) == result.steps
     lines = [line for line in read_metrics(result.run_dir / "metrics.jsonl") if line["kind"] == "step"]
     assert {"invariance", "sigreg", "deviation"} <= set(lines[-1])

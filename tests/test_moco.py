@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 import simclr
 from simclr.config import HeadConfig, TrainConfig
-from simclr.config.yaml import from_dict, to_dict
+from simclr.config.yaml import from_dict, save_config, to_dict
 from simclr.errors import ConfigError
 from simclr.losses import MoCoConfig, MoCoLoss, NTXentLoss, momentum_contrast
 from simclr.losses.moco import Negatives
 from simclr.model.contrastive import build_model
+from simclr.model.heads import predictor
 from simclr.objectives import Objective, build_objective
 from simclr.run.ema import Weights, momentum_keys
+from simclr.run.folder import find_run
 
 
 def embeddings(*shape: int, seed: int = 0) -> Tensor:
@@ -186,23 +188,25 @@ def test_a_run_trains_its_predictor_and_resumes_to_the_same_bits(
 
 def test_a_longer_run_would_be_another_one(tiny_run: TrainConfig) -> None:
     config = run_config(tiny_run)
-    train = replace(config.train, epochs=1)
-    config = replace(config, train=train, schedule=replace(config.schedule, decay="constant", warmup_epochs=0))
-    simclr.pretrain(config)
+    config = replace(config, schedule=replace(config.schedule, decay="constant", warmup_epochs=0))
+    longer = replace(config, train=replace(config.train, epochs=20))
+    config.run_dir.mkdir(parents=True)
+    save_config(config, config.run_dir / "config.yaml")
     with pytest.raises(
         ConfigError, match=r"the decay of its average \(objective\.momentum_schedule\) goes by their number"
     ):
-        simclr.pretrain(replace(config, train=replace(train, epochs=2)))
+        find_run(longer)
+    constant = replace(longer, objective=replace(longer.objective, momentum_schedule="constant"))
+    save_config(replace(constant, train=config.train), config.run_dir / "config.yaml")
+    assert "the run is made longer, from 2 epochs to 20" in find_run(constant)[2][-1]
 
 
 def test_the_preset_is_the_papers() -> None:
     config = simclr.preset("moco-v3")
     assert from_dict(TrainConfig, to_dict(config)) == config
-    model = build_model(replace(config, head=replace(config.head, hidden_dim=8, predictor_dim=8)))
-    layers = [type(layer).__name__ for layer in model.predictor]
-    assert layers == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
-    assert (model.predictor[0].in_features, model.predictor[3].out_features) == (256, 256)
-    assert not [name for name, _ in model.predictor[4].named_parameters()]
+    layers = predictor(config.head.out_dim, config.head.predictor_dim)
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert [tuple(p.shape) for p in layers.parameters()] == [(4096, 256), (4096,), (4096,), (256, 4096)]
 
 
 def test_settings_that_contradict_it_are_refused(tiny_run: TrainConfig) -> None:
