@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from augment.extra import parse_operation
 from augment.marks import Rare
@@ -44,7 +45,10 @@ class AugmentConfig:
     """Probability of mirroring left and right. Set it to 0 where a mirror image means something else (digits, text)."""
 
     affine: Rare[float] = 0.0
-    """Probability of the affine transform: bilinear, about the centre of the view, black outside the image."""
+    """Probability of the affine transform: bilinear, about the centre of the view."""
+
+    outside: Rare[Literal["black", "border"]] = "black"
+    """Affine: what lies outside the image. Black; or the nearest pixel of its border, for what is drawn or printed on white."""
 
     degrees: Rare[float] = 10.0
     """Affine: the rotation is drawn from [-degrees, degrees]."""
@@ -122,6 +126,8 @@ class AugmentConfig:
         self._check_pair("scale", 0.0, math.inf, "0 < low <= high")
         self._check_pair("blur_sigma", 0.0, math.inf, "0 < low <= high")
         self._check_number("blur_kernel", 0.0, 1.0, "a share of the view in [0, 1]")
+        if self.outside not in ("black", "border"):
+            raise ValueError(f"outside is {self.outside!r}: expected 'black' or 'border'")
         shift = self.translate
         if not _is_numbers(shift) or len(shift) != 2 or not all(0 <= value <= 1 for value in shift):
             raise ValueError(f"translate is {shift!r}: expected two shares of the view, each in [0, 1]")

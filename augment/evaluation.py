@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from augment.pixel_range import check_range
+
 __all__ = ["Fit", "preprocess"]
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -37,7 +39,8 @@ def preprocess(
         (B, C, S, S) float32.
 
     Raises:
-        ValueError: the shape, the size, ``fit``, or the number of values in ``mean`` and ``std`` is wrong.
+        ValueError: the shape, the size, ``fit``, or the number of values in ``mean`` and ``std`` is wrong; on a CPU, where
+            looking costs nothing, also floating point far outside [0, 1] or NaN.
         TypeError: the images are neither uint8 nor floating point.
 
     Example:
@@ -49,6 +52,7 @@ def preprocess(
     if images.dtype == torch.uint8:
         pixels = images.float() / 255
     elif images.is_floating_point():
+        check_range(images, ". Mean and deviation are applied here: mean=, std=")
         pixels = images.float()
     else:
         raise TypeError(f"images are {images.dtype}: expected uint8, or floating point in [0, 1]")

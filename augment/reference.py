@@ -8,7 +8,7 @@ PIL's; torchvision rounds the first weight to 0.2989.
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ def apply_reference(
     )
     views = _on_rows(views, flip, lambda some, _: some.flip(-1))
     moves = (affine != affine.new_tensor([0, 0, 0, 1, 0])).any(-1)
-    views = _on_rows(views, moves, lambda some, rows: warp(some, affine[rows]))
+    views = _on_rows(views, moves, lambda some, rows: warp(some, affine[rows], config.outside))
     for position in range(4):
         for op, adjust in _JITTER.items():
             rows = (order[:, position] == op).nonzero().flatten()
@@ -99,16 +99,19 @@ def _crop_and_resize(image: Tensor, box: list[int], config: AugmentConfig) -> Te
 
 
 def warp(
-    views: Annotated[Tensor, "float N C S S"], affine: Annotated[Tensor, "float N 5"]
+    views: Annotated[Tensor, "float N C S S"],
+    affine: Annotated[Tensor, "float N 5"],
+    outside: Literal["black", "border"] = "black",
 ) -> Annotated[Tensor, "float N C S S"]:
-    """Views (N, C, S, S) moved by ``affine`` (N, 5), as ``ViewParameters.affine`` describes."""
+    """Views (N, C, S, S) moved by ``affine`` (N, 5), as ``ViewParameters.affine`` describes; ``AugmentConfig.outside``."""
     angle, shift_x, shift_y, scale, shear = affine.to(views.dtype).unbind(-1)
     size = views.shape[-1]
     centre = views.new_full((len(views), 2), (size - 1) / 2)
     matrix = get_affine_matrix2d(
         torch.stack((shift_x, shift_y), -1), centre, torch.stack((scale, scale), -1), angle, torch.deg2rad(shear)
     )
-    return warp_affine(views, matrix[:, :2], (size, size), padding_mode="zeros", align_corners=False)
+    beyond = "zeros" if outside == "black" else outside
+    return warp_affine(views, matrix[:, :2], (size, size), padding_mode=beyond, align_corners=False)
 
 
 def _brightness(views: Tensor, factor: Tensor) -> Tensor:

@@ -13,12 +13,15 @@ from augment.fused.crop import crop_by_taps, crop_on_cpu
 from augment.fused.module import FusedAugmentation
 from augment.own import OwnOperation
 from augment.parameters import ViewParameters
+from augment.pixel_range import RangeWatch
 from augment.reference import apply_reference, normalise
 from augment.sampling import sample_parameters
 
 __all__ = ["Backend", "ViewGenerator", "cut_out"]
 
 Backend = Literal["fused", "reference"]
+
+_ADVICE = ". Mean and deviation are AugmentConfig's (mean, std), behind the augmentation"
 
 
 class ViewGenerator(nn.Module):
@@ -37,6 +40,11 @@ class ViewGenerator(nn.Module):
         images (B, C, H, W), uint8 or floating point in [0, 1] -> views (V, B, C, S, S). Where C is not 3, saturation, hue
         and gray do not act, and contrast is about the mean of all channels. From the fused backend,
         ``views.flatten(0, 1)`` is in channels-last order.
+
+    Raises:
+        ValueError: shapes that do not fit, or floating point far outside [0, 1] or NaN, which would become white or black: on
+            a CPU by the batch that holds it, on a GPU, which nothing waits for, by a later one.
+        TypeError: other integers than uint8.
 
     Example:
         >>> generator = ViewGenerator(AugmentConfig(size=32, views=2))
@@ -69,6 +77,7 @@ class ViewGenerator(nn.Module):
         # With appended operations the fused part stays in [0, 1] and float32, and the rest is done behind them.
         self._more = bool(config.extra) or after is not None
         self.fused = FusedAugmentation(config, torch.float32 if self._more else dtype, compile)
+        self._watch = RangeWatch()
 
     def extra_repr(self) -> str:
         return f"backend={self.backend!r}, dtype={self.dtype}, config={self.config}"
@@ -77,9 +86,9 @@ class ViewGenerator(nn.Module):
         self, images: Annotated[Tensor, "uint8|float B C H W"], seed: int | None = None
     ) -> Annotated[Tensor, "float V B C S S"]:
         """Views (V, B, C, S, S) of images (B, C, H, W). The same seed gives the same views; ``None`` draws afresh."""
-        _check_images(images, self.config)
+        self._check(images)
         height, width = images.shape[-2:]
-        return self.apply(images, self.sample(len(images), (height, width), seed, images.device, images.shape[1]))
+        return self._made(images, self.sample(len(images), (height, width), seed, images.device, images.shape[1]))
 
     def sample(
         self,
@@ -127,8 +136,15 @@ class ViewGenerator(nn.Module):
             return super().apply(images)
         if not isinstance(images, Tensor):
             raise TypeError(f"images are {type(images).__name__}: expected a tensor (B, C, H, W)")
-        _check_images(images, self.config)
+        self._check(images)
         _check_parameters(images, parameters)
+        return self._made(images, parameters)
+
+    def _check(self, images: Tensor) -> None:
+        _check_images(images, self.config)
+        self._watch(images, _ADVICE)
+
+    def _made(self, images: Tensor, parameters: ViewParameters) -> Tensor:
         if images.dtype != torch.uint8:
             images = images.float()
         if self.backend == "fused":
@@ -158,8 +174,10 @@ class ViewGenerator(nn.Module):
             raise ValueError(
                 f"views have the shape {tuple(views.shape)}: expected ({parameters.views}, {parameters.batch}, C, {size}, {size})"
             )
-        made: Tensor = self.apply(views.flatten(0, 1), parameters.cropped(size))
-        return made[0].unflatten(0, views.shape[:2])
+        flat, drawn = views.flatten(0, 1), parameters.cropped(size)
+        _check_images(flat, self.config)  # not their range: these are ours
+        _check_parameters(flat, drawn)
+        return self._made(flat, drawn)[0].unflatten(0, views.shape[:2])
 
 
 def cut_out(
@@ -183,6 +201,10 @@ def cut_out(
 
 
 def _check_images(images: Tensor, config: AugmentConfig) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"images are {type(images).__name__}: expected a tensor (B, C, H, W), uint8 or floating point in [0, 1]"
+        )
     if images.ndim != 4 or images.shape[1] < 1:
         raise ValueError(f"images have the shape {tuple(images.shape)}: expected (B, C, H, W)")
     if images.dtype != torch.uint8 and not images.is_floating_point():

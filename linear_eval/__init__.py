@@ -1,9 +1,10 @@
 """From an encoder to numbers that can be trusted.
 
 ``extract_features`` runs a frozen encoder over a set once; ``linear_probe``, ``knn_accuracy`` and ``few_labels`` score
-the features on classes that were trained on, ``retrieval``, ``verification``, ``identification`` and ``one_shot`` on
-any classes. ``evaluate_run`` and ``evaluate_open_set`` do all of it for a run, beside the same encoder untrained and raw
-pixels. ``load_verification`` gives the stored threshold that decides whether two images are of one class.
+the features on classes that were trained on, ``retrieval``, ``verification``, ``identification``, ``one_shot``, ``few_shot``
+and ``lake_trials`` on any classes. ``evaluate_run``, ``evaluate_open_set`` and ``evaluate_one_shot`` do all of it for a run,
+beside the same encoder untrained and raw pixels. ``load_verification`` gives the stored threshold that decides whether two
+images are of one class.
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from linear_eval.classify.sgd_probe import sgd_probe
     from linear_eval.config import EvalConfig
     from linear_eval.evaluate import evaluate_run
+    from linear_eval.evaluate_few_shot import evaluate_one_shot
     from linear_eval.evaluate_open import evaluate_open_set
     from linear_eval.features.extract import Features, extract_features
     from linear_eval.features.frozen import encoder_digest
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
         fit_threshold,
         pair_calibration_error,
     )
+    from linear_eval.matching.few_shot import FewShotResult, few_shot, same_class_likeness
     from linear_eval.matching.identification import IdentificationResult, OneShotResult, identification, one_shot
     from linear_eval.matching.protocol import open_set
     from linear_eval.matching.retrieval import RetrievalResult, map_at_r, nmi, r_precision, recall_at_k, retrieval
     from linear_eval.matching.stored import load_verification, save_verification
+    from linear_eval.matching.trials import OneShotRuns, TrialsResult, lake_trials, load_runs
     from linear_eval.matching.verification import VerificationResult, verification
     from linear_eval.metrics import bootstrap_interval, paired_difference
     from linear_eval.reports.closed import print_report, result_table, write_report, write_result
@@ -45,29 +49,36 @@ __all__ = [
     "ClassSplit",
     "EvalConfig",
     "Features",
+    "FewShotResult",
     "IdentificationResult",
     "LinearClassifier",
     "OneShotResult",
+    "OneShotRuns",
     "PairCalibration",
     "ProbeResult",
     "Reliability",
     "RetrievalResult",
     "Threshold",
+    "TrialsResult",
     "VerificationResult",
     "bootstrap_interval",
     "class_disjoint_split",
     "encoder_digest",
+    "evaluate_one_shot",
     "evaluate_open_set",
     "evaluate_run",
     "expected_calibration_error",
     "extract_features",
     "few_labels",
+    "few_shot",
     "fit_pair_calibration",
     "fit_threshold",
     "identification",
     "knn_accuracy",
     "knn_predictions",
+    "lake_trials",
     "linear_probe",
+    "load_runs",
     "load_verification",
     "map_at_r",
     "nmi",
@@ -85,6 +96,7 @@ __all__ = [
     "reliability",
     "result_table",
     "retrieval",
+    "same_class_likeness",
     "save_verification",
     "sgd_probe",
     "verification",
@@ -112,6 +124,7 @@ if not TYPE_CHECKING:
             "linear_eval.classify.sgd_probe": ("sgd_probe",),
             "linear_eval.config": ("EvalConfig",),
             "linear_eval.evaluate": ("evaluate_run",),
+            "linear_eval.evaluate_few_shot": ("evaluate_one_shot",),
             "linear_eval.evaluate_open": ("evaluate_open_set",),
             "linear_eval.features.extract": (
                 "Features",
@@ -127,6 +140,7 @@ if not TYPE_CHECKING:
                 "fit_threshold",
                 "pair_calibration_error",
             ),
+            "linear_eval.matching.few_shot": ("FewShotResult", "few_shot", "same_class_likeness"),
             "linear_eval.matching.identification": (
                 "IdentificationResult",
                 "OneShotResult",
@@ -141,6 +155,12 @@ if not TYPE_CHECKING:
                 "r_precision",
                 "recall_at_k",
                 "retrieval",
+            ),
+            "linear_eval.matching.trials": (
+                "OneShotRuns",
+                "TrialsResult",
+                "lake_trials",
+                "load_runs",
             ),
             "linear_eval.matching.verification": (
                 "VerificationResult",

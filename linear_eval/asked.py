@@ -26,7 +26,7 @@ def fed_as_asked(run: ScoredRun, words: Sequence[str], data: DataConfig) -> tupl
         ConfigError: nobody knows what the encoder was trained on, and the flags name no images.
     """
     flags = read_words(words).flags
-    if run.data is None and flags.keys().isdisjoint({"--data.path", "--data.source"}):
+    if run.data is None and flags.keys().isdisjoint({"--data.path", "--data.source", "--runs"}):
         raise ConfigError(
             f"{run.name} does not say what it was trained on; give the images: --data.path DIR, or --data.source NAME"
         )

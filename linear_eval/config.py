@@ -83,15 +83,19 @@ class EvalConfig:
     """sgd probe: probability of mirroring; 0 where a mirror image means something else."""
 
     distance: Literal["cosine", "euclidean"] = "cosine"
-    """Open set: how two images are compared."""
+    """Open set, one-shot: how two images are compared."""
 
     one_shot_trials: Rare[int] = 10_000
     """Open set: one-shot trials of each difficulty."""
+
+    episodes: Rare[int] = 1_000
+    """One-shot: random episodes of each difficulty."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
         for name in (
             "one_shot_trials",
+            "episodes",
             "knn_k",
             "batch_size",
             "resamples",
@@ -129,8 +133,12 @@ class EvalConfig:
 class EvaluationOptions(EncoderWords):
     """What an evaluation can be told; the images default to the run's own."""
 
-    protocol: Literal["closed", "open-set"] = "closed"
-    """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw."""
+    protocol: Literal["closed", "open-set", "one-shot"] = "closed"
+    """`closed`: classify the classes that training saw. `open-set`: search, compare and recognise classes it never saw.
+    `one-shot`: recognise such classes by one image of each, or a few."""
+
+    runs: Path | None = None
+    """`one-shot`: trials drawn already, in the form of Lake's for Omniglot: a zip, or a folder with run01/class_labels.txt."""
 
     beside: tuple[str, ...] = ()
     """More encoders to score on the same images, each whatever RUN may be; of a file that does not say which network it is,
@@ -152,11 +160,13 @@ class EvaluationOptions(EncoderWords):
     """The protocol's settings."""
 
     def __post_init__(self) -> None:
-        expand_fields(self, "out")
-        if self.save_probe and self.protocol == "open-set":
+        expand_fields(self, "out", "runs")
+        if self.save_probe and self.protocol != "closed":
             raise ConfigError(
-                "--save-probe writes the closed protocol's probe; leave out --protocol open-set, or --save-probe"
+                f"--save-probe writes the closed protocol's probe; leave out --protocol {self.protocol}, or --save-probe"
             )
+        if self.runs is not None and self.protocol != "one-shot":
+            raise ConfigError(f"--runs {self.runs} is for one-shot trials; add --protocol one-shot, or leave it out")
         if self.save_probe and self.eval.probe == "sgd":
             raise ConfigError(
                 "--save-probe writes the probe of --eval.probe lbfgs; the sgd one sees every training image, and leaves none "

@@ -11,10 +11,23 @@ from simclr.data import ImageSet, class_disjoint_split, load_source
 from simclr.data.parts_list import PartsList
 from simclr.errors import DataError, PipelineError
 
-__all__ = ["OpenSetImages", "open_set_images"]
+__all__ = ["NewClasses", "OpenSetImages", "new_class_images", "open_set_images"]
 
 SPLIT_FROM = 4
 """From this many classes on, half of them can fit a threshold: each half then has pairs of different classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewClasses:
+    """Images of classes that are new to an encoder, all of them."""
+
+    images: ImageSet
+
+    trained_on: tuple[int, ...] | None
+    """Classes that were trained on, where that is known and they are of the same set; ``images`` has none of them."""
+
+    disjoint: str
+    """How new the classes are, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +51,51 @@ class OpenSetImages:
 def open_set_images(
     data: DataConfig, run: TrainConfig | None, seed: int = 0, kept: PartsList | None = None
 ) -> OpenSetImages:
+    """``new_class_images`` in two halves, drawn under ``seed``: to test on, and to fit a threshold on.
+
+    Of a run's held-out classes that are too few to spare any the threshold is fitted on test images of its training classes.
+
+    Raises:
+        DataError: as ``new_class_images``, or fewer than two classes.
+    """
+    found = new_class_images(data, run, kept)
+    count = _count(found.images)
+    if found.trained_on is None or count >= SPLIT_FROM:
+        return replace(_halves(found.images, seed, found.disjoint), trained_on=found.trained_on)
+    validation = _labelled(load_source(all_of_training(data), "test", kept)).relabelled(found.images.classes)
+    return OpenSetImages(
+        test=found.images,
+        validation=validation,
+        trained_on=found.trained_on,
+        disjoint=found.disjoint,
+        threshold_from=f"{len(validation)} test images of the {_count(validation)} training classes, because {count} "
+        "held-out classes are too few to spare any: on new classes it accepts more wrong pairs than it did there",
+    )
+
+
+def new_class_images(data: DataConfig, run: TrainConfig | None, kept: PartsList | None = None) -> NewClasses:
     """Choose the images; ``run`` is the config that the encoder was trained with, None where nobody knows.
 
     ``kept`` is the run's list of its images where ``data`` are these, see ``ScoredRun.kept``.
 
-    - The run's own images, classes held out: these classes, half of them to fit the threshold on.
+    - The run's own images, classes held out: these classes.
     - The run's own images, nothing held out, trained without labels: all classes of the test part, said so.
-    - Other images: all of them, whatever their part.
+    - Other images: all of them, whatever their part; of a set that has new classes of its own (Omniglot) these.
 
     Raises:
         DataError: images without labels; a supervised run that held no class out; another division of the run's own
             images than the one that it was trained on.
     """
     if run is None:
-        test = _everything(data)
-        return _halves(test, seed, disjoint="unknown: the encoder's folder does not say what it was trained on")
+        words = "unknown: the encoder's folder does not say what it was trained on"
+        return NewClasses(images=_everything(data), trained_on=None, disjoint=words)
     if kept is None and not same_images(data, run.data):
-        test = _everything(replace(data, held_out_classes=0.0))
-        return _halves(test, seed, disjoint=_of_other_images(test, run) + _started_from(run))
+        images = _everything(replace(data, held_out_classes=0.0))
+        words = _of_other_images(images, run) + _started_from(run)
+        return NewClasses(images=images, trained_on=None, disjoint=words)
     _refuse_another_division(data, run.data)
-    if run.data.held_out_classes:
-        return _held_out(all_of_training(data), run, seed, kept)
+    if run.data.has_new_classes:
+        return _held_out(all_of_training(data), run, kept)
     if run.objective.needs_labels:
         raise DataError(
             f"{run.name} was trained on the labels of every class (objective {run.objective.name}), so none of its "
@@ -66,39 +103,27 @@ def open_set_images(
             "or score on other images: --data.source folder --data.path DIR"
         )
     # Images are divided class by class: where training read no labels it divided them otherwise.
-    images = (
+    scored = (
         "none of the images scored here"
         if kept is not None or same_labels(data, run.data)
         else "perhaps some of these images"
     )
     disjoint = (
-        f"not disjoint: the run was trained on images of these very classes. It saw no label, and {images}, but others "
+        f"not disjoint: the run was trained on images of these very classes. It saw no label, and {scored}, but others "
         "like them; for classes it has never seen, train with --data.held-out-classes 0.4"
     )
-    return _halves(_labelled(load_source(data, "test", kept)), seed, disjoint=disjoint + _started_from(run))
+    images = _labelled(load_source(data, "test", kept))
+    return NewClasses(images=images, trained_on=None, disjoint=disjoint + _started_from(run))
 
 
-def _held_out(data: DataConfig, run: TrainConfig, seed: int, kept: PartsList | None) -> OpenSetImages:
+def _held_out(data: DataConfig, run: TrainConfig, kept: PartsList | None) -> NewClasses:
     trained = _labelled(load_source(data, "train", kept))
     assert trained.labels is not None
     # Both parts number their classes from 0: behind one another the numbers are of one set.
     held_out = _labelled(load_source(data, "held-out", kept)).relabelled(trained.classes)
     trained_on = tuple(trained.labels.unique().tolist())
-    disjoint = f"checked: none of the test classes is among the {len(trained_on)} classes of training" + _started_from(
-        run
-    )
-    count = _count(held_out)
-    if count >= SPLIT_FROM:
-        return replace(_halves(held_out, seed, disjoint=disjoint), trained_on=trained_on)
-    validation = _labelled(load_source(data, "test", kept)).relabelled(held_out.classes)
-    return OpenSetImages(
-        test=held_out,
-        validation=validation,
-        trained_on=trained_on,
-        disjoint=disjoint,
-        threshold_from=f"{len(validation)} test images of the {_count(validation)} training classes, because {count} "
-        "held-out classes are too few to spare any: on new classes it accepts more wrong pairs than it did there",
-    )
+    disjoint = f"checked: none of the test classes is among the {len(trained_on)} classes of training"
+    return NewClasses(images=held_out, trained_on=trained_on, disjoint=disjoint + _started_from(run))
 
 
 def _halves(images: ImageSet, seed: int, disjoint: str) -> OpenSetImages:
@@ -129,6 +154,8 @@ def _halves(images: ImageSet, seed: int, disjoint: str) -> OpenSetImages:
 
 def _everything(data: DataConfig) -> ImageSet:
     data = all_of_training(data)
+    if data.has_new_classes:  # a set that keeps classes apart is scored on these, whoever scores
+        return _labelled(load_source(data, "held-out"))
     train, test = load_source(data, "train"), load_source(data, "test")
     if train.labels is None or test.labels is None:
         return _labelled(train)
@@ -162,7 +189,7 @@ def _started_from(run: TrainConfig) -> str:
 
 
 def _refuse_another_division(data: DataConfig, own: DataConfig) -> None:
-    fixed = ("held_out_classes", "split_seed", "test_fraction", *(["labels"] if own.held_out_classes else []))
+    fixed = ("held_out_classes", "split_seed", "test_fraction", *(["labels"] if own.has_new_classes else []))
     for name in fixed:
         given, trained = getattr(data, name), getattr(own, name)
         if not (same_labels(data, own) if name == "labels" else given == trained):

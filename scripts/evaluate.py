@@ -4,6 +4,7 @@ RUN is a run directory, an encoder folder, a run that has not finished (--checkp
 or the name of a timm model with published weights; --beside takes more of them, as further rows. The encoder, the same
 encoder untrained and raw pixels go through the same scores. --protocol closed: a linear classifier, nearest neighbours, few
 labels. --protocol open-set: retrieval, verification, identification and one-shot on classes that were not trained on.
+--protocol one-shot: such classes by one or five images of each, in random episodes and, with --runs, in Lake's trials.
 --save-probe keeps the linear classifier for scripts/predict.py. Images other than the run's: --data.source and --data.path.
 """
 
@@ -17,6 +18,7 @@ if __name__ == "__main__":
 from linear_eval.asked import fed_as_asked, images_to_start_from
 from linear_eval.config import EvaluationOptions
 from linear_eval.evaluate import evaluate_run
+from linear_eval.evaluate_few_shot import evaluate_one_shot
 from linear_eval.evaluate_open import evaluate_open_set
 from linear_eval.scored_run import ScoredRun
 from simclr.command_line import parse_flags, run_and_flags, run_command
@@ -33,6 +35,8 @@ def main(arguments: list[str]) -> int:
     more = {"tensorboard": options.tensorboard, "beside": options.beside}
     if options.protocol == "open-set":
         evaluate_open_set(run, options.data, options.eval, **more)
+    elif options.protocol == "one-shot":
+        evaluate_one_shot(run, options.data, options.eval, runs=options.runs, **more)
     else:
         evaluate_run(run, options.data, options.eval, save_probe=options.save_probe, **more)
     return 0

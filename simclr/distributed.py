@@ -57,7 +57,23 @@ class _GatherRows(torch.autograd.Function):
         # no second collective. DistributedDataParallel divides the sum over ranks by their number; this undoes it.
         (grad,) = grads
         share = grad.shape[1] // world_size()
-        return grad[:, rank() * share : (rank() + 1) * share] * world_size()
+        own = grad[:, rank() * share : (rank() + 1) * share] * world_size()
+        return _NotAgain.apply(own) if torch.is_grad_enabled() else own
+
+
+class _NotAgain(torch.autograd.Function):
+    """A gradient of gathered rows. That of other ranks' gradients by this rank's rows stays with them."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        raise NotImplementedError(
+            f"the gradient of rows gathered from {world_size()} processes cannot be differentiated again; take second "
+            "derivatives by the gathered rows themselves, or in one process"
+        )
 
 
 def gather_rows(x: Tensor) -> Tensor:
@@ -65,7 +81,8 @@ def gather_rows(x: Tensor) -> Tensor:
 
     For a loss that every rank computes alike on the gathered rows, the parameters' gradients after
     DistributedDataParallel's mean are exactly those of one process holding the whole batch. Every rank must bring the
-    same B. With one process it returns ``x`` itself.
+    same B. With one process it returns ``x`` itself. Of several, differentiating that gradient again raises
+    NotImplementedError.
     """
     return x if world_size() == 1 else _GatherRows.apply(x)
 

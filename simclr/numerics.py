@@ -1,5 +1,6 @@
 """Numbers that stay right: the widest arithmetic at hand, rows of length 1, blocks that fit the memory."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +12,13 @@ __all__ = [
     "OneByOne",
     "float32_products",
     "full_precision",
+    "in_forward_mode",
     "in_transform",
     "l2_normalize",
     "native_bf16",
     "row_chunks",
     "safe_sqrt",
+    "squares_fit",
     "unit_rows",
     "wide_dtype",
     "widened",
@@ -43,6 +46,17 @@ def safe_sqrt(x: Tensor) -> Tensor:
     """Square root of ``x`` >= 0 whose gradient at 0 is 0 instead of infinite. NaN stays NaN."""
     zero = x <= 0
     return x.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+
+def squares_fit(*rows: Tensor) -> bool:
+    """Whether float32 surely holds squares of numbers of this size, and of differences down to a millionth of it.
+
+    False where they are on a device, which would have to be waited for.
+    """
+    if any(x.device.type != "cpu" for x in rows) or torch.compiler.is_compiling() or in_transform():
+        return False
+    largest = max((float(x.detach().abs().amax()) for x in rows if x.numel()), default=1.0)
+    return not largest or not math.isfinite(largest) or 1e-10 < largest < 1e15
 
 
 def l2_normalize(x: Tensor) -> Tensor:
@@ -122,6 +136,13 @@ def native_bf16(device: torch.device) -> bool:
 def in_transform() -> bool:
     """Whether this is called inside ``torch.func.grad``, ``vmap`` or another of these transforms."""
     return bool(getattr(torch._C, "_are_functorch_transforms_active", bool)())  # private to torch, which asks it itself
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are carried along with values: ``torch.func.jvp``, ``jacfwd`` and ``hessian``."""
+    return (
+        not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+    )  # private, no other asks it
 
 
 class OneByOne(torch.autograd.Function):

@@ -179,6 +179,29 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def lake_runs(tmp_path: Path) -> Path:
+    """One-shot trials in the form of Lake's for Omniglot: black on white, 1 bit; a run has more candidates than trials."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "all"
+    for name, (trials, ways) in {"run01": (4, 4), "run02": (3, 5), "run03": (2, 2)}.items():
+        right = rng.permutation(ways)[:trials]
+        strokes = rng.random((ways, 7, 7)) < 0.3
+        for part in ("test", "training"):
+            (root / name / part).mkdir(parents=True)
+        for c in range(ways):
+            Image.fromarray(np.kron(~strokes[c], np.ones((3, 3), bool))).save(
+                root / name / f"training/class{c + 1:02d}.png"
+            )
+        lines = []
+        for t, c in enumerate(right):
+            noisy = strokes[c] ^ (rng.random((7, 7)) < 0.25)
+            Image.fromarray(np.kron(~noisy, np.ones((3, 3), bool))).save(root / name / f"test/item{t + 1:02d}.png")
+            lines.append(f"{name}/test/item{t + 1:02d}.png {name}/training/class{c + 1:02d}.png")
+        (root / name / "class_labels.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture
 def small_disk() -> Callable[[int], AbstractContextManager[None]]:
     """``with small_disk(n):`` the kernel refuses to let a file grow beyond n bytes inside, as a full disk does."""
     resource = pytest.importorskip("resource")

@@ -23,6 +23,7 @@ from augment import AugmentConfig
         ("horizontal_flip", 1.1),
         ("horizontal_flip", float("nan")),
         ("affine", -0.1),
+        ("outside", "white"),
         ("degrees", 181.0),
         ("translate", (0.1, 1.5)),
         ("translate", 0.1),

@@ -68,6 +68,7 @@ def assert_equal_to_reference(
         {"crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "antialias": False},
         {"horizontal_flip": 0.5},
         {"affine": 0.7, "degrees": 40.0, "shear": 8.0},
+        {"affine": 0.7, "degrees": 40.0, "shear": 8.0, "outside": "border"},
         {"jitter": 0.8, "brightness": 0.8, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
         {"jitter": 0.8, "brightness": 0.0, "contrast": 0.8, "saturation": 0.0, "hue": 0.0},
         {"jitter": 0.8, "brightness": 0.0, "contrast": 0.0, "saturation": 0.8, "hue": 0.0},

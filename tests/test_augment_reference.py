@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -60,10 +61,14 @@ def test_crop_and_flip(channels: int, antialias: bool, height: int, width: int, 
         torch.testing.assert_close(views[view, image], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("outside", ["black", "border"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_affine(channels: int) -> None:
+def test_affine(channels: int, outside: Literal["black", "border"]) -> None:
     images = noise(6, channels, 32, 32)
-    config = AugmentConfig(**WHOLE, affine=0.8, degrees=30, translate=(0.2, 0.1), scale=(0.7, 1.4), shear=12)
+    images[:3] = 1.0  # what is white to its edge stays white, if what lies outside is as the border is
+    config = AugmentConfig(
+        **WHOLE, affine=0.8, degrees=30, translate=(0.2, 0.1), scale=(0.7, 1.4), shear=12, outside=outside
+    )
     parameters = drawn(config, images)
     views = apply_reference(images, parameters, config)
     for view, image in each(views):
@@ -71,6 +76,13 @@ def test_affine(channels: int) -> None:
         expected = functional.affine(
             images[image], angle, [shift_x, shift_y], scale, [shear, 0.0], InterpolationMode.BILINEAR
         )
+        if outside == "border" and image < 3:
+            expected = images[image]
+        elif outside == "border":  # torchvision fills with one value: where two fillings agree, the image was read
+            white = functional.affine(
+                images[image], angle, [shift_x, shift_y], scale, [shear, 0.0], InterpolationMode.BILINEAR, fill=[1.0]
+            )
+            expected = torch.where(white == expected, expected, views[view, image])
         torch.testing.assert_close(views[view, image], expected, atol=2e-4, rtol=0)
 
 

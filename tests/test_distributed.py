@@ -1,10 +1,10 @@
 """Several processes are one: two and three gloo processes give the gradient and the weights of a single one."""
 
+import math
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from simclr.config import SamplerConfig, TrainConfig
 from simclr.data import EpochSampler, ImageSet
 from simclr.data.decode import Reader
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.losses import CrossEntropyConfig, LeJEPAConfig, MoCoConfig, SIGRegLoss, TripletConfig
+from simclr.losses import (
+    ContrastiveConfig,
+    CrossEntropyConfig,
+    LeJEPAConfig,
+    MoCoConfig,
+    SIGRegLoss,
+    TripletConfig,
+)
 from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
 from simclr.model.contrastive import build_model
 from simclr.run.diagnostics import contrastive_diagnostics
@@ -29,7 +36,7 @@ Ranks = Callable[..., None]
 Port = Callable[[], int]
 
 
-LOSSES = (NTXentLoss(0.2), SIGRegLoss(0.5, slices=16))
+LOSSES = (NTXentLoss(0.2, temperature_learned=True).double(), SIGRegLoss(0.5, slices=16))
 
 
 def model() -> torch.nn.Module:
@@ -42,13 +49,19 @@ def gradient_on(rank: int, world: int, port: int, path: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world)
     x = torch.load(f"{path}/x.pt")
     share = x.shape[1] // world
+    net = torch.nn.parallel.DistributedDataParallel(model())
+    z = net(x[:, rank * share : (rank + 1) * share].flatten(0, 1)).unflatten(0, (len(x), share))
+    (gradient,) = torch.autograd.grad(LOSSES[0](gather_rows(z)), net.module[0].weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="gathered from 3 processes cannot be differentiated again; take"):
+        gradient.square().sum().backward()
     found = []
-    for loss in LOSSES:
+    for objective in LOSSES:
         net = torch.nn.parallel.DistributedDataParallel(model())
         z = net(x[:, rank * share : (rank + 1) * share].flatten(0, 1)).unflatten(0, (len(x), share))
-        value = loss(gather_rows(z))
-        value.backward()
-        found.append((value.detach(), [p.grad for p in net.parameters()]))
+        loss = objective(gather_rows(z))
+        objective.zero_grad()
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in (*net.parameters(), *objective.parameters())]))
     assert any_rank(rank == world - 1, torch.device("cpu"))
     assert not any_rank(False, torch.device("cpu"))
     torch.save(found, f"{path}/{rank}.pt")
@@ -60,16 +73,19 @@ def test_gradient_equals_one_process(ranks: Ranks, free_port: Port, tmp_path: Pa
     torch.manual_seed(1)
     x = torch.randn(2, 6, 6, dtype=torch.float64)
     torch.save(x, tmp_path / "x.pt")
+    log_scale = torch.tensor(-math.log(0.2), requires_grad=True)
     ranks(world, gradient_on, world, free_port(), str(tmp_path))
-    for number, whole in enumerate((partial(nt_xent_reference, temperature=0.2), LOSSES[1])):
+    for number, whole in enumerate((lambda z: nt_xent_reference(z, torch.exp(-log_scale.double())), LOSSES[1])):
         net = model()
         loss = whole(net(x.flatten(0, 1)).unflatten(0, (2, 6)))
         loss.backward()
         for rank in range(world):
             value, gradients = torch.load(tmp_path / f"{rank}.pt")[number]
             assert value.item() == pytest.approx(loss.item(), rel=1e-12)
-            for ours, p in zip(gradients, net.parameters(), strict=True):
+            for ours, p in zip(gradients, net.parameters()):
                 torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-12)
+            if number == 0:
+                assert gradients[-1].item() == pytest.approx(log_scale.grad.item(), rel=1e-6)
 
 
 def watch_on(rank: int, world: int, port: int, path: str) -> None:
@@ -145,13 +161,9 @@ def test_a_run_on_two_processes_ends_where_one_does(
     )
     checkpointed = replace(config.train, activation_checkpointing=True)
     lejepa = replace(config, name="lejepa", objective=LeJEPAConfig(), train=checkpointed)
-    moco = replace(
-        config,
-        name="moco",
-        augment=replace(config.augment, blur=(1.0, 0.1), solarize=(0.0, 0.2)),
-        objective=MoCoConfig(momentum=0.9, momentum_schedule="cosine", negatives="other"),
-    )
-    configs = [config, moco, lejepa]
+    moco = MoCoConfig(momentum=0.9, momentum_schedule="cosine", negatives="other", temperature_learned=True)
+    asymmetric = replace(config.augment, blur=(1.0, 0.1), solarize=(0.0, 0.2))
+    configs = [config, replace(config, name="moco", objective=moco, augment=asymmetric), lejepa]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
     ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):
@@ -235,6 +247,7 @@ def test_mixing_mining_and_the_heads_phase_on_two_processes(
             sampler=SamplerConfig(name="mined", mine_images=40),
             train=replace(base.train, batch_size=24),
         ),
+        replace(base, name="memory", head=linear, objective=ContrastiveConfig(memory=40, memory_from=1)),
     ]
     (tmp_path / "two").mkdir()
     shared = [replace(config, out=tmp_path / "two") for config in configs]

@@ -195,7 +195,7 @@ def test_the_classifier_trains_hard_labels_with_quality_one():
 def test_what_is_refused():
     logits, labels, quality = torch.zeros(3, 4), torch.zeros(3).long(), torch.zeros(3)
     with pytest.raises(TypeError, match="expected int64"):
-        quality_focal_loss(logits, labels.int(), quality)
+        quality_focal_loss(logits, labels.float(), quality)
     with pytest.raises(ValueError, match=r"quality has shape \(2,\), expected \(3,\)"):
         quality_focal_loss(logits, labels, quality[:2])
     with pytest.raises(ConfigError, match="reduction is 'avg'; it must be mean, sum or none"):

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("augment", "simclr", "linear_eval", "scripts")
 FLOORS = {
     "augment": (
-        ("lazy", "extra", "own", "parameters", "evaluation", "mix", "marks"),
+        ("lazy", "extra", "own", "parameters", "pixel_range", "marks"),
+        ("evaluation", "mix"),
         ("config",),
         ("crops",),
         ("sampling", "reference"),
@@ -48,7 +49,7 @@ FLOORS = {
         ("protocol", "protocol_numbers", "scored_run"),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
-        ("evaluate", "evaluate_open", "finetuned", "comparison", "predict"),
+        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict"),
     ),
 }
 """The rooms of each package from the ground up: a room imports only from the floors below its own."""

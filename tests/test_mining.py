@@ -345,7 +345,7 @@ def test_offline_hard_is_the_hard_of_the_subset_inside_the_margin(subset):
     z, labels = subset
     d = pairwise_distance(l2_normalize(z))
     expected = [[a, p, n] for a, p, n in brute_hard(d, labels) if d[a, n] < d[a, p] + 0.2]
-    mined = offline_triplets(z, labels, seed=0)
+    mined = offline_triplets(z, labels, seed=0, strategy="hard")
     assert sorted(mined.tolist()) == expected
     assert mined.tolist() != expected  # in an order of their own
 

@@ -42,7 +42,7 @@ def test_equals_the_formula(labels, l2_weight):
     z = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(0))
     wide = z.double().requires_grad_()
     expected = brute_force(wide, labels, l2_weight)
-    loss = NPairLoss(l2_weight)
+    loss = NPairLoss(l2_weight, temperature=None)
     value = loss(z.requires_grad_(), labels)
     torch.testing.assert_close(value.double(), expected, rtol=2e-6, atol=1e-7)
     value.backward()
@@ -77,7 +77,7 @@ def test_equals_pytorch_metric_learning():
     nothing = torch.zeros(0, dtype=torch.int64)
     expected = theirs(other, labels, (anchors, positives, nothing, nothing))
     expected.backward()
-    value = NPairLoss()(z.requires_grad_(), labels)
+    value = NPairLoss(temperature=None)(z.requires_grad_(), labels)
     value.backward()
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(z.grad, other.grad, rtol=1e-5, atol=1e-6)
@@ -86,14 +86,15 @@ def test_equals_pytorch_metric_learning():
 def test_large_products_do_not_overflow():
     z = 100 * torch.eye(4).repeat_interleave(2, 0).requires_grad_()
     labels = torch.arange(4).repeat_interleave(2)
-    assert NPairLoss()(z, labels) == 0
-    swapped = NPairLoss()(z.detach().roll(1, 0), labels)  # every anchor's positive is the next class's
+    loss = NPairLoss(temperature=None)
+    assert loss(z, labels) == 0
+    swapped = loss(z.detach().roll(1, 0), labels)  # every anchor's positive is the next class's
     assert float(swapped) == pytest.approx(1e4, rel=1e-6)
 
 
 def test_accuracy_is_the_share_of_anchors_whose_own_positive_wins():
     z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.8, 0.1]])
-    loss = NPairLoss()
+    loss = NPairLoss(temperature=None)
     value = loss(z, torch.tensor([0, 0, 1, 1]))
     assert float(loss.statistics["accuracy"]) == 0.5  # the products of anchor 2 are 0.1 and 0.1: a tie, to the first
     expected = (math.log1p(math.exp(0.8 - 0.9)) + math.log1p(math.exp(0.1 - 0.1))) / 2

@@ -19,8 +19,14 @@ from simclr.losses import EmbeddedBatch, LeJEPAConfig, Loss, LossConfig, MoCoCon
 from simclr.objectives import OBJECTIVES, build_objective
 from simclr.run.log import read_metrics
 
+RELATIVES = ("multi-similarity", "circle", "cosface", "proxy-anchor")
+"""Objectives whose state in a checkpoint is of a kind that others have: without one, or weights of classes."""
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(o, marks=pytest.mark.long if o.name in RELATIVES else (), id=o.name) for o in OBJECTIVES],
+)
 def test_every_objective_trains_and_resumes_to_the_same_bits(
     objective: type, tiny_run: TrainConfig, stop_after: Callable[[int], Any]
 ) -> None:

@@ -87,7 +87,7 @@ def test_hard_equals_a_search_of_every_quadruple(labels, kind, reduction):
         active = [term for term in terms if term > 0]
         expected = expected + sum(active) / max(len(active) if reduction == "active" else len(terms), 1)
     expected.backward()
-    loss = QuadrupletLoss(margin, second_margin, distance=kind, reduction=reduction)
+    loss = QuadrupletLoss(margin, second_margin, mining="hard", distance=kind, reduction=reduction)
     value = loss(z.requires_grad_(), labels)
     value.backward()
     torch.testing.assert_close(value.double(), expected, rtol=2e-6, atol=1e-7)

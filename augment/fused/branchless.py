@@ -32,7 +32,7 @@ def augment_rows(
     colour = images.shape[1] == 3
     views = crop_by_taps(images, rows, drawn["crop"], config.size, drawn["flip"], config.antialias).clamp(0, 1)
     if config.affine > 0:
-        moved = warp(views, drawn["affine"])
+        moved = warp(views, drawn["affine"], config.outside)
         still = (drawn["affine"] == _identity(drawn["affine"])).all(-1)
         views = torch.where(still[:, None, None, None], views, moved)
     if config.jitter > 0:

@@ -53,7 +53,7 @@ def _augment_(views: Tensor, drawn: dict[str, Tensor], places: Tensor, config: A
     """What follows the crop, in place. The views are sorted by ``places``, those of ``_hue_places``."""
     affine, sigma = drawn["affine"], drawn["blur"]
     moves = (affine != affine.new_tensor([0, 0, 0, 1, 0])).any(-1)
-    _on_rows(views, moves, lambda some, rows: warp(some, affine[rows]))
+    _on_rows(views, moves, lambda some, rows: warp(some, affine[rows], config.outside))
     _jitter_(views, drawn["jitter"], drawn["order"], places)
     if views.shape[1] == 3:
         _on_rows(views, drawn["gray"], lambda some, _: luma(some).expand(-1, 3, -1, -1).contiguous())

@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed, as_numbers
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["Reliability", "answer_reliability", "expected_calibration_error", "reliability"]
@@ -32,7 +33,7 @@ class Reliability:
 
 
 def reliability(
-    probabilities: Annotated[Tensor, "float N C"], labels: Annotated[Tensor, "int64 N"], bins: int = 15
+    probabilities: Annotated[Tensor, "N C"] | Listed, labels: Annotated[Tensor, "N"] | Listed, bins: int = 15
 ) -> Reliability:
     """Confidence of the likeliest class against how often it is right.
 
@@ -47,10 +48,12 @@ def reliability(
     """
     if bins < 1:
         raise ConfigError(f"bins must be positive, got {bins}")
-    probabilities, labels = torch.as_tensor(probabilities).detach().double().cpu(), torch.as_tensor(labels).cpu()
+    probabilities = as_numbers(probabilities, "probabilities").double().cpu()
+    labels = as_numbers(labels, "labels").cpu()
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or probabilities.numel() == 0:
         raise DataError(f"expected (N, C) and (N,), got {tuple(probabilities.shape)} and {tuple(labels.shape)}")
     classes = probabilities.shape[1]
+    labels = labels if labels.is_floating_point() else labels.long()
     if labels.is_floating_point() or int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise DataError(f"labels must be integers in [0, {classes}), got {labels.dtype} up to {labels.max().item()}")
     # half types round each of C entries: allow for it, and still catch logits
@@ -89,7 +92,7 @@ def answer_reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> Rel
 
 
 def expected_calibration_error(
-    probabilities: Annotated[Tensor, "float N C"], labels: Annotated[Tensor, "int64 N"], bins: int = 15
+    probabilities: Annotated[Tensor, "N C"] | Listed, labels: Annotated[Tensor, "N"] | Listed, bins: int = 15
 ) -> float:
     """Mean |accuracy - confidence| over bins of confidence, weighted by count (Guo et al. 2017, equation 3).
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed, as_numbers
 from linear_eval.features.rows import parts_of
 from linear_eval.metrics import (
     balanced_accuracy,
@@ -38,13 +39,14 @@ class LinearClassifier:
     classes: Tensor
     """(C,) int64: label of each row of ``weight``."""
 
-    def logits(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "float N C"]:
-        """Logits (N, C) of features x (N, F)."""
+    def logits(self, x: Annotated[Tensor, "N F"] | Listed) -> Annotated[Tensor, "float32 N C"]:
+        """Logits (N, C) float32 of features x (N, F): a tensor, an array or a list, of any type of numbers."""
+        x = as_numbers(x, "features").to(self.weight.dtype)
         return ((x - self.mean) / self.scale) @ self.weight.t() + self.bias
 
-    def predict(self, x: Annotated[Tensor, "float N F"]) -> Annotated[Tensor, "int64 N"]:
+    def predict(self, x: Annotated[Tensor, "N F"] | Listed) -> Annotated[Tensor, "int64 N"]:
         """Labels (N,) int64 of features x (N, F)."""
-        labels = [self.classes[self.logits(part).argmax(1)] for _, part in parts_of(x)]
+        labels = [self.classes[self.logits(part).argmax(1)] for _, part in parts_of(as_numbers(x, "features"))]
         return torch.cat(labels) if labels else self.classes[:0]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment import AugmentConfig, ViewGenerator
+from augment.pixel_range import check_range
 from linear_eval.classify.result import LinearClassifier, ProbeResult, score_predictions
 from linear_eval.features.extract import check_features, extract_features
 from linear_eval.features.frozen import frozen
@@ -159,4 +160,5 @@ def _zero_head(z: Tensor, classes: int, peak: float) -> tuple[nn.Linear, torch.o
 
 
 def _as_uint8(images: Tensor) -> Tensor:
+    check_range(images, "")
     return images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)

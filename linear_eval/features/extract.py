@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from linear_eval.features.disk import FeatureWriter, read_features, write_features
 from linear_eval.features.frozen import encoded, encoder_digest, frozen
 from linear_eval.features.images import ArrayImages, SizedImages, all_groups, as_images, batch_and_labels, image_batches
+from linear_eval.features.numbers import as_numbers, as_whole_numbers
 from linear_eval.features.rows import parts_of
 from linear_eval.features.shares import gather_shares, wait_for_all
 from simclr.errors import ConfigError, DataError
@@ -36,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder says of N images."""
+    """What an encoder says of N images; arrays, lists and tensors of other types become those named here."""
 
     x: Tensor
     """(N, F) float32 on the CPU."""
@@ -54,16 +55,17 @@ class Features:
     """(N,) int64, or None: images of one group are never on both sides where a probe chooses; -1 is a group of its own."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "x", as_numbers(self.x, "features").to(torch.float32))
+        for name, what in (("y", "labels"), ("index", "indices"), ("groups", "groups")):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_whole_numbers(getattr(self, name), what))
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1] or self.index.shape != self.y.shape:
             raise DataError(
                 f"features of shape {tuple(self.x.shape)}, labels {tuple(self.y.shape)} and indices "
                 f"{tuple(self.index.shape)} do not belong together: expected (N, F), (N,) and (N,)"
             )
-        if self.y.dtype != torch.int64 or self.index.dtype != torch.int64:
-            raise DataError(f"labels are {self.y.dtype} and indices {self.index.dtype}: expected int64")
-        if self.groups is not None and (self.groups.shape != self.y.shape or self.groups.dtype != torch.int64):
-            given = f"{self.groups.dtype} of shape {tuple(self.groups.shape)}"
-            raise DataError(f"groups are {given}: expected int64 of shape {tuple(self.y.shape)}")
+        if self.groups is not None and self.groups.shape != self.y.shape:
+            raise DataError(f"groups have the shape {tuple(self.groups.shape)}: expected {tuple(self.y.shape)}")
 
     def __len__(self) -> int:
         return len(self.y)

@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from linear_eval.classify.reliability import Reliability, expected_calibration_error, reliability
+from linear_eval.features.numbers import Listed, as_numbers
 from linear_eval.matching.roc import RocCurve, pair_curve
 from linear_eval.matching.similarity import Distance, natural, prepare
 from simclr.errors import ConfigError, DataError
@@ -78,21 +79,23 @@ class Threshold:
     impostor_pairs: int
 
     def compare(
-        self, a: Annotated[Tensor, "float P D"], b: Annotated[Tensor, "float P D"]
+        self, a: Annotated[Tensor, "P D"] | Listed, b: Annotated[Tensor, "P D"] | Listed
     ) -> Annotated[Tensor, "float P"]:
         """Features of one image and of another, (P, F) floating each -> (P,) float64 on the CPU, a cosine or a distance.
 
         Raises:
             DataError: two shapes that differ, or that are not rows of features.
         """
+        a, b = as_numbers(a, "features"), as_numbers(b, "features")
         if a.ndim != 2 or a.shape != b.shape:
             raise DataError(f"expected features (P, F) twice, got {tuple(a.shape)} and {tuple(b.shape)}")
-        a, b = a.detach().cpu().double(), b.detach().cpu().double()
+        a, b = a.cpu().double(), b.cpu().double()
         return cosine_similarity(a, b, eps=1e-300) if self.distance == "cosine" else (a - b).norm(dim=1)
 
-    def same(self, similarity: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "bool ..."]:
+    def same(self, similarity: Annotated[Tensor, "..."] | Listed | float) -> Annotated[Tensor, "bool ..."]:
         """Decide (P,) cosine similarities, or euclidean distances: (P,) bool. NaN is never the same."""
-        return similarity >= self.value if self.distance == "cosine" else similarity <= self.value
+        given = as_numbers(similarity, "similarities")
+        return given >= self.value if self.distance == "cosine" else given <= self.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +112,17 @@ class PairCalibration:
     prior: float
     """Share of pairs of one class that the probability assumes."""
 
-    def probability(self, similarity: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "float ..."]:
+    def probability(self, similarity: Annotated[Tensor, "..."] | Listed | float) -> Annotated[Tensor, "float ..."]:
         """(P,) cosine similarities or euclidean distances -> (P,) float64. Beyond the knots it stays at their ends."""
-        values = np.interp(similarity.detach().double().cpu().numpy(), self.similarity, self.same)
+        given = as_numbers(similarity, "similarities").double().cpu()
+        values = np.interp(given.numpy(), self.similarity, self.same)
         return torch.from_numpy(np.asarray(values))
 
 
 def fit_threshold(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
-    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
+    pairs: Annotated[Tensor, "P 2"] | Listed | None = None,
     *,
     criterion: Criterion = "eer",
     far: float | None = None,
@@ -154,9 +158,9 @@ def fit_threshold(
 
 
 def fit_pair_calibration(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
-    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
+    pairs: Annotated[Tensor, "P 2"] | Listed | None = None,
     *,
     prior: float | None = None,
     distance: Distance = "cosine",
@@ -190,9 +194,9 @@ def fit_pair_calibration(
 
 def pair_calibration_error(
     calibration: PairCalibration,
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
-    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
+    pairs: Annotated[Tensor, "P 2"] | Listed | None = None,
     bins: int = 15,
 ) -> float:
     """Mean |share of genuine pairs - probability| over bins of probability, on pairs it was not fitted on.

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed
 from linear_eval.matching.similarity import (
     CHUNK_BYTES,
     Distance,
@@ -95,12 +96,12 @@ class OneShotResult:
 
 
 def identification(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     ks: Sequence[int] = (1, 5, 10),
     *,
-    gallery_x: Annotated[Tensor, "float M D"] | None = None,
-    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
+    gallery_x: Annotated[Tensor, "M D"] | Listed | None = None,
+    gallery_y: Annotated[Tensor, "M"] | Listed | None = None,
     enrol: int = 1,
     template: Template = "nearest",
     distance: Distance = "cosine",
@@ -158,8 +159,8 @@ def identification(
 
 
 def one_shot(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     ways: int = 20,
     *,
     trials: int = 10_000,

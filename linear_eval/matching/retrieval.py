@@ -29,6 +29,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed
 from linear_eval.matching.similarity import (
     CHUNK_BYTES,
     Distance,
@@ -78,18 +79,18 @@ class RetrievalResult:
 
 
 def recall_at_k(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     ks: Sequence[int] = KS,
     *,
-    gallery_x: Annotated[Tensor, "float M D"] | None = None,
-    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
+    gallery_x: Annotated[Tensor, "M D"] | Listed | None = None,
+    gallery_y: Annotated[Tensor, "M"] | Listed | None = None,
     distance: Distance = "cosine",
 ) -> dict[int, float]:
     """Share of queries with at least one of their class among the ``k`` nearest (Jegou et al. 2011), by ``k``.
 
     Args:
-        x: (N, F) floating embeddings of the queries, and of the gallery where none is given.
+        x: (N, F) embeddings, a tensor, an array or a list, of the queries, and of the gallery where none is given.
         y: (N,) int64 classes.
         ks: how many neighbours to look at. A ``k`` beyond the gallery's size looks at all of it.
         gallery_x, gallery_y: (M, F) and (M,): search these instead. Nothing is then left out as the query itself.
@@ -103,11 +104,11 @@ def recall_at_k(
 
 
 def map_at_r(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     *,
-    gallery_x: Annotated[Tensor, "float M D"] | None = None,
-    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
+    gallery_x: Annotated[Tensor, "M D"] | Listed | None = None,
+    gallery_y: Annotated[Tensor, "M"] | Listed | None = None,
     distance: Distance = "cosine",
 ) -> float:
     """MAP@R (Musgrave et al. 2020, "A metric learning reality check"); arguments as :func:`recall_at_k`.
@@ -119,11 +120,11 @@ def map_at_r(
 
 
 def r_precision(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     *,
-    gallery_x: Annotated[Tensor, "float M D"] | None = None,
-    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
+    gallery_x: Annotated[Tensor, "M D"] | Listed | None = None,
+    gallery_y: Annotated[Tensor, "M"] | Listed | None = None,
     distance: Distance = "cosine",
 ) -> float:
     """Share of relevant rows among the R nearest, R being how many there are; arguments as :func:`recall_at_k`."""
@@ -131,12 +132,12 @@ def r_precision(
 
 
 def retrieval(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     ks: Sequence[int] = KS,
     *,
-    gallery_x: Annotated[Tensor, "float M D"] | None = None,
-    gallery_y: Annotated[Tensor, "int64 M"] | None = None,
+    gallery_x: Annotated[Tensor, "M D"] | Listed | None = None,
+    gallery_y: Annotated[Tensor, "M"] | Listed | None = None,
     distance: Distance = "cosine",
 ) -> RetrievalResult:
     """Every figure of retrieval in one pass, with the counts; arguments and errors as :func:`recall_at_k`."""
@@ -144,8 +145,8 @@ def retrieval(
 
 
 def nmi(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     seed: int = 0,
     *,
     distance: Distance = "cosine",
@@ -172,9 +173,9 @@ def nmi(
 
 
 def retrieval_gains(
-    x: Annotated[Tensor, "float N D"],
-    others: Mapping[str, Annotated[Tensor, "float N E"]],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    others: Mapping[str, Annotated[Tensor, "N E"] | Listed],
+    y: Annotated[Tensor, "N"] | Listed,
     *,
     distance: Distance = "cosine",
 ) -> dict[str, dict[str, dict[str, Any]]]:
@@ -185,7 +186,7 @@ def retrieval_gains(
         over queries (``difference_over_classes``), None for a single class. Plain JSON types.
     """
 
-    def of_queries(rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def of_queries(rows: Tensor | Listed) -> tuple[dict[str, Tensor], Tensor]:
         return _values(*query_and_gallery(rows, y, None, None, distance), (1,), True)
 
     mine, labels = of_queries(x)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed, as_numbers
 from linear_eval.matching.similarity import COSINE_GRID, Distance, Embeddings, block_scores, pair_scores
 from simclr.errors import DataError
 
@@ -133,7 +134,9 @@ class RocCurve:
         return [0.0, *self.far[kept].tolist()], [0.0, *self.tar[kept].tolist()]
 
 
-def pair_curve(embeddings: Embeddings, pairs: Tensor | None = None, exact_pairs: int = EXACT_PAIRS) -> RocCurve:
+def pair_curve(
+    embeddings: Embeddings, pairs: Tensor | Listed | None = None, exact_pairs: int = EXACT_PAIRS
+) -> RocCurve:
     """ROC of ``pairs`` (P, 2) int64 of row numbers, or of all N (N - 1) / 2 pairs of different rows.
 
     Raises:
@@ -143,16 +146,16 @@ def pair_curve(embeddings: Embeddings, pairs: Tensor | None = None, exact_pairs:
     if pairs is None:
         count, chunks = rows * (rows - 1) // 2, _all_pairs(embeddings)
     else:
-        pairs = checked_pairs(pairs, rows).to(embeddings.rows.device)
-        count, chunks = len(pairs), _listed_pairs(embeddings, pairs)
+        listed = checked_pairs(pairs, rows).to(embeddings.rows.device)
+        count, chunks = len(listed), _listed_pairs(embeddings, listed)
     if count <= exact_pairs:
         return _exact_curve(list(chunks))
     return _binned_curve(chunks, embeddings.distance)
 
 
-def checked_pairs(pairs: Annotated[Tensor, "P 2"], rows: int) -> Annotated[Tensor, "int64 P 2"]:
+def checked_pairs(pairs: Annotated[Tensor, "P 2"] | Listed, rows: int) -> Annotated[Tensor, "int64 P 2"]:
     """``pairs`` if they are (P, 2) integers that name two different ones of ``rows`` rows, else a DataError."""
-    pairs = torch.as_tensor(pairs)
+    pairs = as_numbers(pairs, "pairs")
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point() or pairs.dtype == torch.bool:
         raise DataError(f"pairs must be integers (P, 2), got {tuple(pairs.shape)} {pairs.dtype}")
     pairs = pairs.long()

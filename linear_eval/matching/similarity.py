@@ -16,6 +16,7 @@ from typing import Annotated, Literal, get_args
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed, as_numbers
 from simclr.errors import ConfigError, DataError
 
 __all__ = [
@@ -65,9 +66,12 @@ class Embeddings:
 
 
 def prepare(
-    x: Annotated[Tensor, "float N D"], y: Annotated[Tensor, "int64 N"], distance: Distance = "cosine", name: str = "x"
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
+    distance: Distance = "cosine",
+    name: str = "x",
 ) -> Embeddings:
-    """Check embeddings ``x`` (N, F) floating and labels ``y`` (N,) integer, and bring them into comparable form.
+    """Check embeddings ``x`` (N, F) and labels ``y`` (N,) integer, tensors, arrays or lists, and bring them into comparable form.
 
     Raises:
         DataError: an empty set, shapes that do not fit, labels that are not integers from 0 up, or rows with NaN or
@@ -76,7 +80,7 @@ def prepare(
     """
     if distance not in get_args(Distance):
         raise ConfigError(f"unknown distance {distance!r}; expected one of {', '.join(get_args(Distance))}")
-    x, y = torch.as_tensor(x).detach(), torch.as_tensor(y)
+    x, y = as_numbers(x, name), as_numbers(y, f"the labels of {name}")
     if x.ndim != 2 or not x.is_floating_point():
         raise DataError(f"{name} must be a floating-point matrix (N, F), got {tuple(x.shape)} {x.dtype}")
     if y.ndim != 1 or y.is_floating_point() or y.is_complex():
@@ -85,6 +89,7 @@ def prepare(
         )
     if len(x) != len(y):
         raise DataError(f"{name} has {len(x)} rows but {len(y)} labels; every row needs exactly one")
+    y = y.long()  # not every type of whole numbers compares
     if (y < 0).any():
         missing = int((y < 0).sum())
         raise DataError(
@@ -105,11 +110,15 @@ def prepare(
         rows /= rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     else:
         rows = x.double()
-    return Embeddings(rows=rows, labels=y.to(rows.device, torch.int64), distance=distance)
+    return Embeddings(rows=rows, labels=y.to(rows.device), distance=distance)
 
 
 def query_and_gallery(
-    x: Tensor, y: Tensor, gallery_x: Tensor | None, gallery_y: Tensor | None, distance: Distance
+    x: Tensor | Listed,
+    y: Tensor | Listed,
+    gallery_x: Tensor | Listed | None,
+    gallery_y: Tensor | Listed | None,
+    distance: Distance,
 ) -> tuple[Embeddings, Embeddings]:
     """Both sides of a search, prepared; the same object twice where the queries search among themselves.
 
@@ -141,13 +150,13 @@ def class_sizes(
 
 
 def block_scores(
-    a: Annotated[Tensor, "float Q D"], b: Annotated[Tensor, "float N D"], distance: Distance
-) -> Annotated[Tensor, "float Q N"]:
-    """Scores of every row of ``a`` (A, F) with every row of ``b`` (B, F), both prepared: (A, B) float64."""
-    scores = a @ b.T  # (A, B)
+    a: Annotated[Tensor, "float ... Q D"], b: Annotated[Tensor, "float ... N D"], distance: Distance
+) -> Annotated[Tensor, "float ... Q N"]:
+    """Scores of every row of ``a`` (..., A, F) with every row of ``b`` (..., B, F), both prepared: (..., A, B) float64."""
+    scores = a @ b.mT  # (..., A, B)
     if distance == "cosine":
         return _on_grid(scores)
-    lengths = _squared_norms(a)[:, None] + _squared_norms(b)[None, :]  # (A, B)
+    lengths = _squared_norms(a)[..., :, None] + _squared_norms(b)[..., None, :]  # (..., A, B)
     return _minus_distance(scores.mul_(-2).add_(lengths), lengths)
 
 
@@ -184,7 +193,7 @@ def natural(score: float, distance: Distance) -> float:
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    return torch.einsum("nf,nf->n", rows, rows)  # without a second (N, F)
+    return torch.einsum("...f,...f->...", rows, rows)  # without a second (N, F)
 
 
 def _on_grid(cosines: Tensor) -> Tensor:

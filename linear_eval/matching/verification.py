@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed
 from linear_eval.matching.roc import RocCurve, checked_pairs, pair_curve
 from linear_eval.matching.similarity import Distance, Embeddings, block_scores, natural, pair_scores, prepare
 from linear_eval.metrics import clustered_interval
@@ -128,9 +129,9 @@ class VerificationResult:
 
 
 def verification(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
-    pairs: Annotated[Tensor, "int64 P 2"] | None = None,
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
+    pairs: Annotated[Tensor, "P 2"] | Listed | None = None,
     *,
     distance: Distance = "cosine",
     threshold: float | None = None,
@@ -139,7 +140,7 @@ def verification(
     """Score how well ``x`` tells pairs of one class from pairs of two.
 
     Args:
-        x: (N, F) floating embeddings; compared by their cosine, or as they are by the euclidean distance.
+        x: (N, F) embeddings, a tensor, an array or a list; compared by their cosine, or as they are by the euclidean distance.
         y: (N,) int64 classes.
         pairs: (P, 2) int64 row numbers; None compares all N (N - 1) / 2 pairs, in memory linear in N. Up to
             ``linear_eval.matching.roc.EXACT_PAIRS`` pairs are sorted, more are counted in bins of 2e-6 in cosine (1.2e-4
@@ -155,10 +156,11 @@ def verification(
         if not 0 < far < 1:
             raise ConfigError(f"a false accept rate lies between 0 and 1, got {far}")
     embeddings = prepare(x, y, distance)
-    curve = pair_curve(embeddings, pairs)
+    listed = None if pairs is None else checked_pairs(pairs, len(embeddings))
+    curve = pair_curve(embeddings, listed)
     eer, eer_index = curve.eer()
     index = eer_index if threshold is None else curve.index_at_score(natural(threshold, distance))
-    points, identities = _operating_points(embeddings, pairs, curve, fars)
+    points, identities = _operating_points(embeddings, listed, curve, fars)
     roc_far, roc_tar = curve.thinned()
     return VerificationResult(
         auc=curve.auc(),

@@ -67,7 +67,11 @@ class DataConfig:
     """Seed of that split. It is apart from the run's seed, so that runs of several seeds share one test set."""
 
     held_out_classes: Rare[float] = 0.0
-    """Share of the classes, drawn with `split_seed`, that training never sees: what the open-set protocol tests on."""
+    """Share of the classes, drawn with `split_seed`, that training never sees: what the open-set protocol tests on. Without it
+    `omniglot` has its evaluation alphabets for that."""
+
+    rotations: Rare[bool] = False
+    """Train on every image turned by 90, 180 and 270 degrees too, as images of three further classes (Santoro et al. 2016)."""
 
     label_fraction: Rare[float] = 1.0
     """Train on this share of every class (at least one image of each), drawn with `split_seed`; 0.01 is 1 % of the labels."""
@@ -90,6 +94,11 @@ class DataConfig:
 
     download: Runtime[Rare[bool]] = True
     """Let torchvision download a named set that is not under `path` yet."""
+
+    @property
+    def has_new_classes(self) -> bool:
+        """Whether there are classes of the set that training never sees."""
+        return self.held_out_classes > 0 or self.source == "omniglot"
 
     def __post_init__(self) -> None:
         expand_fields(self, "path", "labels")

@@ -8,7 +8,7 @@ from simclr.errors import ConfigError
 
 __all__ = ["GIVEN", "OWN_SOURCES", "SOURCES", "known_sources", "register_source"]
 
-SOURCES = ("digits", "cifar10", "cifar100", "stl10", "folder")
+SOURCES = ("digits", "cifar10", "cifar100", "stl10", "omniglot", "folder")
 
 GIVEN = "given"
 """What ``data.source`` says of images that were handed to ``simclr.pretrain``: no command can load them."""

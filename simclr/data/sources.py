@@ -20,6 +20,7 @@ from simclr.data.groups import across_parts, with_pages
 from simclr.data.image_set import ImageSet
 from simclr.data.listing import list_images
 from simclr.data.metadata import Metadata
+from simclr.data.omniglot import load_omniglot
 from simclr.data.parts_list import FILE, PartsList, listed_files
 from simclr.data.set_metadata import metadata_of_set
 from simclr.data.splits import divide_classes, divide_training, hold_out
@@ -37,7 +38,8 @@ def load_source(config: DataConfig, split: Split, kept: PartsList | None = None)
     ``train`` is what training sees. ``test`` has the same classes and is a part of the set's own where there is one; else
     ``config.test_fraction`` of every class. ``validation`` is a part of the set's own too; else the share of the training
     images, ``config.validation``, that is kept from training. ``held-out`` is every image, of both parts, of the classes that
-    training never sees. With ``kept`` a folder is what it was when that list was written: its files, in the parts it names.
+    training never sees; Omniglot's are its evaluation alphabets. With ``kept`` a folder is what it was when that list was
+    written: its files, in the parts it names.
 
     Raises:
         DataError: nothing there, nothing readable, a named set that is not on the disk and cannot be downloaded, or too
@@ -75,7 +77,9 @@ def _part(config: DataConfig, split: Split, own: dict[str, ImageSet]) -> ImageSe
             return unknown(whole).joined(unknown(_load(config, "test", own)))
         images = known(own["validation"] if split == "validation" and validates else _load(config, split, own, whole))
     elif split == "held-out":
-        raise DataError(f"no class of {config.source} is held out; set --data.held-out-classes, e.g. 0.4")
+        if not config.has_new_classes:
+            raise DataError(f"no class of {config.source} is held out; set --data.held-out-classes, e.g. 0.4")
+        return load_omniglot(config, "evaluation")
     else:
         images = own["validation"] if split == "validation" and validates else _load(config, split, own)
     if split == "test" or (split == "validation" and validates):
@@ -102,6 +106,8 @@ def _load(config: DataConfig, split: Split, own: dict[str, ImageSet], training: 
         )
     if config.source in OWN_SOURCES:
         return _own(config, part)
+    if config.source == "omniglot":
+        return hold_out(load_omniglot(config, "background"), config, part)
     if config.source != "folder":
         return with_channels(_torchvision(config, part), config.channels)
     # Images without a label that the set keeps apart are for training alone.

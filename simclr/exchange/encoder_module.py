@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from augment import preprocess
+from augment.pixel_range import check_range
 from simclr.data.decode import Fit, Reader
 from simclr.model.dense import feature_map
 from simclr.model.encoder import feature_width
@@ -33,8 +34,8 @@ class Encoder(nn.Module):
 
     Raises:
         TypeError: no tensor, or one of other integers.
-        ValueError: not (B, C, H, W) with C as it was in training, or floating point far outside [0, 1]; the range is
-            looked at once, in the first batch of floating point.
+        ValueError: not (B, C, H, W) with C as it was in training, or floating point far outside [0, 1]; on a CPU the
+            range of every batch is looked at (and NaN), elsewhere once, in the first batch of floating point.
     """
 
     def __init__(
@@ -122,15 +123,9 @@ class Encoder(nn.Module):
                 hint = f"; got C = {images.shape[1]}, and the encoder was trained on {self.channels}"
             known = " or ".join(map(str, takes))
             raise ValueError(f"images have the shape {shape}: expected (B, C, H, W) with C = {known}{hint}")
-        # Once, because on a GPU it waits for the device; a program that is traced has no values to look at.
-        if not self._range_known and images.is_floating_point() and not torch.compiler.is_compiling() and len(images):
-            low, high = (bound.item() for bound in images.aminmax())
-            if low < -0.5 or high > 1.5:
-                raise ValueError(
-                    f"images hold values from {low:.3g} to {high:.3g}: expected floating point in [0, 1], or uint8. The "
-                    "encoder normalises by itself; divide pixels of 0 to 255 by 255, or give them as uint8"
-                )
-            self._range_known = True
+        # Where looking waits for the device, at the first batch alone.
+        check_range(images, ". The encoder normalises by itself", wait=not self._range_known)
+        self._range_known = self._range_known or images.is_floating_point()
 
 
 def _eight_bits(images: Tensor, value_range: tuple[float, float] | None) -> Tensor:

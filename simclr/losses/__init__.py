@@ -7,7 +7,9 @@ The trainer knows them by `LossConfig`, `Loss` and the `EmbeddedBatch` that each
 from simclr.losses.arcface import ArcFaceConfig, ArcFaceLoss
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.center import CenterConfig, CenterCrossEntropyLoss, CenterLoss
+from simclr.losses.circle import CircleConfig, CircleLoss
 from simclr.losses.contrastive import ContrastiveConfig, ContrastiveLoss
+from simclr.losses.cosface import CosFaceConfig, CosFaceLoss
 from simclr.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
 from simclr.losses.focal import DistributionHead, distribution_focal_loss, integral, quality_focal_loss
 from simclr.losses.focal_objectives import (
@@ -22,8 +24,11 @@ from simclr.losses.lejepa import LeJEPAConfig, SIGRegLoss, sigreg
 from simclr.losses.loss import Loss, LossConfig
 from simclr.losses.margin import MarginConfig, MarginLoss
 from simclr.losses.moco import MoCoConfig, MoCoLoss, momentum_contrast
+from simclr.losses.multi_similarity import MultiSimilarityConfig, MultiSimilarityLoss
 from simclr.losses.n_pair import NPairConfig, NPairLoss
 from simclr.losses.ntxent.loss import NTXentConfig, NTXentLoss, nt_xent, nt_xent_reference
+from simclr.losses.pair_loss import PairLoss, PairLossConfig, Pairs
+from simclr.losses.proxy_anchor import ProxyAnchorConfig, ProxyAnchorLoss
 from simclr.losses.quadruplet import QuadrupletConfig, QuadrupletLoss
 from simclr.losses.siamese import SiameseConfig, SiameseLoss
 from simclr.losses.supcon import SupConConfig, SupConLoss, sup_con
@@ -36,8 +41,12 @@ __all__ = [
     "CenterConfig",
     "CenterCrossEntropyLoss",
     "CenterLoss",
+    "CircleConfig",
+    "CircleLoss",
     "ContrastiveConfig",
     "ContrastiveLoss",
+    "CosFaceConfig",
+    "CosFaceLoss",
     "CrossEntropyConfig",
     "CrossEntropyLoss",
     "DistributionFocalConfig",
@@ -55,10 +64,17 @@ __all__ = [
     "MarginLoss",
     "MoCoConfig",
     "MoCoLoss",
+    "MultiSimilarityConfig",
+    "MultiSimilarityLoss",
     "NPairConfig",
     "NPairLoss",
     "NTXentConfig",
     "NTXentLoss",
+    "PairLoss",
+    "PairLossConfig",
+    "Pairs",
+    "ProxyAnchorConfig",
+    "ProxyAnchorLoss",
     "QuadrupletConfig",
     "QuadrupletLoss",
     "QualityFocalConfig",

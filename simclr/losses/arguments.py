@@ -5,17 +5,15 @@ Only what can mean one thing is changed; for the rest there is a hint for the me
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from simclr.mining.given import are_texts, as_labels, as_tensor
 
 __all__ = ["Kind", "as_taken", "hint"]
 
 Kind = Literal["", "views", "labels", "views and labels"]
 """What a loss takes: all views (V, B, D); embeddings (N, D) and labels (N,); views and one label an image; "" its own."""
-
-_ARRAYS, _LISTS = (np.ndarray, np.generic), (list, tuple)
-_WHOLE = (torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32)
 
 
 def as_taken(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -30,10 +28,10 @@ def as_taken(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     if not kind or not args:
         return args, kwargs
     first, *rest = args
-    first = _tensor(first)
+    first = as_tensor(first)
     if kind == "views":
-        labelled = any(_are_texts(one) for one in rest)
-        others = [] if labelled else [_tensor(one) for one in rest]
+        labelled = any(are_texts(one) for one in rest)
+        others = [] if labelled else [as_tensor(one) for one in rest]
         if others and all(_is_view(one, first) for one in others):
             return (torch.stack([first, *others]),), kwargs
         if (
@@ -56,7 +54,7 @@ def as_taken(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     names = ("labels", "indices")
     given = {**dict(zip(names, rest)), **{name: kwargs[name] for name in names if name in kwargs}}
     device = first.device if isinstance(first, Tensor) else None
-    given = {name: _labels(value, name, device) for name, value in given.items()}
+    given = {name: as_labels(value, name, device) for name, value in given.items()}
     if kind == "labels" and isinstance(first, Tensor) and first.ndim == 3:
         first, given = _flat(first, given)
     place = [given.pop(name) if i < len(rest) else None for i, name in enumerate(names)][: len(rest)]
@@ -77,33 +75,6 @@ def _is_view(one: Any, first: Any) -> bool:
     """Whether ``one`` looks like another view of the images that ``first`` (B, D) shows."""
     both = isinstance(one, Tensor) and isinstance(first, Tensor)
     return both and one.ndim == 2 and one.shape == first.shape and one.is_floating_point()
-
-
-def _tensor(value: Any, device: torch.device | None = None) -> Any:
-    if isinstance(value, _ARRAYS):
-        return torch.as_tensor(np.asarray(value), device=device)
-    if isinstance(value, _LISTS) and value:
-        if all(isinstance(one, Tensor) for one in value):
-            return torch.stack(list(value))
-        if all(isinstance(one, _ARRAYS) for one in value):
-            return torch.as_tensor(np.stack(value), device=device)
-        return torch.as_tensor(value, device=device)
-    return value
-
-
-def _labels(value: Any, name: str, device: torch.device | None) -> Any:
-    if _are_texts(value):
-        raise TypeError(
-            f"{name} are texts; a loss takes numbers: classes = sorted(set({name})), torch.tensor([classes.index(one) for one in "
-            f"{name}])"
-        )
-    value = _tensor(value, device)
-    return value.long() if isinstance(value, Tensor) and value.dtype in _WHOLE else value
-
-
-def _are_texts(value: Any) -> bool:
-    words = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
-    return words or (isinstance(value, _LISTS) and any(isinstance(one, str) for one in value))
 
 
 def _flat(z: Tensor, given: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.losses.cross_entropy import CrossEntropyLoss
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
+from simclr.numerics import widened
 
 __all__ = ["CenterConfig", "CenterCrossEntropyLoss", "CenterLoss"]
 
@@ -53,6 +54,8 @@ class CenterLoss(LabelLoss):
     the loss with the centres as they are and then moves them by the paper's rule; in eval mode they stay. Memory is
     that of the batch (N, D): no matrix over classes is formed. Rows that are not finite do not move a centre.
 
+    Raises `ValueError` on a CPU for labels outside 0..num_classes-1 (a GPU asserts).
+
     On several processes give every rank the gathered batch, in one order: they then move their centres alike, bit for
     bit. Only a call moves the centres: accumulate gradients over calls, and each moves them.
 
@@ -69,6 +72,7 @@ class CenterLoss(LabelLoss):
 
     def __init__(self, num_classes: int, dim: int, alpha: float = 0.5) -> None:
         super().__init__()
+        check_sizes(num_classes, dim)
         require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]")
         self.num_classes, self.alpha = num_classes, alpha
         self.register_buffer("centers", torch.zeros(num_classes, dim))
@@ -78,12 +82,14 @@ class CenterLoss(LabelLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss, then the centres' step."""
         check_classes(labels, self.num_classes)
+        check_dim(z, self.centers.shape[1])
         difference = z - F.embedding(labels, self.centers).to(z.dtype)
-        squared = difference.square().sum(1)
+        squared = widened(difference).square().sum(1)
         size = max(len(z), 1)
         if self.training:
             self._move(difference.detach(), labels)
-        return squared.sum() / (2 * size), {"center_distance": squared.detach().sqrt().sum() / size}
+        mean_distance = squared.detach().sqrt().sum() / size
+        return (squared.sum() / (2 * size)).to(z.dtype), {"center_distance": mean_distance.to(z.dtype)}
 
     @torch.no_grad()
     def _move(self, difference: Tensor, labels: Tensor) -> None:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from simclr.distances import DistanceName, check_distance, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
-from simclr.numerics import l2_normalize
+from simclr.losses.label_loss import mean_where, require
+from simclr.losses.pair_loss import PairLoss, PairLossConfig, Pairs
 
 __all__ = ["ContrastiveConfig", "ContrastiveLoss"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig(LabelLossConfig):
+class ContrastiveConfig(PairLossConfig):
     """Contrastive loss on pairs (Hadsell et al. 2006)."""
 
     name: ClassVar[str] = "contrastive"
@@ -42,12 +42,22 @@ class ContrastiveConfig(LabelLossConfig):
         self.build(0, 0, 0)
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "ContrastiveLoss":
-        """The module; none of the numbers matters to it."""
-        return ContrastiveLoss(self.margin, self.positive_margin, self.distance, normalize=self.normalize)
+        """The module; of the numbers only the width ``dim`` matters to it, for a memory."""
+        return ContrastiveLoss(
+            self.margin,
+            self.positive_margin,
+            self.distance,
+            normalize=self.normalize,
+            memory=self.memory,
+            memory_from=self.memory_from,
+            dim=dim,
+        )
 
 
-class ContrastiveLoss(LabelLoss):
+class ContrastiveLoss(PairLoss):
     """Contrastive loss of L2-normalised embeddings, the mean over all pairs i < j of the batch.
+
+    With a ``memory`` (see `PairLoss`) it is the mean over all ordered pairs: those of the batch, and of it with the memory.
 
     Same class: 1/2 max(0, d - ``positive_margin``)^2 (the paper's 1/2 d^2 with the default of 0). Different classes:
     1/2 max(0, ``margin`` - d)^2, with an exactly zero gradient beyond the margin. ``normalize=False`` compares
@@ -64,29 +74,33 @@ class ContrastiveLoss(LabelLoss):
         distance: DistanceName = "euclidean",
         *,
         normalize: bool = True,
+        memory: int = 0,
+        memory_from: int = 1000,
+        dim: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(normalize=normalize, memory=memory, memory_from=memory_from, dim=dim)
         require(margin > 0, "margin", margin, "positive")
         require(0 <= positive_margin < margin, "positive_margin", positive_margin, f"in [0, margin = {margin})")
         check_distance(distance)
-        self.margin, self.positive_margin, self.distance, self.normalize = margin, positive_margin, distance, normalize
+        self.margin, self.positive_margin, self.distance = margin, positive_margin, distance
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over pairs; the matrix holds each of them twice, and a diagonal of exact zeros."""
-        d = pairwise_distance(l2_normalize(z) if self.normalize else z, kind=self.distance)
-        same = labels.unsqueeze(1) == labels
-        hinge = torch.where(same, d - self.positive_margin, self.margin - d).relu()
-        positive, negative = same.clone().fill_diagonal_(False), ~same
-        pairs = len(z) * (len(z) - 1)
-        loss = hinge.square().sum() / (2 * max(pairs, 1))
+    def compare(self, z: Tensor, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over ordered pairs: the matrix holds each of the batch twice."""
+        d = pairwise_distance(z, None if pairs.others is z else pairs.others, kind=self.distance)
+        positive, negative = pairs.positive, pairs.negative
+        hinge = torch.where(positive, d - self.positive_margin, self.margin - d).relu()
+        hinge = hinge.masked_fill(~(positive | negative), 0)
+        count = positive.sum() + negative.sum()
+        halves = 2 * count.clamp(min=1)
+        # Of embeddings as they are the sum may leave float32 where its mean does not.
+        loss = hinge.square().sum() / halves if self.normalize else (hinge * halves.to(d.dtype).rsqrt()).square().sum()
+        size = len(z)
         statistics = {
-            "active": (hinge.detach() > 0).sum() / pairs if pairs else torch.full_like(loss, torch.nan),
+            "active": (hinge.detach() > 0).sum() / count,
             "positive_distance": mean_where(d, positive),
             "negative_distance": mean_where(d, negative),
-            "positive_pairs": positive.sum() // 2,
-            "negative_pairs": negative.sum() // 2,
+            "positive_pairs": positive[:, :size].sum() // 2 + positive[:, size:].sum(),
+            "negative_pairs": negative[:, :size].sum() // 2 + negative[:, size:].sum(),
         }
         return loss, statistics
 

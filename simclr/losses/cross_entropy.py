@@ -21,6 +21,9 @@ from simclr.losses.label_loss import LabelLossConfig, LinearHeadLoss, check_clas
 
 __all__ = ["CrossEntropyConfig", "CrossEntropyLoss"]
 
+_NO_LABEL = -(2**63)
+"""torch leaves out images of the label -100 without a word; nobody has this one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig(LabelLossConfig):
@@ -82,7 +85,9 @@ class CrossEntropyLoss(LinearHeadLoss):
         super().__init__(num_classes, dim)
         require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "in [0, 1)")
         self.label_smoothing = label_smoothing
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+        fits = weights is None or weights.shape == (num_classes,)
+        require(fits, "class_weights", class_weights, f"one for each of {num_classes} classes")
         self.register_buffer("class_weights", weights)
         self.class_weights: Tensor | None
 
@@ -96,7 +101,9 @@ class CrossEntropyLoss(LinearHeadLoss):
         logits = self.scores(z)
         weight = None if self.class_weights is None else self.class_weights.to(z.dtype)
         target = labels if hard else labels.to(z.dtype)
-        total = F.cross_entropy(logits, target, weight, reduction="sum", label_smoothing=self.label_smoothing)
+        total = F.cross_entropy(
+            logits, target, weight, ignore_index=_NO_LABEL, reduction="sum", label_smoothing=self.label_smoothing
+        )
         size = max(len(z), 1)
         likeliest = labels if hard else labels.argmax(1)
         return total / size, {"accuracy": (logits.argmax(1) == likeliest).sum() / size}

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.losses.label_loss import require
+from simclr.mining.given import Listed, as_labels, as_tensor
 from simclr.mining.tuples import check_labels
 from simclr.numerics import full_precision, zero_with_graph
 
@@ -34,8 +35,8 @@ FocalReduction = Literal["mean", "sum", "none"]
 
 def quality_focal_loss(
     logits: Annotated[Tensor, "float N C"],
-    labels: Annotated[Tensor, "int64 N"],
-    quality: Annotated[Tensor, "N"],
+    labels: Annotated[Tensor, "int N"] | Listed,
+    quality: Annotated[Tensor, "N"] | Listed,
     beta: float = 2.0,
     reduction: FocalReduction = "mean",
 ) -> Annotated[Tensor, "float ..."]:
@@ -52,11 +53,13 @@ def quality_focal_loss(
     ``beta`` <= 0 or an unknown ``reduction``.
     """
     require(beta > 0, "beta", beta, "positive")
-    _check_logits(logits, quality, "quality")
-    check_labels(labels, len(logits))
+    numbers: Tensor = as_labels(labels, device=logits.device)
+    wanted: Tensor = as_tensor(quality, logits.device)
+    _check_logits(logits, wanted, "quality")
+    check_labels(numbers, len(logits))
     classes = torch.arange(logits.shape[1], device=logits.device)
-    at_label = labels.unsqueeze(1) == classes  # (N, C), all False for background
-    target = torch.where(at_label, full_precision(quality).unsqueeze(1), 0)
+    at_label = numbers.unsqueeze(1) == classes  # (N, C), all False for background
+    target = torch.where(at_label, full_precision(wanted).unsqueeze(1), 0)
     return soft_quality_focal_loss(logits, target, beta, reduction)
 
 
@@ -82,7 +85,9 @@ def soft_quality_focal_loss(
 
 
 def distribution_focal_loss(
-    logits: Annotated[Tensor, "float N bins"], target: Annotated[Tensor, "N"], reduction: FocalReduction = "mean"
+    logits: Annotated[Tensor, "float N bins"],
+    target: Annotated[Tensor, "N"] | Listed,
+    reduction: FocalReduction = "mean",
 ) -> Annotated[Tensor, "float ..."]:
     """Cross-entropy of the two bins beside ``target`` (N,) in [0, n], for ``logits`` (N, n + 1) of bins 0..n.
 
@@ -95,15 +100,16 @@ def distribution_focal_loss(
     Raises `ValueError` for shapes that do not fit and for fewer than two bins, `ConfigError` for an unknown
     ``reduction``.
     """
-    _check_logits(logits, target, "target")
+    values: Tensor = as_tensor(target, logits.device)
+    _check_logits(logits, values, "target")
     last = logits.shape[1] - 1
     if last < 1:
         raise ValueError(f"logits have shape {tuple(logits.shape)}, expected (N, n + 1) with at least two bins")
     with torch.autocast(logits.device.type, enabled=False):
         logits = full_precision(logits)
-        target = target.to(logits.dtype).clamp(0, last)
-        left = target.detach().floor().long().clamp(0, last - 1)
-        to_right = target - left
+        values = values.to(logits.dtype).clamp(0, last)
+        left = values.detach().floor().long().clamp(0, last - 1)
+        to_right = values - left
         log_share = logits.log_softmax(1)
         both = log_share.gather(1, torch.stack([left, left + 1], 1))
         loss = -(1 - to_right) * both[:, 0] - to_right * both[:, 1]

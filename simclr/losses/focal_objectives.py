@@ -14,7 +14,15 @@ from simclr.losses.focal import (
     quality_focal_loss,
     soft_quality_focal_loss,
 )
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, LinearHeadLoss, check_classes, linear, require
+from simclr.losses.label_loss import (
+    LabelLoss,
+    LabelLossConfig,
+    LinearHeadLoss,
+    check_classes,
+    check_sizes,
+    linear,
+    require,
+)
 from simclr.losses.target_bins import TargetBins, choose_bins
 
 __all__ = ["DistributionFocalConfig", "DistributionFocalLoss", "QualityFocalConfig", "QualityFocalLoss"]
@@ -42,7 +50,8 @@ class QualityFocalConfig(LabelLossConfig):
 class QualityFocalLoss(LinearHeadLoss):
     """`quality_focal_loss` of a linear head on embeddings as they are, quality 1 at the label; mean over the batch.
 
-    Labels below 0 are background. Labels may also be soft: the quality of every class in [0, 1], floating point (N, C).
+    Labels below 0 are background; those above the last class raise `ValueError` on a CPU. Labels may also be soft: the
+    quality of every class in [0, 1], floating point (N, C).
     Each class is a sigmoid of its own: `scores` are no logits of a softmax.
 
     Parameters: ``head``. `statistics`: accuracy (over the samples that have a class).
@@ -116,13 +125,15 @@ class DistributionFocalConfig(LabelLossConfig):
 class DistributionFocalLoss(LabelLoss):
     """`distribution_focal_loss` of a `DistributionHead` on embeddings as they are; mean over the batch.
 
-    ``labels`` are the targets (N,) in the units of ``bins``: floating point or int64.
+    ``labels`` are the targets (N,) in the units of ``bins``: floating point or int64. Those beyond the first and last bin count
+    as these, as in `TargetBins`.
 
     Parameters: ``head``. `statistics`: mean_error (absolute, in the target's units), mean_error_bins.
     """
 
     def __init__(self, dim: int, bins: TargetBins) -> None:
         super().__init__()
+        check_sizes(bins.count, dim)
         self.bins = bins
         self.head = DistributionHead(dim, bins.count)
 

@@ -27,15 +27,19 @@ from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
 from simclr.mining.tuples import check_labels
-from simclr.numerics import full_precision, zero_with_graph
+from simclr.numerics import full_precision, wide_dtype, zero_with_graph
 
 __all__ = [
     "LabelLoss",
     "LabelLossConfig",
     "LinearHeadLoss",
     "check_classes",
+    "check_dim",
+    "check_numbered",
+    "check_sizes",
     "check_targets",
     "linear",
+    "mean_of",
     "mean_where",
     "require",
 ]
@@ -142,6 +146,7 @@ class LinearHeadLoss(LabelLoss):
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
+        check_sizes(num_classes, dim)
         self.num_classes = num_classes
         self.head = nn.Linear(dim, num_classes)
 
@@ -156,12 +161,19 @@ class LinearHeadLoss(LabelLoss):
 
 def linear(head: nn.Linear, z: Tensor) -> Tensor:
     """``head`` of ``z`` (N, D) in the precision of ``z``, whatever that of its weights."""
+    check_dim(z, head.in_features)
     return F.linear(z, head.weight.to(z.dtype), head.bias.to(z.dtype))
+
+
+def mean_of(values: Tensor, count: Tensor) -> Tensor:
+    """Sum of ``values`` over ``count``, or over 1 where that is 0; finite wherever the mean is."""
+    return (values.sum(dtype=wide_dtype(values.device)) / count.clamp(min=1)).to(values.dtype)
 
 
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` over ``mask``; NaN where the mask is empty (a statistic without a value)."""
-    return values.detach().masked_fill(~mask, 0).sum() / mask.sum()
+    total = values.detach().masked_fill(~mask, 0).sum(dtype=wide_dtype(values.device))
+    return (total / mask.sum()).to(values.dtype)
 
 
 def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:
@@ -177,12 +189,31 @@ def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:
 
 def check_classes(labels: Tensor, num_classes: int) -> None:
     """Raise `ValueError` unless every label is in 0..num_classes-1; on a GPU, where looking would wait, say nothing."""
-    if labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling():
+    check_numbered(labels, num_classes, "labels", "classes")
+
+
+def check_numbered(numbers: Tensor, count: int, name: str, things: str) -> None:
+    """Raise `ValueError` unless ``numbers`` (N,) are of one of ``count`` ``things``; on a GPU say nothing, as `check_classes`."""
+    if numbers.device.type == "cpu" and len(numbers) and not torch.compiler.is_compiling():
         try:
-            low, high = int(labels.min()), int(labels.max())
+            low, high = int(numbers.min()), int(numbers.max())
         except RuntimeError:  # torch.func.vmap shows no single one
             return
-        if low < 0 or high >= num_classes:
+        if low < 0 or high >= count:
+            mend = "leave out the rows without one" if low < 0 else f"make the loss for at least {high + 1}"
             raise ValueError(
-                f"labels run from {low} to {high}, expected 0 to {num_classes - 1} for {num_classes} classes"
+                f"{name} run from {low} to {high}, expected 0 to {count - 1} for {count} {things}; {mend}, or number the "
+                f"{things} from 0 on"
             )
+
+
+def check_sizes(num_classes: int, dim: int) -> None:
+    """Raise `ConfigError` unless a loss can have weights for so many classes and dimensions."""
+    for name, value in (("num_classes", num_classes), ("dim", dim)):
+        require(isinstance(value, int) and value >= 1, name, value, "a whole number, 1 or more")
+
+
+def check_dim(z: Tensor, dim: int) -> None:
+    """Raise `ValueError` unless the embeddings ``z`` (N, D) have the dimensions that the loss was made for."""
+    if z.shape[-1] != dim:
+        raise ValueError(f"z has {z.shape[-1]} dimensions, expected {dim}: make the loss with dim={z.shape[-1]}")

@@ -27,21 +27,10 @@ from typing import Annotated, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from simclr.errors import require
 from simclr.losses.arguments import Kind, as_taken
 from simclr.losses.batch import EmbeddedBatch
 
-__all__ = ["Loss", "LossConfig", "check_temperature"]
-
-
-def check_temperature(temperature: float, field: str = "temperature") -> None:
-    """Raise `ConfigError`, which is a ValueError, unless ``temperature`` can divide similarities."""
-    if isinstance(temperature, Tensor) and temperature.ndim:
-        raise TypeError(
-            f"{field} is a tensor of shape {tuple(temperature.shape)}; is it another view? All views go into one tensor: "
-            "torch.stack([z0, z1])"
-        )
-    require(1e-6 <= temperature <= 1e6, field, temperature, "a number above 0, from 1e-06 to 1e+06, such as 0.5")
+__all__ = ["Loss", "LossConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.distances import DistanceName, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_numbered, require
 from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_statistics
 from simclr.losses.triplet import Reduction
 from simclr.mining.all import batch_all
 from simclr.mining.hardest import Fallback
-from simclr.numerics import l2_normalize
+from simclr.numerics import l2_normalize, wide_dtype
 
 __all__ = ["MarginConfig", "MarginLoss"]
 
@@ -100,6 +101,8 @@ class MarginLoss(LabelLoss):
     `statistics`: those of `TripletLoss` over the mined triplets, active (share of hinges above 0), and beta (the mean
     over anchors).
 
+    Raises `ValueError` on a CPU for labels outside 0..num_classes-1 and indices outside 0..num_samples-1 (a GPU asserts).
+
         >>> loss = MarginLoss(mining="all")
         >>> loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).detach()  # sqrt(2) - 1.2 + 0.2
         tensor(0.4142)
@@ -131,6 +134,8 @@ class MarginLoss(LabelLoss):
             0 < cutoff < nonzero_below < 2, "cutoff", cutoff, f"above 0 and below nonzero_below = {nonzero_below} < 2"
         )
         require(reduction in get_args(Reduction), "reduction", reduction, "active or all")
+        for name, count in (("num_classes", num_classes), ("num_samples", num_samples)):
+            require(count is None or count >= 1, name, count, "1 or more, or none for one boundary of all")
         self.alpha, self.nu, self.mining, self.distance, self.reduction = alpha, nu, mining, distance, reduction
         self.normalize = normalize
         self.mine = Miner(
@@ -154,13 +159,20 @@ class MarginLoss(LabelLoss):
         """The boundary of each anchor: (N,). ``indices`` (N,) int64 are needed where every sample has its own."""
         beta = self.beta.expand(len(labels))
         if self.beta_class is not None:
-            beta = beta + self.beta_class[labels]
+            check_classes(labels, len(self.beta_class))
+            beta = beta + F.embedding(labels, self.beta_class.unsqueeze(1)).squeeze(1)
         if self.beta_sample is not None:
             if indices is None:
                 raise ValueError(
                     "a boundary a sample (num_samples) needs the images' indices: loss(z, labels, indices)"
                 )
-            beta = beta + self.beta_sample[indices]
+            if indices.dtype != torch.int64 or indices.shape != labels.shape:
+                raise ValueError(
+                    f"indices are {indices.dtype} of shape {tuple(indices.shape)}, expected int64 ({len(labels)},): the number "
+                    "of each image in the training set"
+                )
+            check_numbered(indices, len(self.beta_sample), "indices", "samples")
+            beta = beta + F.embedding(indices, self.beta_sample.unsqueeze(1)).squeeze(1)
         return beta
 
     def compute(
@@ -177,7 +189,8 @@ class MarginLoss(LabelLoss):
         negative = (boundary - mined.negative + self.alpha).relu().masked_fill(~valid, 0)
         active = (positive.detach() > 0).sum() + (negative.detach() > 0).sum()
         statistics = triplet_statistics(mined, self.alpha)
-        total = positive.sum() + negative.sum() + self.nu * (valid.sum(1) * beta).sum()
+        wide = wide_dtype(z.device)
+        total = positive.sum(dtype=wide) + negative.sum(dtype=wide) + self.nu * (valid.sum(1) * beta).sum()
         return self._reduce(total, active, 2 * valid.sum(), beta, statistics)
 
     def _all(self, z: Tensor, labels: Tensor, beta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -188,7 +201,7 @@ class MarginLoss(LabelLoss):
         hinge = torch.where(same, d - boundary + self.alpha, boundary - d + self.alpha).relu().masked_fill(itself, 0)
         statistics = batch_all_statistics(batch_all(d.detach(), labels, self.alpha))
         pairs = torch.full((), len(z) * (len(z) - 1), device=z.device)
-        total = hinge.sum() + self.nu * beta.sum()
+        total = hinge.sum(dtype=wide_dtype(z.device)) + self.nu * beta.sum()
         return self._reduce(total, (hinge.detach() > 0).sum(), pairs, beta, statistics)
 
     def _reduce(
@@ -196,7 +209,7 @@ class MarginLoss(LabelLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         divisor = active if self.reduction == "active" else count
         loss = (total / divisor.clamp(min=1)).where(divisor > 0, 0 * total)
-        return loss, {**statistics, "active": active / count, "beta": beta.mean()}
+        return loss.to(beta.dtype), {**statistics, "active": active / count, "beta": beta.mean()}
 
     def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
         """As the base, and a boundary that has left the range of distances of unit vectors."""

@@ -67,8 +67,8 @@ class Miner:
         # A few triplets an anchor: differences of the rows chosen, whose gradient costs nothing next to that of the matrix.
         if triplets.valid.shape[1] * z.shape[1] <= 4 * len(z):
             anchor = z.unsqueeze(1)
-            positive = paired_distance(anchor, F.embedding(triplets.positive, z), self.distance)
-            negative = paired_distance(anchor, F.embedding(triplets.negative, z), self.distance)
+            positive = paired_distance(anchor, F.embedding(triplets.positive, z), self.distance, unit=self.unit)
+            negative = paired_distance(anchor, F.embedding(triplets.negative, z), self.distance, unit=self.unit)
         else:
             positive, negative = distances.gather(1, triplets.positive), distances.gather(1, triplets.negative)
         return MinedDistances(triplets, positive, negative)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from simclr.errors import require
 from simclr.losses.batch import EmbeddedBatch
-from simclr.losses.loss import Loss, LossConfig, check_temperature
+from simclr.losses.loss import LossConfig
 from simclr.losses.ntxent.loss import checked_views
+from simclr.losses.temperature import TemperatureLoss, check_temperature
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["MoCoConfig", "MoCoLoss", "momentum_contrast"]
@@ -41,6 +42,9 @@ class MoCoConfig(LossConfig):
     temperature: float = 0.2
     """Temperature tau that divides the cosine similarities."""
 
+    temperature_learned: bool = False
+    """Learn the temperature, from `temperature` on and down to 0.01, as CLIP does (Radford et al. 2021)."""
+
     momentum: float = 0.99
     """Decay of the average that gives the keys, which is also what is exported; see `momentum_schedule`."""
 
@@ -52,7 +56,7 @@ class MoCoConfig(LossConfig):
     """What an embedding is told from: the keys of other images, of `all` views, or of the `other` one alone, as in the paper."""
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature, "objective.temperature")
+        check_temperature(self.temperature, "objective.temperature", self.temperature_learned)
         require(0 < self.momentum < 1, "objective.momentum", self.momentum, "in (0, 1)")
         for name, known in (("momentum_schedule", ("constant", "cosine")), ("negatives", get_args(Negatives))):
             value = getattr(self, name)
@@ -77,19 +81,20 @@ class MoCoConfig(LossConfig):
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "MoCoLoss":
         """The module; none of the numbers matters to it."""
-        return MoCoLoss(self.temperature, self.negatives)
+        return MoCoLoss(self.temperature, self.negatives, temperature_learned=self.temperature_learned)
 
 
 def momentum_contrast(
     views: Annotated[Tensor, "float V B D"],
     keys: Annotated[Tensor, "float V B D"],
-    temperature: float = 0.2,
+    temperature: float | Tensor = 0.2,
     negatives: Negatives = "all",
 ) -> Annotated[Tensor, "float"]:
     """The loss of `views` (V, B, D) against `keys` (V, B, D), V >= 2: a scalar in float32, or float64 for float64.
 
     Rows are normalised here; the keys get no gradient. One image alone has no negatives: the loss is exactly 0. A row
-    that is not finite makes the loss NaN. Memory grows with the square of V * B.
+    that is not finite makes the loss NaN. Memory grows with the square of V * B. `temperature` may be a tensor of one
+    number, and gets its gradient.
 
     Raises:
         TypeError: either is not floating point.
@@ -104,7 +109,8 @@ def momentum_contrast(
             f"views has shape {tuple(views.shape)} and keys {tuple(keys.shape)}; momentum contrast expects one key for "
             "each embedding, both (V, B, D)"
         )
-    q, k = checked_views(views, temperature), checked_views(keys.detach(), temperature)
+    q, temperature = checked_views(views, temperature)
+    k, _ = checked_views(keys.detach(), temperature)
     num_views, batch, _ = q.shape
     with torch.autocast(q.device.type, enabled=False):
         q, k = (unit_rows(x.flatten(0, 1)) for x in (q, k))  # (V*B, D)
@@ -121,24 +127,27 @@ def momentum_contrast(
     return torch.where(other_view, pairs, 0.0).sum() / (num_views * (num_views - 1) * batch)
 
 
-class MoCoLoss(Loss):
-    """Momentum contrast as a module, `momentum_contrast` with a fixed temperature.
+class MoCoLoss(TemperatureLoss):
+    """Momentum contrast as a module, `momentum_contrast` with its temperature.
+
+    With `temperature_learned` the temperature is a parameter, see `simclr.losses.temperature.LearnedTemperature`.
 
     >>> MoCoLoss()(torch.randn(2, 8, 16), keys=torch.randn(2, 8, 16)).shape
     torch.Size([])
     """
 
-    def __init__(self, temperature: float = 0.2, negatives: Negatives = "all") -> None:
-        super().__init__()
-        check_temperature(temperature)
+    def __init__(
+        self, temperature: float | Tensor = 0.2, negatives: Negatives = "all", *, temperature_learned: bool = False
+    ) -> None:
+        super().__init__(temperature, temperature_learned)
         require(negatives in get_args(Negatives), "negatives", negatives, " or ".join(get_args(Negatives)))
-        self.temperature, self.negatives = temperature, negatives
+        self.negatives = negatives
 
     def forward(
         self, views: Annotated[Tensor, "float V B D"], keys: Annotated[Tensor, "float V B D"]
     ) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) with a gradient and `keys` (V, B, D) without to the scalar loss."""
-        return momentum_contrast(views, keys, self.temperature, self.negatives)
+        return momentum_contrast(views, keys, self.tau(), self.negatives)
 
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The loss of the views and the average's embeddings of them."""
@@ -146,4 +155,4 @@ class MoCoLoss(Loss):
         return self(batch.z, batch.keys)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, negatives={self.negatives!r}"
+        return ", ".join(filter(None, (super().extra_repr(), f"negatives={self.negatives!r}")))

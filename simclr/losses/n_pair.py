@@ -8,7 +8,7 @@ Sohn 2016, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective
 a softmax cross-entropy over one positive and N - 1 negatives. The paper does not normalise the embeddings, which would
 bound the logits to [-1, 1], and holds their squared length down instead (section 3.2.2). A head that ends in BatchNorm
 gives them the length sqrt(D) from the start, and the softmax saturates; a temperature undoes the bound as well, and is
-what a config has by default: normalised embeddings, products divided by it.
+the default: normalised embeddings, products divided by it.
 """
 
 import math
@@ -19,15 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
-from simclr.numerics import l2_normalize
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, require
+from simclr.numerics import l2_normalize, widened
 
 __all__ = ["NPairConfig", "NPairLoss"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NPairConfig(LabelLossConfig):
-    """Multi-class N-pair loss (Sohn 2016), of normalised embeddings where `NPairLoss` alone has them as they are."""
+    """Multi-class N-pair loss (Sohn 2016), of normalised embeddings unless told otherwise."""
 
     name: ClassVar[str] = "n-pair"
 
@@ -47,26 +47,25 @@ class NPairConfig(LabelLossConfig):
 
 
 class NPairLoss(LabelLoss):
-    """N-pair-mc loss, the mean over the pairs of the batch: of embeddings as they are, or normalised with a ``temperature``.
+    """N-pair-mc loss, the mean over the pairs of the batch: of normalised embeddings, or as they are without a ``temperature``.
 
     In the order of the batch, the first and second sample of a class are a pair (anchor, positive), the third and
     fourth another, and so on; a sample left over is not used. Each anchor is compared with the positives of its own
     pair and of all pairs of other classes: with two samples a class this is the paper's loss.
 
-    Without a ``temperature``, the default here, this is the paper's formula; `NPairConfig`, and so the command line, has
-    one of 0.1 unless told otherwise, for heads that end in BatchNorm (docs/decisions.md, "defaults of N-pair and
-    quadruplet loss").
+    ``temperature=None`` is the paper's formula, products of the embeddings as they are; with one, of rows of length 1 divided
+    by it, which heads that end in BatchNorm need (docs/decisions.md, "defaults of N-pair and quadruplet loss").
 
     ``l2_weight`` times the mean over pairs of (|f|^2 + |f+|^2) / 2 is added.
 
     `statistics`: pairs, accuracy (share of anchors nearest to their own positive), samples_dropped, embedding_length.
 
-        >>> loss = NPairLoss()
+        >>> loss = NPairLoss(temperature=None)
         >>> loss(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1]))
         tensor(0.3133)
     """
 
-    def __init__(self, l2_weight: float = 0.0, *, temperature: float | None = None) -> None:
+    def __init__(self, l2_weight: float = 0.0, *, temperature: float | None = 0.1) -> None:
         super().__init__()
         require(l2_weight >= 0, "l2_weight", l2_weight, "0 or more")
         require(temperature is None or 0 < temperature < math.inf, "temperature", temperature, "positive, or none")
@@ -97,18 +96,18 @@ class NPairLoss(LabelLoss):
         logits = products.masked_fill(~(allowed | own), -torch.inf)
         terms = logits.logsumexp(1) - logits.diagonal()
         count = is_anchor.sum()
-        pairs = count.clamp(min=1)
-        loss = terms.masked_fill(~is_anchor, 0).sum() / pairs
-        lengths = (anchor.square().sum(1) + positive.square().sum(1)) / 2
-        mean_square = lengths.masked_fill(~is_anchor, 0).sum() / pairs
+        loss = mean_of(terms.masked_fill(~is_anchor, 0), count)
+        squares = widened(z).square().sum(1)
+        lengths = (squares + squares.roll(-1, 0)) / 2
+        mean_square = lengths.masked_fill(~is_anchor, 0).sum() / count.clamp(min=1)
         right = (logits.detach().argmax(1) == torch.arange(len(z), device=z.device)) & is_anchor
         statistics = {
             "pairs": count,
             "accuracy": right.sum() / count,
             "samples_dropped": len(z) - 2 * count,
-            "embedding_length": mean_square.detach().sqrt(),
+            "embedding_length": mean_square.detach().sqrt().to(z.dtype),
         }
-        return loss + self.l2_weight * mean_square, statistics
+        return (loss + self.l2_weight * mean_square).to(z.dtype), statistics
 
     def extra_repr(self) -> str:
         return f"l2_weight={self.l2_weight}, temperature={self.temperature}"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.distances import DistanceName, paired_distance, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, mean_where, require
 from simclr.losses.mined import Miner, triplet_statistics
 from simclr.losses.triplet import Reduction
 from simclr.mining.tuples import positive_table
@@ -29,7 +29,7 @@ negative and a random pair of other classes for every positive pair."""
 
 @dataclass(frozen=True, kw_only=True)
 class QuadrupletConfig(LabelLossConfig):
-    """Quadruplet loss (Chen et al. 2017), with random quadruplets where `QuadrupletLoss` alone takes the hardest."""
+    """Quadruplet loss (Chen et al. 2017)."""
 
     name: ClassVar[str] = "quadruplet"
 
@@ -65,9 +65,9 @@ class QuadrupletConfig(LabelLossConfig):
 class QuadrupletLoss(LabelLoss):
     """Quadruplet loss of L2-normalised embeddings: the mean of its first hinges plus the mean of its second hinges.
 
-    Quadruplets are mined: all of a batch are N^4. ``mining`` is "hard" by default here; `QuadrupletConfig`, and so the
-    command line, draws "random" ones unless told otherwise: with many images a class the hardest never left the start
-    (docs/decisions.md, "defaults of N-pair and quadruplet loss"). A batch of two classes has no second term.
+    Quadruplets are mined: all of a batch are N^4. ``mining`` draws "random" ones, or takes the hardest ("hard"), which never
+    left the start with many images a class (docs/decisions.md, "defaults of N-pair and quadruplet loss"). A batch of two
+    classes has no second term.
     ``reduction``: means over the hinges above 0 ("active") or over all mined ("all"), each term by itself.
 
     `statistics`: those of `TripletLoss` for the first term; active and second_active (shares), outside_distance (mean
@@ -79,7 +79,7 @@ class QuadrupletLoss(LabelLoss):
         margin: float = 0.5,
         second_margin: float = 0.25,
         *,
-        mining: QuadrupletMining = "hard",
+        mining: QuadrupletMining = "random",
         distance: DistanceName = "squared",
         reduction: Reduction = "active",
         normalize: bool = True,
@@ -105,7 +105,7 @@ class QuadrupletLoss(LabelLoss):
             left, right, exists = left.unsqueeze(1), right.unsqueeze(1), exists.unsqueeze(1)
         else:
             left, right, exists = random_pair_outside(labels, valid.shape[1], generator)
-        outside = paired_distance(F.embedding(left, z), F.embedding(right, z), self.distance)
+        outside = paired_distance(F.embedding(left, z), F.embedding(right, z), self.distance, unit=self.normalize)
         exists = exists & valid
         first = (mined.positive - mined.negative + self.margin).relu()
         second = (mined.positive - outside + self.second_margin).relu()
@@ -118,7 +118,7 @@ class QuadrupletLoss(LabelLoss):
     def _mean(self, hinge: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         hinge = hinge.masked_fill(~valid, 0)
         active, count = (hinge.detach() > 0).sum(), valid.sum()
-        return hinge.sum() / (active if self.reduction == "active" else count).clamp(min=1), active / count
+        return mean_of(hinge, active if self.reduction == "active" else count), active / count
 
     def extra_repr(self) -> str:
         return (

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
-from simclr.losses.loss import Loss, LossConfig, check_temperature
+from simclr.losses.loss import LossConfig
+from simclr.losses.temperature import TemperatureLoss, check_temperature, usable_temperature
+from simclr.mining.given import Listed, as_labels
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["SupConConfig", "SupConLoss", "sup_con"]
@@ -31,21 +33,27 @@ class SupConConfig(LossConfig):
     temperature: float = 0.1
     """Temperature tau that divides the cosine similarities."""
 
+    temperature_learned: bool = False
+    """Learn the temperature, from `temperature` on and down to 0.01, as CLIP does (Radford et al. 2021)."""
+
     def __post_init__(self) -> None:
-        check_temperature(self.temperature, "objective.temperature")
+        check_temperature(self.temperature, "objective.temperature", self.temperature_learned)
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "SupConLoss":
         """The module; none of the numbers matters to it."""
-        return SupConLoss(self.temperature)
+        return SupConLoss(self.temperature, temperature_learned=self.temperature_learned)
 
 
 def sup_con(
-    views: Annotated[Tensor, "float V B D"], labels: Annotated[Tensor, "int64 B"], temperature: float = 0.1
+    views: Annotated[Tensor, "float V B D"],
+    labels: Annotated[Tensor, "int B"] | Listed,
+    temperature: float | Tensor = 0.1,
 ) -> Annotated[Tensor, "float"]:
     """SupCon of `views` (V, B, D) with `labels` (B,) int64: a scalar, float32 (float64 for float64 views).
 
     The rows are normalised here. An anchor without a positive (possible only when V = 1) is left out of the mean; where
     no anchor has one, the loss is an exact zero that carries a graph. A row that is not finite makes the loss NaN.
+    `temperature` may be a tensor of one number, and gets its gradient.
 
     Raises:
         TypeError: `views` is not floating point or `labels` is not int64.
@@ -62,24 +70,26 @@ def sup_con(
             f"views has shape {tuple(views.shape)}; SupCon expects (V, B, D): views, images, dimensions, "
             f"each at least 1. For one embedding an image, give z[None]{hint(views, labels)}"
         )
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels has dtype {labels.dtype}; SupCon expects int64{hint(views, labels)}")
-    if labels.shape != views.shape[1:2]:
+    rows: Tensor = as_labels(labels, device=views.device)
+    if rows.dtype != torch.int64:
+        raise TypeError(f"labels has dtype {rows.dtype}; SupCon expects int64{hint(views, rows)}")
+    if rows.shape != views.shape[1:2]:
         raise ValueError(
-            f"labels has shape {tuple(labels.shape)} and views {tuple(views.shape)}; "
+            f"labels has shape {tuple(rows.shape)} and views {tuple(views.shape)}; "
             f"SupCon expects one label an image, ({views.shape[1]},)"
         )
-    check_temperature(temperature)
     z = views.flatten(0, 1)  # (N, D)
     z = z if z.dtype == torch.float64 else z.float()
-    labels = labels.repeat(views.shape[0])  # (N,)
+    check_temperature(temperature)
+    temperature = usable_temperature(temperature, z)
+    rows = rows.repeat(views.shape[0])  # (N,)
     if len(z) == 1:
         return (z * 0.0).sum()  # the logsumexp over no other row would be -inf
     with torch.autocast(z.device.type, enabled=False):
         z = unit_rows(z)
         with float32_products():
             logits = (z @ z.T) / temperature  # (N, N)
-        positive = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+        positive = (rows[:, None] == rows[None, :]).fill_diagonal_(False)
         count = positive.sum(dim=1)  # |P(i)|
         mean_positive = (positive.to(z.dtype) * logits).sum(dim=1) / count.clamp(min=1)
         logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
@@ -87,25 +97,23 @@ def sup_con(
         return per_anchor.sum() / (count > 0).sum().clamp(min=1)
 
 
-class SupConLoss(Loss):
-    """SupCon as a module, `sup_con` with a fixed temperature (the paper's ImageNet setting is 0.1)."""
+class SupConLoss(TemperatureLoss):
+    """SupCon as a module, `sup_con` with its temperature (the paper's ImageNet setting is 0.1).
+
+    With `temperature_learned` the temperature is a parameter, see `simclr.losses.temperature.LearnedTemperature`.
+    """
 
     kind: ClassVar[Kind] = "views and labels"
 
-    def __init__(self, temperature: float = 0.1) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
+    def __init__(self, temperature: float | Tensor = 0.1, *, temperature_learned: bool = False) -> None:
+        super().__init__(temperature, temperature_learned)
 
     def forward(
         self, views: Annotated[Tensor, "float V B D"], labels: Annotated[Tensor, "int64 B"]
     ) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) and `labels` (B,) int64 to the scalar loss."""
-        return sup_con(views, labels, self.temperature)
+        return sup_con(views, labels, self.tau())
 
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The loss of the views and the images' labels."""
         return self(batch.z, batch.labels)
-
-    def extra_repr(self) -> str:
-        return f"temperature={self.temperature}"

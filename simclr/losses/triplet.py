@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from simclr.distances import DistanceName, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, require
 from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_statistics
 from simclr.mining.all import batch_all
 from simclr.mining.hardest import Fallback
@@ -122,15 +122,13 @@ class TripletLoss(LabelLoss):
         hinge = (mined.positive - mined.negative + self.margin).relu().masked_fill(~mined.triplets.valid, 0)
         active = (hinge.detach() > 0).sum()
         statistics["active"] = active / statistics["triplets"]
-        return hinge.sum() / self._divisor(active, statistics["triplets"]), statistics
+        return mean_of(hinge, active if self.reduction == "active" else statistics["triplets"]), statistics
 
     def _all(self, z: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         every = batch_all(pairwise_distance(z, kind=self.distance), labels, self.margin)
         statistics = {**batch_all_statistics(every), "active": every.active / every.triplets}
-        return (every.loss / self._divisor(every.active, every.triplets)).to(z.dtype), statistics
-
-    def _divisor(self, active: Tensor, count: Tensor) -> Tensor:
-        return (active if self.reduction == "active" else count).clamp(min=1)
+        count = every.active if self.reduction == "active" else every.triplets
+        return (every.loss / count.clamp(min=1)).to(z.dtype), statistics
 
     def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
         """As the base, and the loss stuck at the margin: every distance equal."""

@@ -15,9 +15,10 @@
 | `random_negatives` | one a positive pair, drawn evenly over negatives | |
 | `offline_triplets` | hard ones of a large embedded subset | Schroff et al. 2015, section 3.2 |
 
-Every strategy takes distances and int64 labels, and is O(N^2) in memory and, up to a logarithm, in time. None loops
-over samples or classes in Python, and none but `offline_triplets` and `Triplets.indices` waits for a GPU. Ties go to
-the lowest index. No gradient flows through a choice: give detached distances, and differentiate the chosen ones.
+Every strategy takes distances and labels (int64; arrays, lists and other whole numbers are made that), and is O(N^2)
+in memory and, up to a logarithm, in time. None loops over samples or classes in Python, and none but
+`offline_triplets` and `Triplets.indices` waits for a GPU. Ties go to the lowest index. No gradient flows through a
+choice: give detached distances, and differentiate the chosen ones.
 """
 
 from simclr.mining.all import AllTriplets, batch_all

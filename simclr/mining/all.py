@@ -4,10 +4,9 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from simclr.mining.tuples import FEW, positive_table, sort_into_intervals
-from simclr.numerics import OneByOne, row_chunks, wide_dtype
+from simclr.mining.tuples import FEW, distances_and_labels, positive_table, sort_into_intervals
+from simclr.numerics import OneByOne, in_forward_mode, row_chunks, wide_dtype
 
 __all__ = ["AllTriplets", "batch_all"]
 
@@ -35,9 +34,11 @@ def batch_all(distances: Tensor, labels: Tensor, margin: float) -> AllTriplets:
     """Sum of the triplet hinge over all triplets of ``distances`` (N, N) and ``labels`` (N,) int64.
 
     The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. O(N^2) memory,
-    O(N^2 log N) time; differentiable once.
+    O(N^2 log N) time. A sum of hinges: its second derivative in the distances is 0.
     """
-    return AllTriplets(*cast(tuple[Tensor, ...], _BatchAll.apply(distances, labels, margin))[:-1])
+    distances, labels = distances_and_labels(distances, labels)
+    function = _BatchAllForward if in_forward_mode() else _BatchAll
+    return AllTriplets(*cast(tuple[Tensor, ...], function.apply(distances, labels, margin))[:-1])
 
 
 class _BatchAll(OneByOne):
@@ -75,10 +76,29 @@ class _BatchAll(OneByOne):
         ctx.save_for_backward(output[-1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return slope * grad.to(slope.dtype), None, None
+
+
+class _BatchAllForward(_BatchAll):
+    """With its forward mode, which a compiler takes for no part of a function."""
+
+    @staticmethod
+    def forward(distances: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, ...]:
+        loss, *others = _BatchAll.forward(distances, labels, margin)
+        return loss.clone(), *others  # no view: it gets a tangent
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _BatchAll.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(output[-1])
+        ctx.others = len(output) - 1
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_for_forward
+        return (slope * tangent).sum(dtype=wide_dtype(slope.device)), *[None] * ctx.others
 
 
 def _compare(others: Tensor, within: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from simclr.errors import ConfigError
-from simclr.mining.tuples import Triplets, positive_table, sort_into_intervals
+from simclr.mining.tuples import Triplets, distances_and_labels, positive_table, sort_into_intervals
 from simclr.numerics import row_chunks
 
 __all__ = ["Fallback", "hard", "semi_hard"]
@@ -23,6 +23,7 @@ def hard(distances: Tensor, labels: Tensor, *, anchors: Tensor | None = None) ->
     ``anchors`` (A,), by default all N in order; ``labels`` (N,) int64. Anchors without a positive or a negative are
     invalid rows. Ties go to the lowest index.
     """
+    distances, labels = distances_and_labels(distances, labels, anchors)
     table = positive_table(labels, anchors)
     size = len(distances)
     negative = distances.new_zeros(size, 1, dtype=torch.int64)
@@ -57,6 +58,7 @@ def semi_hard(
     """
     if fallback not in get_args(Fallback):
         raise ConfigError(f"unknown fallback {fallback!r}; expected one of {', '.join(get_args(Fallback))}")
+    distances, labels = distances_and_labels(distances, labels, anchors)
     table = positive_table(labels, anchors)
     size, width = table.samples.shape
     negative = distances.new_zeros(table.samples.shape, dtype=torch.int64)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from simclr.distances import DistanceName, pairwise_distance
 from simclr.errors import ConfigError
+from simclr.mining.given import as_labels, as_tensor
 from simclr.mining.hardest import hard, semi_hard
 from simclr.mining.tuples import check_labels
 from simclr.numerics import full_precision, l2_normalize, row_chunks
@@ -22,7 +23,7 @@ def offline_triplets(
     labels: Tensor,
     *,
     seed: int,
-    strategy: OfflineStrategy = "hard",
+    strategy: OfflineStrategy = "semi-hard",
     margin: float = 0.2,
     distance: DistanceName = "euclidean",
     normalize: bool = True,
@@ -44,6 +45,8 @@ def offline_triplets(
         raise ConfigError(f"unknown strategy {strategy!r}; expected one of {', '.join(get_args(OfflineStrategy))}")
     if per_anchor < 1 or (limit is not None and limit < 1):
         raise ConfigError(f"per_anchor and limit must be at least 1, got {per_anchor} and {limit}")
+    z = as_tensor(z)
+    labels = as_labels(labels, device=z.device)
     check_labels(labels, len(z))
     z = full_precision(z.detach())
     if not bool(torch.isfinite(z).all()):

@@ -4,14 +4,24 @@ Labels are int64 and never leave it (float32 merges labels above 2^24). No funct
 of the largest class is not known without asking the device, tables are as wide as the batch.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from simclr.mining.given import as_labels, as_tensor
 from simclr.numerics import in_transform
 
-__all__ = ["FEW", "Positives", "Triplets", "check_labels", "given_triplets", "positive_table", "sort_into_intervals"]
+__all__ = [
+    "FEW",
+    "Positives",
+    "Triplets",
+    "check_labels",
+    "distances_and_labels",
+    "given_triplets",
+    "positive_table",
+    "sort_into_intervals",
+]
 
 FEW = 24
 """Up to so many thresholds a row, comparing with each is faster than searching among them."""
@@ -61,11 +71,38 @@ class Triplets(NamedTuple):
 
 
 def check_labels(labels: Tensor, rows: int) -> None:
-    """Raise `TypeError` unless ``labels`` are int64, and `ValueError` unless they are (rows,)."""
+    """Raise `TypeError` unless ``labels`` are an int64 tensor, and `ValueError` unless they are (rows,)."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels are {type(labels).__name__}; expected int64 labels ({rows},), one for each embedding")
     if labels.dtype != torch.int64:
         raise TypeError(f"labels are {labels.dtype}, expected int64 (float32 merges labels above 2^24): labels.long()")
     if labels.shape != (rows,):
         raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({rows},): one for each embedding")
+
+
+def distances_and_labels(distances: Any, labels: Any, anchors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What a miner is given, as tensors: distances (A, N) of the samples ``anchors`` (A,), or of all N, and labels (N,) int64.
+
+    Raises:
+        TypeError: labels that are no whole numbers.
+        ValueError: distances that are no such matrix, or another number of labels.
+    """
+    distances = as_tensor(distances)
+    if not isinstance(distances, Tensor) or distances.ndim != 2 or not distances.is_floating_point():
+        found = f"{distances.dtype} of shape {tuple(distances.shape)}" if isinstance(distances, Tensor) else "no tensor"
+        raise ValueError(
+            f"distances are {found}; expected floating-point distances of every anchor to every sample (A, N)"
+        )
+    labels = as_labels(labels, device=distances.device)
+    rows, columns = distances.shape
+    check_labels(labels, columns)
+    wanted = columns if anchors is None else len(anchors)
+    if rows != wanted:
+        raise ValueError(
+            f"distances have shape {tuple(distances.shape)}, expected ({wanted}, {columns}): a row for each anchor; which "
+            "samples these are is said by anchors"
+        )
+    return distances, labels
 
 
 def positive_table(labels: Tensor, anchors: Tensor | None = None) -> Positives:
@@ -78,6 +115,8 @@ def positive_table(labels: Tensor, anchors: Tensor | None = None) -> Positives:
     P is the size of the largest class less one on a CPU; on other devices, where that number would have to be waited
     for, it is N - 1.
     """
+    labels = as_labels(labels)
+    check_labels(labels, len(labels))
     order = torch.argsort(labels, stable=True)
     grouped = labels[order].contiguous()
     wanted = labels if anchors is None else labels[anchors]

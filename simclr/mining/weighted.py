@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from simclr.errors import ConfigError
-from simclr.mining.tuples import Positives, Triplets, positive_table
+from simclr.mining.tuples import Positives, Triplets, distances_and_labels, positive_table
 from simclr.numerics import in_transform, row_chunks
 
 __all__ = ["distance_weighted", "distance_weights", "random_negatives"]
@@ -62,7 +62,7 @@ def distance_weighted(
     The largest log-weight of each *row* is subtracted before exp. With the largest of the whole matrix, at D = 512, one
     close pair takes every other anchor's weights to zero.
     """
-
+    distances, labels = distances_and_labels(distances, labels, anchors)
     distance_weights(distances[:0], dimensions, cutoff, nonzero_below)  # checks the settings
 
     def weights(block: Tensor, rows: slice, table: Positives) -> Tensor:
@@ -88,6 +88,7 @@ def random_negatives(
     anchors: Tensor | None = None,
 ) -> Triplets:
     """One negative for every positive pair, each of the anchor's negatives equally likely. As `distance_weighted`."""
+    distances, labels = distances_and_labels(distances, labels, anchors)
     return _draw(
         distances,
         labels,

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from simclr.errors import require
 from simclr.numerics import native_bf16
-from simclr.optim.by_group import ByGroup
+from simclr.optim.by_group import ByGroup, is_number
 
 __all__ = ["Muon", "orthogonalised"]
 
@@ -37,23 +38,26 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 class Muon(ByGroup):
     """Muon (Jordan et al. 2024) with the step size of Liu et al. 2025: one learning rate for matrices of every shape.
 
-    Groups with ``adapt=True`` hold matrices; a convolution (O, I, H, W) counts as (O, I H W). With gradient g,
-    ``v = momentum * v + g``, ``u = orthogonalised(g + momentum * v)``, ``w = (1 - lr * weight_decay) * w
-    - 0.2 * sqrt(max(R, C)) * lr * u``: a root mean square of 0.2 an entry. The other groups take AdamW's step.
+    In groups with ``adapt=True``, the default, matrices take this step; a convolution (O, I, H, W) counts as (O, I H W).
+    With gradient g, ``v = momentum * v + g``, ``u = orthogonalised(g + momentum * v)``,
+    ``w = (1 - lr * weight_decay) * w - 0.2 * sqrt(max(R, C)) * lr * u``: a root mean square of 0.2 an entry. Biases, scales
+    and other vectors in them, and all of the other groups, take AdamW's step, which is of about that size:
+    ``Muon(model.parameters())`` serves a whole model.
 
     Args:
         params: parameters or groups of them.
-        lr: learning rate.
+        lr: learning rate, some ten times AdamW's.
         momentum: decay of the velocity, in [0, 1).
-        weight_decay: decoupled decay.
-        betas: AdamW's two decay rates.
-        adapt: whether the group holds matrices to be orthogonalised.
+        weight_decay: decoupled decay, of all that is in the group.
+        betas: AdamW's two decay rates, in [0, 1).
+        adapt: whether the group's matrices are orthogonalised; False for embeddings and the last layer of a classifier, which
+            Jordan et al. leave to AdamW.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
+        lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -68,14 +72,27 @@ class Muon(ByGroup):
             if "step" in one:
                 one["step"] = _count(one["step"], p)
 
+    def check(self, group: dict[str, Any]) -> None:
+        """As the base, and AdamW's two decay rates."""
+        super().check(group)
+        betas = group["betas"]
+        fine = (
+            isinstance(betas, tuple | list)
+            and len(betas) == 2
+            and all(is_number(beta) and 0 <= beta < 1 for beta in betas)
+        )
+        require(fine, "betas", betas, "two numbers in [0, 1)")
+
     def update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """The step of one group."""
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        if group["adapt"]:
-            self._step_matrices(weights, group)
-        else:
-            self._step_others(weights, group)
+        matrices = [p for p in weights if group["adapt"] and p.ndim > 1]
+        others = [p for p in weights if not group["adapt"] or p.ndim < 2]
+        if matrices:
+            self._step_matrices(matrices, group)
+        if others:
+            self._step_others(others, group)
 
     def _step_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         for p in weights:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from simclr.config import OptimConfig
-from simclr.errors import ConfigError
-from simclr.optim.by_group import ByGroup
+from simclr.errors import ConfigError, require
+from simclr.optim.by_group import ByGroup, is_number
 from simclr.optim.muon import Muon
 
 __all__ = ["LARS", "build_optimizer", "check_something_learns", "parameter_groups", "peak_learning_rate"]
@@ -30,7 +30,8 @@ class LARS(ByGroup):
         momentum: decay of the velocity, in [0, 1).
         weight_decay: L2 coefficient, inside the trust ratio.
         trust: trust coefficient eta.
-        adapt: whether the group's rate is scaled by its tensors' norms.
+        adapt: whether the group's rate is scaled by its tensors' norms. ``parameter_groups`` makes groups of a model in which
+            biases and normalisation are neither adapted nor decayed.
     """
 
     def __init__(
@@ -44,6 +45,11 @@ class LARS(ByGroup):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt}
         super().__init__(params, defaults)
+
+    def check(self, group: dict[str, Any]) -> None:
+        """As the base, and the trust coefficient."""
+        super().check(group)
+        require(is_number(group["trust"]) and group["trust"] > 0, "trust", group["trust"], "a positive number")
 
     def update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """The step of one group."""

@@ -15,6 +15,7 @@ from simclr.data.left_out import BAD_IMAGES, LeftOut, read_bad_images
 from simclr.data.loader import fits_on, place_and_tell, say_left_out
 from simclr.data.originals import LONGEST
 from simclr.data.parts_list import FILE, PartsList, read_parts, write_parts
+from simclr.data.rotations import with_rotations
 from simclr.data.sources import list_parts, load_source
 from simclr.data.splits import divide_training
 from simclr.distributed import any_rank, gather_rare, rank
@@ -124,8 +125,10 @@ def place_images(
 
     Raises:
         DataError: files that do not decode, or a run that goes on while most of what broke in it is still broken.
+        ConfigError: rotations of images that memory does not keep.
     """
-    where, shapes = config.data.device_resident, config.data.crops == "original" and images.pixels is None
+    where, turned = config.data.device_resident, config.data.rotations
+    shapes = config.data.crops == "original" and images.pixels is None and not turned
     if shapes:
         if where == "auto":
             where = "no" if any_rank(not fits_on(device, images.nbytes * (1 + LONGEST)), device) else "yes"
@@ -140,7 +143,7 @@ def place_images(
         for found in gather_rare(still or None):
             left_out.miss(found.values())
         left_out.refuse_many(len(placed))
-    return config, placed
+    return config, with_rotations(placed) if turned else placed
 
 
 def place_part(

@@ -23,8 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.losses.arguments import Kind
-from simclr.losses.loss import Loss, LossConfig, check_temperature
+from simclr.losses.loss import LossConfig
 from simclr.losses.ntxent.tiled import negative_logsumexp
+from simclr.losses.temperature import (
+    COLDEST,
+    LearnedTemperature,
+    TemperatureLoss,
+    check_temperature,
+    usable_temperature,
+)
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["NTXentConfig", "NTXentLoss", "TextbookMatrices", "nt_xent", "nt_xent_reference", "textbook_matrices"]
@@ -40,11 +47,14 @@ class NTXentConfig(LossConfig):
     temperature: float = 0.5
     """Temperature tau that divides the cosine similarities."""
 
+    temperature_learned: bool = False
+    """Learn the temperature, from `temperature` on and down to 0.01, as CLIP does (Radford et al. 2021)."""
+
     decoupled: bool = False
     """Leave an image's own views out of the denominator (DCL, Yeh et al. 2022)."""
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature, "objective.temperature")
+        check_temperature(self.temperature, "objective.temperature", self.temperature_learned)
 
     def chance(self, rows: int) -> float:
         """ln(N - 1): all other rows are equally near (`decoupled` it is ln(N - V), nearly the same)."""
@@ -52,11 +62,11 @@ class NTXentConfig(LossConfig):
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "NTXentLoss":
         """The module; none of the numbers matters to it."""
-        return NTXentLoss(self.temperature, self.decoupled)
+        return NTXentLoss(self.temperature, self.decoupled, temperature_learned=self.temperature_learned)
 
 
-def checked_views(views: Tensor, temperature: float) -> Tensor:
-    """`views` in float32 (float64 stays float64), or an error that says what was expected.
+def checked_views(views: Tensor, temperature: float | Tensor) -> tuple[Tensor, float | Tensor]:
+    """`views` in float32 (float64 stays float64) and the temperature for them, or an error that says what was expected.
 
     Raises TypeError for a tensor that is not floating point, ValueError for a wrong shape, for fewer than two views and
     for a temperature that is not a number above zero.
@@ -73,7 +83,8 @@ def checked_views(views: Tensor, temperature: float) -> Tensor:
         raise ValueError(f"views has shape {tuple(views.shape)}; NT-Xent expects V >= 2 views of each image, got V = 1")
     if views.shape[1] == 0 or views.shape[2] == 0:
         raise ValueError(f"views has shape {tuple(views.shape)}; NT-Xent expects at least one image and one dimension")
-    return views if views.dtype == torch.float64 else views.float()
+    views = views if views.dtype == torch.float64 else views.float()
+    return views, usable_temperature(temperature, views)
 
 
 class TextbookMatrices(NamedTuple):
@@ -93,14 +104,14 @@ class TextbookMatrices(NamedTuple):
     """(N,) int64 zeros: the first column of `logits` is a positive."""
 
 
-def textbook_matrices(views: Annotated[Tensor, "float V B D"], temperature: float = 0.5) -> TextbookMatrices:
+def textbook_matrices(views: Annotated[Tensor, "float V B D"], temperature: float | Tensor = 0.5) -> TextbookMatrices:
     """The masks and logits of the textbook form for `views` (V, B, D).
 
     >>> m = textbook_matrices(torch.randn(2, 4, 16))
     >>> [tuple(t.shape) for t in m]
     [(8, 8), (8, 7), (8, 1), (8, 6), (8, 7), (8,)]
     """
-    views = checked_views(views, temperature)
+    views, temperature = checked_views(views, temperature)
     num_views, batch, _ = views.shape
     rows = num_views * batch
     with torch.autocast(views.device.type, enabled=False):
@@ -119,7 +130,9 @@ def textbook_matrices(views: Annotated[Tensor, "float V B D"], temperature: floa
     return TextbookMatrices(labels, labels_off_diagonal, positives, negatives, logits, targets)
 
 
-def nt_xent_reference(views: Annotated[Tensor, "float V B D"], temperature: float = 0.5) -> Annotated[Tensor, "float"]:
+def nt_xent_reference(
+    views: Annotated[Tensor, "float V B D"], temperature: float | Tensor = 0.5
+) -> Annotated[Tensor, "float"]:
     """NT-Xent of `views` (V, B, D) as a classification of the positive among all other rows: for reading and testing.
 
     Cross-entropy over [positives | negatives] with target 0; with more than two views, the mean over the V - 1 columns
@@ -134,7 +147,11 @@ def nt_xent_reference(views: Annotated[Tensor, "float V B D"], temperature: floa
 
 
 def nt_xent(
-    views: Annotated[Tensor, "float V B D"], temperature: float = 0.5, decoupled: bool = False
+    views: Annotated[Tensor, "float V B D"],
+    temperature: float | Tensor = 0.5,
+    decoupled: bool = False,
+    *,
+    coldest: float | None = None,
 ) -> Annotated[Tensor, "float"]:
     """NT-Xent of `views` (V, B, D), V >= 2: a scalar, float32 (float64 for float64 views) whatever the autocast type.
 
@@ -144,18 +161,21 @@ def nt_xent(
     On several processes, gather the views with gradient first: the negatives are the rows that this call sees.
     Memory grows with V * B, not with its square.
 
+    `temperature` may be a tensor of one number, and gets its gradient. On a GPU nobody waits to look at it: memory stays
+    linear there with `coldest`, a lower bound of it, and is that of an N x N matrix without.
+
     Raises:
         TypeError: `views` is not floating point.
         ValueError: `views` is not (V, B, D) with V >= 2 and B, D >= 1, or `temperature` is not above 0.
     """
-    views = checked_views(views, temperature)
+    views, temperature = checked_views(views, temperature)
     num_views, batch, _ = views.shape
     with torch.autocast(views.device.type, enabled=False):
         z = unit_rows(views.flatten(0, 1))  # (N, D)
-        negatives = negative_logsumexp(z, num_views, temperature).view(num_views, batch)
+        if batch == 1 and (decoupled or num_views == 2):
+            return (z * 0).sum() + 0 * temperature
+        negatives = negative_logsumexp(z, num_views, temperature, coldest).view(num_views, batch)
         z = z.view(views.shape)
-        if decoupled and batch == 1:
-            return (z * 0).sum()
         if num_views == 2:
             # loss = log(1 + exp(negatives - positive)): exact also where it is far below the rounding of either term.
             positive = (z[0] * z[1]).sum(dim=-1) / temperature  # (B,)
@@ -165,13 +185,16 @@ def nt_xent(
         own = torch.eye(num_views, dtype=torch.bool, device=z.device)[:, :, None]
         denominator = negatives  # (V, B)
         if not decoupled:
-            denominator = torch.logaddexp(negatives, positives.masked_fill(own, float("-inf")).logsumexp(dim=1))
+            others = positives.masked_fill(own, float("-inf")).logsumexp(dim=1)
+            denominator = others if batch == 1 else torch.logaddexp(negatives, others)
         pairs = num_views * (num_views - 1) * batch
         return denominator.mean() - positives.masked_fill(own, 0.0).sum() / pairs
 
 
-class NTXentLoss(Loss):
+class NTXentLoss(TemperatureLoss):
     """NT-Xent as a module, `nt_xent` with its settings fixed (the paper's temperature for CIFAR-10 is 0.5).
+
+    With `temperature_learned` the temperature is a parameter, see `simclr.losses.temperature.LearnedTemperature`.
 
     >>> z = torch.eye(2).repeat(2, 1, 1)  # two views (V, B, D) that agree on two orthogonal images
     >>> NTXentLoss(temperature=1.0)(z)
@@ -180,15 +203,16 @@ class NTXentLoss(Loss):
 
     kind: ClassVar[Kind] = "views"
 
-    def __init__(self, temperature: float = 0.5, decoupled: bool = False) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
+    def __init__(
+        self, temperature: float | Tensor = 0.5, decoupled: bool = False, *, temperature_learned: bool = False
+    ) -> None:
+        super().__init__(temperature, temperature_learned)
         self.decoupled = decoupled
 
     def forward(self, views: Annotated[Tensor, "float V B D"]) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) with V >= 2 to the scalar loss."""
-        return nt_xent(views, self.temperature, self.decoupled)
+        learned = isinstance(self.temperature, LearnedTemperature)
+        return nt_xent(views, self.tau(), self.decoupled, coldest=COLDEST / 2 if learned else None)  # it is rounded
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, decoupled={self.decoupled}"
+        return ", ".join(filter(None, [super().extra_repr(), f"decoupled={self.decoupled}"]))

@@ -9,10 +9,14 @@ pass needs all sums of the forward pass before its first tile, so each tile is e
 `KEPT_BYTES` in total, so that nothing is computed twice at moderate N) or computed again (beyond that, memory grows
 with N * D).
 
+Rows longer by a factor a are a temperature lower by a^2. So the gradient of the temperature, the sum of
+-g_i E_ik s_ik / (temperature L_i), is -1/(2 temperature) sum_k z_k . dz_k: it needs no tile of its own.
+
 The exponentials carry no shift by a row's maximum, which is what lets one tile serve its rows and its columns alike.
 |s| <= 1/temperature keeps them inside the range of the type: float32 down to temperature 1/50, float64 down to 1/600.
 Temperatures between the two are computed in float64: there the rounding of a float32 similarity, 3e-8 / temperature,
-would cost more than a millionth of the gradient. Anything smaller takes the dense form, an N x N matrix.
+would cost more than a millionth of the gradient. Anything smaller takes the dense form, an N x N matrix. A temperature
+that is a tensor on a device is not waited for: what is known of it beforehand, the coldest that it can be, decides.
 """
 
 import math
@@ -21,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from simclr.numerics import float32_products, in_transform
+from simclr.numerics import float32_products, in_forward_mode, in_transform
 
 __all__ = ["dense_negative_logsumexp", "negative_logsumexp"]
 
@@ -76,9 +80,10 @@ def even_size(count: int, limit: int) -> int:
 class Tiles:
     """E of `z` (N, D), tile by tile, on and above the diagonal."""
 
-    def __init__(self, z: Tensor, num_views: int, temperature: float) -> None:
+    def __init__(self, z: Tensor, num_views: int, temperature: float | Tensor) -> None:
         limit = TILE_ROWS.get(z.device.type, TILE_ROWS["cuda"])
-        self.z = z
+        temperature = temperature.to(z.dtype) if isinstance(temperature, Tensor) else temperature
+        self.z, self.temperature = z, temperature
         self.scaled = z * (math.log2(math.e) / temperature)
         self.blocks = row_blocks(num_views, len(z) // num_views, limit)
         self.pairs = [(i, j) for i in range(len(self.blocks)) for j in range(i, len(self.blocks))]
@@ -119,7 +124,7 @@ def tiled_sums(tiles: Tiles, room: int) -> tuple[Tensor, dict[tuple[int, int], T
     return total, kept
 
 
-def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Tensor], temperature: float) -> Tensor:
+def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Tensor]) -> Tensor:
     """dz (N, D) for `weight` = g / L (N,). Uses up the tiles in `kept`, which it overwrites."""
     dz = torch.zeros_like(tiles.z)
     scratch: Tensor | None = None
@@ -136,31 +141,48 @@ def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Ten
         rows.of(dz).addmm_(tile, columns.of(tiles.z))
         if i != j:
             columns.of(dz).addmm_(tile.T, rows.of(tiles.z))
-    return dz.mul_(1 / temperature)
+    return dz.mul_(1 / tiles.temperature)
 
 
 class NegativeLogSumExp(torch.autograd.Function):
-    """z (N, D) to log L (N,), with the backward pass of the module's docstring."""
+    """z (N, D) and a temperature to log L (N,), with the backward pass of the module's docstring.
+
+    The temperature is the number `coldest`, or the tensor `learned`, which is no lower than that.
+    """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, num_views: int, temperature: float, room: int) -> Tensor:
+    def forward(ctx: Any, z: Tensor, num_views: int, coldest: float, room: int, learned: Tensor | None) -> Tensor:
+        tiles = Tiles(working_copy(z, coldest), num_views, coldest if learned is None else learned)
         with float32_products():
-            total, ctx.kept = tiled_sums(Tiles(working_copy(z, temperature), num_views, temperature), room)
-        ctx.save_for_backward(z, total)
-        ctx.num_views, ctx.temperature = num_views, temperature
+            total, ctx.kept = tiled_sums(tiles, room)
+        ctx.save_for_backward(z, total, learned)
+        ctx.num_views, ctx.coldest = num_views, coldest
         return total.log().to(z.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        z, total = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, Tensor | None]:
+        z, total, learned = ctx.saved_tensors
+        temperature = ctx.coldest if learned is None else learned
         if torch.is_grad_enabled():  # create_graph=True: someone differentiates twice, which the dense form can
-            out = dense_negative_logsumexp(z, ctx.num_views, ctx.temperature)
-            return torch.autograd.grad(out, z, gradient, create_graph=True)[0], None, None, None
+            needed = ctx.needs_input_grad[0], ctx.needs_input_grad[4]
+            z = z.view_as(z)  # an end of its own, should z depend on the temperature
+            temperature = temperature if learned is None else learned.view_as(learned)
+            out = dense_negative_logsumexp(z.to(total.dtype), ctx.num_views, temperature).to(z.dtype)
+            asked = [x for x, one in zip((z, temperature), needed, strict=True) if one]
+            found = iter(torch.autograd.grad(out, asked, gradient, create_graph=True))
+            of_z, of_temperature = (next(found) if one else None for one in needed)
+            return of_z, None, None, None, of_temperature
         weight = torch.where(total == 0, 0.0, gradient / total)  # one image alone has an empty sum
         with float32_products():
-            tiles = Tiles(z.to(total.dtype).contiguous(), ctx.num_views, ctx.temperature)
-            dz = tiled_gradient(tiles, weight, ctx.kept, ctx.temperature)
-        return dz.to(z.dtype), None, None, None
+            tiles = Tiles(z.to(total.dtype).contiguous(), ctx.num_views, temperature)
+            dz = tiled_gradient(tiles, weight, ctx.kept)
+        of_temperature = None if learned is None else of_learned(tiles.z, dz, learned)
+        return dz.to(z.dtype), None, None, None, of_temperature
+
+
+def of_learned(z: Tensor, dz: Tensor, temperature: Tensor) -> Tensor:
+    """The gradient of the temperature, given that of z."""
+    return ((z * dz).sum() / (-2 * temperature)).to(temperature.dtype)
 
 
 def working_copy(z: Tensor, temperature: float) -> Tensor:
@@ -168,7 +190,7 @@ def working_copy(z: Tensor, temperature: float) -> Tensor:
     return z.double() if 1 / temperature > LARGEST_EXPONENT[z.dtype] else z.contiguous()
 
 
-def dense_negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
+def dense_negative_logsumexp(z: Tensor, num_views: int, temperature: float | Tensor) -> Tensor:
     """The same as `negative_logsumexp` through one N x N matrix: for any temperature, differentiable twice."""
     image = torch.arange(len(z) // num_views, device=z.device).repeat(num_views)  # (N,)
     with float32_products():
@@ -177,63 +199,76 @@ def dense_negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> T
 
 
 @torch.library.custom_op("simclr::negative_logsumexp", mutates_args=())
-def compiled_sums(z: Tensor, num_views: int, temperature: float) -> tuple[Tensor, Tensor]:
+def compiled_sums(z: Tensor, num_views: int, coldest: float, learned: Tensor | None) -> tuple[Tensor, Tensor]:
     """log L (N,) and L (N,) as one operation of a compiled program, which a compiler would not speed up inside."""
+    tiles = Tiles(working_copy(z, coldest), num_views, coldest if learned is None else learned)
     with float32_products():
-        total, _ = tiled_sums(Tiles(working_copy(z, temperature), num_views, temperature), 0)
+        total, _ = tiled_sums(tiles, 0)
     return total.log().to(z.dtype), total
 
 
 @torch.library.custom_op("simclr::negative_logsumexp_gradient", mutates_args=())
-def compiled_gradient(z: Tensor, total: Tensor, gradient: Tensor, num_views: int, temperature: float) -> Tensor:
-    """dz (N, D) for a gradient of log L (N,)."""
+def compiled_gradient(
+    z: Tensor, total: Tensor, gradient: Tensor, num_views: int, coldest: float, learned: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """dz (N, D) for a gradient of log L (N,), and the gradient of the temperature, 0 where none is learned."""
     weight = torch.where(total == 0, 0.0, gradient / total)
     with float32_products():
-        tiles = Tiles(z.to(total.dtype).contiguous(), num_views, temperature)
-        return tiled_gradient(tiles, weight, {}, temperature).to(z.dtype)
+        tiles = Tiles(z.to(total.dtype).contiguous(), num_views, coldest if learned is None else learned)
+        dz = tiled_gradient(tiles, weight, {})
+    return dz.to(z.dtype), z.new_zeros(()) if learned is None else of_learned(tiles.z, dz, learned)
 
 
 @compiled_sums.register_fake
-def _(z: Tensor, num_views: int, temperature: float) -> tuple[Tensor, Tensor]:
-    wide = 1 / temperature > LARGEST_EXPONENT[z.dtype]
+def _(z: Tensor, num_views: int, coldest: float, learned: Tensor | None) -> tuple[Tensor, Tensor]:
+    wide = 1 / coldest > LARGEST_EXPONENT[z.dtype]
     return z.new_empty(len(z)), z.new_empty(len(z), dtype=torch.float64 if wide else z.dtype)
 
 
 @compiled_gradient.register_fake
-def _(z: Tensor, total: Tensor, gradient: Tensor, num_views: int, temperature: float) -> Tensor:
-    return torch.empty_like(z, memory_format=torch.contiguous_format)
+def _(
+    z: Tensor, total: Tensor, gradient: Tensor, num_views: int, coldest: float, learned: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    of_temperature = z.new_empty(()) if learned is None else torch.empty_like(learned)
+    return torch.empty_like(z, memory_format=torch.contiguous_format), of_temperature
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    z, ctx.num_views, ctx.temperature = inputs
-    ctx.save_for_backward(z, output[1])
+    z, ctx.num_views, ctx.coldest, learned = inputs
+    ctx.save_for_backward(z, output[1], learned)
 
 
-def _back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-    z, total = ctx.saved_tensors
-    return compiled_gradient(z, total, gradient, ctx.num_views, ctx.temperature), None, None
+def _back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+    z, total, learned = ctx.saved_tensors
+    dz, of_temperature = compiled_gradient(z, total, gradient, ctx.num_views, ctx.coldest, learned)
+    return dz, None, None, None if learned is None else of_temperature
 
 
 compiled_sums.register_autograd(_back, setup_context=_keep)
 
 
-def negative_logsumexp(z: Tensor, num_views: int, temperature: float) -> Tensor:
+def negative_logsumexp(z: Tensor, num_views: int, temperature: float | Tensor, coldest: float | None = None) -> Tensor:
     """log sum_k exp(z_i . z_k / temperature) over the rows k of other images, (N,), for unit rows `z` (N, D).
 
     Row v * B + b of z is view v of image b, N = V * B, float32 or float64. With one image alone the sum is empty and
-    the result -inf.
+    the result -inf. A `temperature` in a tensor, 0-dim of z's type and device, gets its gradient; `coldest` is the
+    lowest that it can be, for where it cannot be looked at: without it that takes the dense form.
 
     >>> negative_logsumexp(torch.eye(3).repeat(2, 1), num_views=2, temperature=0.5)  # log 4
     tensor([1.3863, 1.3863, 1.3863, 1.3863, 1.3863, 1.3863])
     """
-    if 1 / temperature > LARGEST_EXPONENT[torch.float64] or (
-        z.device.type == "mps" and 1 / temperature > LARGEST_EXPONENT[torch.float32]  # MPS has no float64
-    ):
+    learned = temperature if isinstance(temperature, Tensor) else None
+    compiling, transformed = torch.compiler.is_compiling(), in_transform() or in_forward_mode()
+    if not isinstance(temperature, Tensor):
+        coldest = temperature
+    elif temperature.device.type == "cpu" and not compiling and not transformed:
+        coldest = float(temperature.detach())
+    widest = torch.float32 if z.device.type == "mps" else torch.float64  # MPS has no float64
+    if transformed or coldest is None or 1 / coldest > LARGEST_EXPONENT[widest]:
         return dense_negative_logsumexp(z, num_views, temperature)
-    if in_transform():
-        return dense_negative_logsumexp(z, num_views, temperature)
-    if torch.compiler.is_compiling():
-        out: Tensor = compiled_sums(z, num_views, temperature)[0]
+    if compiling:
+        out: Tensor = compiled_sums(z, num_views, coldest, learned)[0]
         return out
-    room = KEPT_BYTES if z.requires_grad and torch.is_grad_enabled() else 0
-    return NegativeLogSumExp.apply(z, num_views, temperature, room)
+    differentiated = z.requires_grad or (learned is not None and learned.requires_grad)
+    room = KEPT_BYTES if differentiated and torch.is_grad_enabled() else 0
+    return NegativeLogSumExp.apply(z, num_views, coldest, room, learned)

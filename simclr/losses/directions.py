@@ -1,0 +1,116 @@
+"""Softmax over the cosines to one direction a class: what ArcFace and CosFace share, at many classes too.
+
+L2-normalised embeddings and class directions, logits s cos(theta_j), cross-entropy; the losses differ in the margin that
+they take from the own class's cosine. Two things belong to either:
+
+- Sub-centres (Deng et al. 2020, "Sub-center ArcFace"): K directions a class, of which the nearest counts.
+- Partial class weights (An et al. 2021, "Partial FC", arXiv 2010.05222; 2022, arXiv 2203.15565): a step compares with the
+  classes of its batch and with others drawn at random, up to a share of all. At 100,000 classes the matrix of logits and
+  the normalised directions are what takes memory and time; a tenth of the classes takes a tenth of both.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
+from simclr.numerics import full_precision, l2_normalize
+
+__all__ = ["LARGEST_COSINE", "DirectionsConfig", "DirectionsLoss"]
+
+LARGEST_COSINE = 1 - 1e-7
+"""Between this cosine and 1 the slope of the angle grows without bound, and float32 has one more number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionsConfig(LabelLossConfig):
+    """Base of the configs of losses of cosines to class directions."""
+
+    scale: float = 64.0
+    """Factor s of the cosines."""
+    subcenters: int = 1
+    """Directions a class; more than one lets noisy images settle apart."""
+    sample_share: float = 1.0
+    """Share of the classes that a step compares with: those of its batch, and others drawn at random. Less than 1 is for
+    very many classes, whose logits would not fit."""
+
+
+class DirectionsLoss(LabelLoss):
+    """Cross-entropy of scaled cosines, the own class's with a margin: the mean over the batch.
+
+    Parameters: ``weight`` (num_classes * subcenters, dim), the directions of class c in rows c * subcenters and
+    following. `statistics`: accuracy (nearest direction, without margin), angle (mean to the own class, degrees).
+
+    With a ``sample_share`` below 1, in training mode, a call compares with max(share * num_classes, N) classes: all of the
+    batch's, the rest drawn from ``generator``, so that the same seed draws the same on every process. Accuracy is then among
+    these. Directions that are not drawn get a gradient of exactly 0. In eval mode, and for `scores`, every class counts.
+
+    Raises `ValueError` on a CPU for labels outside 0..num_classes-1 (a GPU asserts).
+    """
+
+    def __init__(self, num_classes: int, dim: int, scale: float, subcenters: int, sample_share: float) -> None:
+        super().__init__()
+        check_sizes(num_classes, dim)
+        require(0 < scale < math.inf, "scale", scale, "positive")
+        require(subcenters >= 1, "subcenters", subcenters, "at least 1")
+        require(0 < sample_share <= 1, "sample_share", sample_share, "in (0, 1]; 1 is every class")
+        self.num_classes, self.scale, self.subcenters, self.sample_share = num_classes, scale, subcenters, sample_share
+        self.weight = nn.Parameter(torch.randn(num_classes * subcenters, dim) / math.sqrt(dim))
+
+    @abstractmethod
+    def with_margin(self, own: Tensor) -> Tensor:
+        """The cosines (N, 1) to the own class as the loss takes them."""
+
+    def cosines(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
+        """Cosine of ``z`` (N, D) to the nearest direction of every class: (N, C), float32 or float64."""
+        return self._cosines(z, self.weight)
+
+    def _cosines(self, z: Tensor, weight: Tensor) -> Tensor:
+        check_dim(z, weight.shape[1])
+        with torch.autocast(z.device.type, enabled=False):
+            z = full_precision(z)
+            cosines = l2_normalize(z) @ l2_normalize(weight.to(z.dtype)).t()
+            if self.subcenters > 1:
+                cosines = cosines.unflatten(1, (-1, self.subcenters)).max(2).values
+            return cosines
+
+    def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
+        """Class logits (N, C) of embeddings ``z`` (N, D): scaled cosines, without a margin."""
+        return self.scale * self.cosines(z)
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of the scaled cosines, the own class's with its margin."""
+        check_classes(labels, self.num_classes)
+        weight, labels = self._drawn(labels, generator)
+        cosines = self._cosines(z, weight)
+        own = cosines.gather(1, labels.unsqueeze(1))
+        logits = self.scale * cosines.scatter(1, labels.unsqueeze(1), self.with_margin(own))
+        size = max(len(z), 1)
+        angles = own.detach().clamp(-LARGEST_COSINE, LARGEST_COSINE).acos()
+        statistics = {
+            "accuracy": (cosines.argmax(1) == labels).sum() / size,
+            "angle": torch.rad2deg(angles.sum() / size),
+        }
+        return F.cross_entropy(logits, labels, reduction="sum") / size, statistics
+
+    def _drawn(self, labels: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Directions of the classes that this call compares with, and the place of each label's among them."""
+        size = max(math.ceil(self.sample_share * self.num_classes), len(labels))
+        if size >= self.num_classes or not self.training:
+            return self.weight, labels
+        # The largest of random numbers, of which the batch's own classes have larger ones: nothing waits for a device.
+        lot = torch.rand(self.num_classes, generator=generator, device=labels.device).index_fill(0, labels, 2.0)
+        classes = lot.topk(size).indices.sort().values
+        rows = F.embedding(classes, self.weight.unflatten(0, (self.num_classes, -1)).flatten(1))
+        return rows.unflatten(1, (self.subcenters, -1)).flatten(0, 1), torch.searchsorted(classes, labels)
+
+    def extra_repr(self) -> str:
+        share = "" if self.sample_share == 1 else f", sample_share={self.sample_share}"
+        return f"num_classes={self.num_classes}, scale={self.scale}, subcenters={self.subcenters}{share}"
