@@ -25,7 +25,7 @@ from simclr.errors import require
 from simclr.losses.arguments import Kind
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
-from simclr.numerics import float32_products, full_precision, row_chunks
+from simclr.numerics import float32_products, full_precision, row_chunks, wide_dtype
 
 __all__ = ["LeJEPAConfig", "SIGRegLoss", "sigreg"]
 
@@ -164,6 +164,11 @@ def _phase(x: Tensor, t: Tensor) -> Tensor:
     return t[:, None, None, None] * x  # (K, V, B, M)
 
 
+def _mean_square(x: Tensor) -> Tensor:
+    """A scalar; added up in the widest type, so that no row of a finite square makes it infinite."""
+    return x.square().mean(dtype=wide_dtype(x.device)).to(x.dtype)
+
+
 class SIGRegLoss(Loss):
     """LeJEPA's loss as a module: the agreement of the views and SIGReg of each.
 
@@ -191,9 +196,9 @@ class SIGRegLoss(Loss):
         """
         views = _checked(views, least=2)
         with torch.autocast(views.device.type, enabled=False):
-            invariance = (views - views.mean(0)).square().mean()
+            invariance = _mean_square(views - views.mean(0))
             normality = sigreg(views, self.slices, self.knots, seed)
-            deviation = (views.detach() - views.detach().mean(1, keepdim=True)).square().mean().sqrt()
+            deviation = _mean_square(views.detach() - views.detach().mean(1, keepdim=True)).sqrt()
         self.statistics = {
             "invariance": invariance.detach(),
             "sigreg": normality.detach(),
