@@ -24,6 +24,7 @@ from simclr.config.cifar_presets import (
     cifar100,
     stl10,
 )
+from simclr.config.moco_v3 import moco_v3
 from simclr.errors import ConfigError
 from simclr.losses import SupConConfig
 from simclr.objectives import NTXentConfig
@@ -222,6 +223,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "folder": folder,
     "folder-small": folder_small,
     "adapt": adapt,
+    "moco-v3": moco_v3,
 }
 
 
