@@ -94,7 +94,7 @@ def omniglot() -> TrainConfig:
     `cifar10-cpu` has them. Both were chosen on background classes that were held out (docs/decisions.md, 2026-11-26).
     Expected score and cost: docs/benchmarks.md, "Omniglot".
     Command: accelerate launch scripts/pretrain.py omniglot
-    Without labels: add objective:ntxent --objective.temperature 0.2 --sampler.name shuffle --augment.views 2 --head.layers 2
+    Without labels: add objective:nt-xent --objective.temperature 0.2 --sampler.name shuffle --augment.views 2 --head.layers 2
     """
     return TrainConfig(
         name="omniglot",
