@@ -25,7 +25,7 @@ from simclr.errors import require
 from simclr.losses.arguments import Kind
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
-from simclr.numerics import float32_products, full_precision, row_chunks, wide_dtype
+from simclr.numerics import float32_products, full_precision, in_forward_mode, row_chunks, wide_dtype
 
 __all__ = ["LeJEPAConfig", "SIGRegLoss", "sigreg"]
 
@@ -88,7 +88,7 @@ def sigreg(
         weight = 2 * step * normal * torch.where((knot == 0) | (knot == _LAST_KNOT), 0.5, 1.0)
         with float32_products():
             x = z @ directions  # (V, B, M)
-        cosines, sines = _MeanWaves.apply(x, knot)  # each (K, V, M)
+        cosines, sines = (_MeanWavesForward if in_forward_mode() else _MeanWaves).apply(x, knot)  # each (K, V, M)
         apart = (cosines - normal[:, None, None]).square() + sines.square()
         return (apart * weight[:, None, None]).sum(0).mean() * z.shape[1]
 
@@ -137,13 +137,6 @@ class _MeanWaves(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, along: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        x, t = ctx.saved_tensors
-        phase, along = _phase(x, t), _phase(along, t)
-        return -(phase.sin() * along).mean(2), (phase.cos() * along).mean(2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -154,6 +147,21 @@ class _MeanWaves(torch.autograd.Function):
             phase = _phase(x[:, rows], t)
             parts.append((phase.cos() * of_sines[:, :, None] - phase.sin() * of_cosines[:, :, None]).sum(0))
         return torch.cat(parts, dim=1), None
+
+
+class _MeanWavesForward(_MeanWaves):
+    """With its forward mode, which a compiler takes for no part of a function."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        _MeanWaves.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor, _: None) -> tuple[Tensor, Tensor]:
+        x, t = ctx.saved_tensors
+        phase, along = _phase(x, t), _phase(along, t)
+        return -(phase.sin() * along).mean(2), (phase.cos() * along).mean(2)
 
 
 def _blocks(x: Tensor, t: Tensor) -> list[slice]:
