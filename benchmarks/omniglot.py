@@ -1,7 +1,7 @@
 """Omniglot: every objective with its defaults under one budget, from the background alphabets to the evaluation alphabets.
 
     python benchmarks/omniglot.py --data DIR --runs omniglot-runs.zip     # DIR as --data.path of the source omniglot
-    python benchmarks/omniglot.py --only proxy-anchor ntxent --epochs 40  # some of them, for longer
+    python benchmarks/omniglot.py --only proxy-anchor nt-xent --epochs 40  # some of them, for longer
     python benchmarks/omniglot.py --quick                                 # two of them on a few drawings
 
 Each objective trains the preset `omniglot`, an unlabelled one as that preset's docstring says, with as many views a run. The
@@ -30,7 +30,7 @@ from linear_eval import extract_features, few_shot, lake_trials, load_runs, map_
 from linear_eval.features.pixels import RawPixels
 from linear_eval.matching.trials import OneShotRuns
 from simclr.command_line import run_command
-from simclr.config import EncoderConfig, SamplerConfig, TrainConfig
+from simclr.config import EncoderConfig, HeadConfig, SamplerConfig, TrainConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.losses import LossConfig, NTXentConfig
 from simclr.objectives import OBJECTIVES
@@ -58,7 +58,7 @@ def recipe(arguments: argparse.Namespace, objective: type[LossConfig]) -> TrainC
         config = replace(
             config,
             augment=replace(config.augment, views=2),
-            head=replace(config.head, layers=2, predictor=256 if own.needs_keys else 0),
+            head=HeadConfig(layers=2, out_dim=128, predictor_dim=256 if own.needs_keys else 0),
             sampler=SamplerConfig(),
         )
         epochs = max(1, epochs // 2)
@@ -123,7 +123,7 @@ def main(words: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         arguments.data, arguments.out = few_drawings(Path(folder) / "data"), Path(folder) / "out"
-        arguments.only = ["ntxent", "triplet"]
+        arguments.only = ["nt-xent", "triplet"]
         compare(arguments)
     return 0
 

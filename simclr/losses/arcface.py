@@ -32,7 +32,7 @@ class ArcFaceConfig(DirectionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.build(0, 0, 0)
+        self.build(1, 1, 1)
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "ArcFaceLoss":
         """The module with directions for ``num_classes`` in ``dim`` dimensions."""

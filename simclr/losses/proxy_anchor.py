@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, require
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
 from simclr.losses.pair_loss import log_one_plus_sum_exp
 from simclr.numerics import float32_products, full_precision, l2_normalize
 
@@ -45,7 +45,7 @@ class ProxyAnchorConfig(LabelLossConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.build(0, 0, 0)
+        self.build(1, 1, 1)
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "ProxyAnchorLoss":
         """The module with proxies for ``num_classes`` in ``dim`` dimensions."""
@@ -65,13 +65,15 @@ class ProxyAnchorLoss(LabelLoss):
 
     def __init__(self, num_classes: int, dim: int, margin: float = 0.1, alpha: float = 32.0) -> None:
         super().__init__()
+        check_sizes(num_classes, dim)
         require(0 <= margin < 1, "margin", margin, "a part of a cosine in [0, 1)")
         require(0 < alpha < math.inf, "alpha", alpha, "positive")
         self.num_classes, self.margin, self.alpha = num_classes, margin, alpha
-        self.proxies = nn.Parameter(torch.randn(num_classes, dim) * math.sqrt(2 / max(num_classes, 1)))
+        self.proxies = nn.Parameter(torch.randn(num_classes, dim) * math.sqrt(2 / num_classes))
 
     def cosines(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
         """Cosine of ``z`` (N, D) to every proxy: (N, C), float32 or float64."""
+        check_dim(z, self.proxies.shape[1])
         with torch.autocast(z.device.type, enabled=False), float32_products():
             z = full_precision(z)
             return l2_normalize(z) @ l2_normalize(self.proxies.to(z.dtype)).t()
@@ -98,7 +100,7 @@ class ProxyAnchorLoss(LabelLoss):
             "positive_distance": 1 - to_own / size,
             "negative_distance": 1 - (cosines.detach().sum() - to_own) / (size * max(self.num_classes - 1, 1)),
         }
-        return pull.sum() / present.clamp(min=1) + push.sum() / max(self.num_classes, 1), statistics
+        return pull.sum() / present.clamp(min=1) + push.sum() / self.num_classes, statistics
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, margin={self.margin}, alpha={self.alpha}"
