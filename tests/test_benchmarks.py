@@ -23,6 +23,7 @@ MARKS: dict[str, Any] = {
     "objectives.py": pytest.mark.long,
     "sampling.py": pytest.mark.long,
     "scale.py": pytest.mark.long,
+    "small_batches.py": pytest.mark.long,
     "step.py": pytest.mark.long,
 }
 """Of those that take a quarter of a minute and more, or that one of them starts; the others are slow."""

@@ -26,8 +26,7 @@ from simclr.config.cifar_presets import (
 )
 from simclr.config.moco_v3 import moco_v3
 from simclr.errors import ConfigError
-from simclr.losses import SupConConfig
-from simclr.objectives import NTXentConfig
+from simclr.objectives import NTXentConfig, SupConConfig
 
 __all__ = ["PRESETS", "describe_presets", "preset", "register_preset"]
 

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from agreement import assert_alike, embeddings
 
 from linear_eval import Features, knn_predictions
-from simclr.losses import NTXentLoss, momentum_contrast, nt_xent_reference
+from simclr.losses import NTXentLoss, SIGRegLoss, momentum_contrast, nt_xent_reference
 from simclr.optim.optimizers import LARS
 from simclr.optim.schedule import learning_rate
+from simclr.run.ema import rising_decay
 
 pytest.importorskip("lightly", reason="lightly is not installed: pip install -e '.[test]'")
 from lightly import loss as lightly_loss
+from lightly.loss import lejepa_loss
 from lightly.utils import lars, scheduler
 from lightly.utils.benchmarking import knn_predict
 
@@ -61,6 +63,30 @@ def test_momentum_contrast_where_the_keys_are_the_views(temperature: float, imag
         z,
         gradient=False,  # ours has none through the keys
     )
+
+
+@pytest.mark.parametrize("weight", [0.02, 0.4])
+@pytest.mark.parametrize("images", [1, 7, 32])
+@pytest.mark.parametrize("views", [2, 4])
+def test_lejepa_along_the_same_directions(views: int, images: int, weight: float) -> None:
+    """Theirs has knots and weights in float32."""
+    directions = torch.randn(6, 256, generator=torch.Generator().manual_seed(3)).double()
+    directions /= directions.norm(dim=0)
+    theirs = lejepa_loss.SIGReg(num_vectors=256)
+    theirs._generate_unit_vectors = lambda *_: directions
+
+    def of(z: torch.Tensor) -> torch.Tensor:
+        z = z.unflatten(0, (views, images))
+        return (1 - weight) * lejepa_loss.lejepa_invariance_loss(all_proj=z, global_proj=z) + weight * theirs(z)
+
+    z = embeddings(views * images, 6)
+    assert_alike(lambda z: SIGRegLoss(weight)(z.unflatten(0, (views, images)), seed=3), of, z, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [4, 100])
+def test_a_momentum_that_rises_to_one(steps: int) -> None:
+    for step in range(steps + 1):
+        assert rising_decay(step, 0.99, steps) == pytest.approx(scheduler.cosine_schedule(step, steps + 1, 0.99, 1.0))
 
 
 @pytest.mark.parametrize("warmup", [0, 10])
