@@ -79,7 +79,7 @@ class CircleLoss(PairLoss):
         held, m = similarity.detach(), self.margin
         pull = -self.gamma * (1 + m - held).relu() * (similarity - 1 + m)
         push = self.gamma * (held + m).relu() * (similarity - m)
-        anchors = pairs.anchors
+        anchors = pairs.anchors()
         both = _log_sum_exp(pull, pairs.positive, anchors) + _log_sum_exp(push, pairs.negative, anchors)
         count = anchors.sum()
         on_their_side = (pairs.positive & (held >= 1 - m)) | (pairs.negative & (held <= m))
