@@ -45,6 +45,7 @@ OF_CLASSES: dict[str, Callable[[], nn.Module]] = {
     "center and cross-entropy": lambda: CenterCrossEntropyLoss(CLASSES, DIM),
     "arcface": lambda: ArcFaceLoss(CLASSES, DIM),
     "arcface, sub-centres": lambda: ArcFaceLoss(CLASSES, DIM, subcenters=2),
+    "arcface, a part of the classes": lambda: ArcFaceLoss(CLASSES, DIM, sample_share=0.4),
     "cosface": lambda: CosFaceLoss(CLASSES, DIM),
     "proxy-anchor": lambda: ProxyAnchorLoss(CLASSES, DIM),
     "cross-entropy": lambda: CrossEntropyLoss(CLASSES, DIM),
@@ -101,6 +102,8 @@ def test_each_boundary_gets_the_gradient_of_its_own_class_and_sample() -> None:
     [
         CenterLoss(CLASSES, DIM),
         ArcFaceLoss(CLASSES, DIM),
+        CosFaceLoss(CLASSES, DIM),
+        ProxyAnchorLoss(CLASSES, DIM),
         CrossEntropyLoss(CLASSES, DIM),
         QualityFocalLoss(CLASSES, DIM),
         DistributionFocalLoss(DIM, TargetBins(low=0, high=2, count=3)),
@@ -113,7 +116,10 @@ def test_embeddings_of_another_width_are_refused(loss: nn.Module, width: int) ->
         loss(torch.ones(ROWS, width), LABELS)
 
 
-@pytest.mark.parametrize("kind", [ArcFaceLoss, CenterLoss, CenterCrossEntropyLoss, CrossEntropyLoss, QualityFocalLoss])
+@pytest.mark.parametrize(
+    "kind",
+    [ArcFaceLoss, CosFaceLoss, ProxyAnchorLoss, CenterLoss, CenterCrossEntropyLoss, CrossEntropyLoss, QualityFocalLoss],
+)
 @pytest.mark.parametrize(
     ("sizes", "name"), [((0, DIM), "num_classes"), ((CLASSES, -1), "dim"), ((2.0, DIM), "num_classes")]
 )

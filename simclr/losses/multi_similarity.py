@@ -88,7 +88,7 @@ class MultiSimilarityLoss(PairLoss):
         positive, negative = self._kept(similarity.detach(), pairs)
         pull = log_one_plus_sum_exp(-self.alpha * (similarity - self.base), positive) / self.alpha
         push = log_one_plus_sum_exp(self.beta * (similarity - self.base), negative) / self.beta
-        anchors = pairs.anchors().sum()
+        anchors = pairs.anchors.sum()
         statistics = {
             "pairs": positive.sum() + negative.sum(),
             "active": (positive | negative).any(1).sum() / anchors,
@@ -99,7 +99,7 @@ class MultiSimilarityLoss(PairLoss):
 
     def _kept(self, similarity: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The pairs that mining keeps, of anchors with both kinds."""
-        positive, negative = (mask & pairs.anchors().unsqueeze(1) for mask in (pairs.positive, pairs.negative))
+        positive, negative = (mask & pairs.anchors.unsqueeze(1) for mask in (pairs.positive, pairs.negative))
         if self.epsilon is None or not similarity.numel():
             return positive, negative
         farthest = similarity.masked_fill(~positive, torch.inf).amin(1, keepdim=True)

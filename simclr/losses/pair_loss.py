@@ -13,7 +13,7 @@ A new loss on pairs is a subclass of `PairLoss` with one method:
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,15 +44,16 @@ class PairLossConfig(LabelLossConfig):
 class Pairs(NamedTuple):
     """Whom the N rows of a batch are compared with: S = N + M others, themselves and then the M rows of the memory."""
 
-    others: Tensor
-    """(S, D), without a gradient from row N on; ``z`` itself where there is no memory."""
-    positive: Tensor
-    """(N, S) bool: of one class, without the row itself."""
-    negative: Tensor
-    """(N, S) bool: of different classes."""
+    others: Annotated[Tensor, "float S D"]
+    """Without a gradient from row N on; ``z`` itself where there is no memory."""
+    positive: Annotated[Tensor, "bool N S"]
+    """Of one class, without the row itself."""
+    negative: Annotated[Tensor, "bool N S"]
+    """Of different classes."""
 
-    def anchors(self) -> Tensor:
-        """(N,) bool: rows with a positive and a negative."""
+    @property
+    def anchors(self) -> Annotated[Tensor, "bool N"]:
+        """Rows with a positive and a negative."""
         return self.positive.any(1) & self.negative.any(1)
 
 
