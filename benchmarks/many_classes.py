@@ -222,7 +222,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--wrong", type=float, default=0.2, help="share of the labels that are wrong")
     parser.add_argument("--farthest", type=float, default=75.0, help="degrees beyond which a drawing is dropped")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--classes", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.1, 0.01])

@@ -118,6 +118,14 @@ def test_half_precision_is_remembered_in_float32():
     assert loss.memory.rows.dtype == torch.float32
 
 
+def test_remembering_waits_for_no_device():
+    """On the meta device tensors have no values: whatever would wait for one raises."""
+    memory = EmbeddingMemory(12, DIM, start=1).to("meta")
+    for _ in range(2):
+        memory.take_in(torch.zeros(BATCH, DIM, device="meta"), torch.zeros(BATCH, dtype=torch.int64, device="meta"))
+    assert memory.real().shape == (12,)
+
+
 def test_the_width_of_the_embeddings_is_asked_for():
     with pytest.raises(ConfigError, match="dim is None; it must be the width of the embeddings"):
         ContrastiveLoss(memory=4)

@@ -15,7 +15,7 @@ gamma 80 and m 0.4 for retrieval of fine-grained classes; for faces 256 and 0.25
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,9 @@ class CircleLoss(PairLoss):
         require(0 < gamma < math.inf, "gamma", gamma, "positive")
         self.margin, self.gamma = margin, gamma
 
-    def compare(self, z: Tensor, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, z: Annotated[Tensor, "float N D"], pairs: Pairs
+    ) -> tuple[Annotated[Tensor, "float"], dict[str, Tensor]]:
         """Mean over the anchors; the rows that are none are masked out."""
         with float32_products():
             similarity = z @ pairs.others.t()  # (N, N + M)

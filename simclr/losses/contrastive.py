@@ -10,7 +10,7 @@ labelled a pair: images of equal labels are the same.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -84,7 +84,9 @@ class ContrastiveLoss(PairLoss):
         check_distance(distance)
         self.margin, self.positive_margin, self.distance = margin, positive_margin, distance
 
-    def compare(self, z: Tensor, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, z: Annotated[Tensor, "float N D"], pairs: Pairs
+    ) -> tuple[Annotated[Tensor, "float"], dict[str, Tensor]]:
         """Mean over ordered pairs: the matrix holds each of the batch twice."""
         d = pairwise_distance(z, None if pairs.others is z else pairs.others, kind=self.distance)
         positive, negative = pairs.positive, pairs.negative

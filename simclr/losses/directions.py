@@ -74,7 +74,10 @@ class DirectionsLoss(LabelLoss):
         check_dim(z, weight.shape[1])
         with torch.autocast(z.device.type, enabled=False):
             z = full_precision(z)
-            cosines = l2_normalize(z) @ l2_normalize(weight.to(z.dtype)).t()
+            weight = weight.to(z.dtype)
+            # Divided by the lengths afterwards: normalised directions, in float64 on the way, would be copies of all of them.
+            lengths = torch.linalg.vector_norm(weight, dim=1)
+            cosines = l2_normalize(z) @ weight.t() / lengths.masked_fill(lengths == 0, 1)
             if self.subcenters > 1:
                 cosines = cosines.unflatten(1, (-1, self.subcenters)).max(2).values
             return cosines

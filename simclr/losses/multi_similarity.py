@@ -15,7 +15,7 @@ alpha 2, beta 50, lambda 0.5 (the authors' code; the paper has 1), epsilon 0.1.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -81,7 +81,9 @@ class MultiSimilarityLoss(PairLoss):
         require(epsilon is None or 0 <= epsilon <= 2, "epsilon", epsilon, "in [0, 2], or none for every pair")
         self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
 
-    def compare(self, z: Tensor, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, z: Annotated[Tensor, "float N D"], pairs: Pairs
+    ) -> tuple[Annotated[Tensor, "float"], dict[str, Tensor]]:
         """Mean over the anchors of what their kept pairs give."""
         with float32_products():
             similarity = z @ pairs.others.t()  # (N, N + M)

@@ -77,7 +77,9 @@ class PairLoss(LabelLoss):
         self.memory = EmbeddingMemory(memory, dim or 0, memory_from) if memory else None
 
     @abstractmethod
-    def compare(self, z: Tensor, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, z: Annotated[Tensor, "float N D"], pairs: Pairs
+    ) -> tuple[Annotated[Tensor, "float"], dict[str, Tensor]]:
         """Loss and statistics of the rows ``z`` (N, D) against ``pairs.others`` (N + M, D)."""
 
     def compute(
