@@ -94,6 +94,8 @@ IN_A_CONFIG: dict[str, dict[str, str]] = {
     "pixel_features": {"size": "pixel_size", "batch_size": "batch_size", "workers": "workers"},
     "open_set": {"trials": "one_shot_trials", "distance": "distance", "seed": "seed"},
     "one_shot": {"trials": "one_shot_trials", "distance": "distance", "seed": "seed"},
+    "few_shot": {"episodes": "episodes", "distance": "distance", "seed": "seed"},
+    "lake_trials": {"distance": "distance"},
     "identification": {"distance": "distance", "seed": "seed"},
     "retrieval": {"distance": "distance"},
     "recall_at_k": {"distance": "distance"},
