@@ -1,7 +1,7 @@
 """The knobs of the augmentation: SimCLR's defaults, every range checked."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from augment.extra import parse_operation
@@ -80,8 +80,8 @@ class AugmentConfig:
     gray: Rare[float] = 0.2
     """Probability of replacing the colours by their luma (ITU-R BT.601)."""
 
-    blur: float = 0.0
-    """Probability of the Gaussian blur."""
+    blur: float | tuple[float, ...] = 0.0
+    """Probability of the Gaussian blur; or one for each view, such as 1.0 0.1 (BYOL, MoCo v3)."""
 
     blur_sigma: Rare[tuple[float, float]] = (0.1, 2.0)
     """Blur: range of the standard deviation, in pixels."""
@@ -89,8 +89,8 @@ class AugmentConfig:
     blur_kernel: Rare[float] = 0.1
     """Blur: width of the kernel as a share of the view's size; see ``blur_kernel_size``."""
 
-    solarize: Rare[float] = 0.0
-    """Probability of inverting the values at or above the threshold."""
+    solarize: Rare[float | tuple[float, ...]] = 0.0
+    """Probability of inverting the values at or above the threshold; or one for each view, such as 0.0 0.2."""
 
     solarize_threshold: Rare[float] = 0.5
     """Solarize: the threshold, in [0, 1]."""
@@ -111,8 +111,10 @@ class AugmentConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}: expected an integer of at least {least}")
-        for name in ("horizontal_flip", "affine", "jitter", "gray", "blur", "solarize"):
+        for name in ("horizontal_flip", "affine", "jitter", "gray"):
             self._check_number(name, 0.0, 1.0, "a probability in [0, 1]")
+        for name in ("blur", "solarize"):
+            self._check_each_view(name)
         for name in ("brightness", "contrast", "saturation"):
             self._check_number(name, 0.0, math.inf, "a strength of at least 0")
         self._check_number("hue", 0.0, 0.5, "a strength in [0, 0.5]")
@@ -139,6 +141,35 @@ class AugmentConfig:
         value = getattr(self, name)
         if not _is_number(value) or not low <= value <= high or math.isinf(value):
             raise ValueError(f"{name} is {value!r}: expected {expected}")
+
+    def _check_each_view(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, tuple | list):
+            self._check_number(name, 0.0, 1.0, "a probability in [0, 1], or one for each view")
+        elif not _is_numbers(value) or not all(0 <= one <= 1 for one in value):
+            raise ValueError(f"{name} is {value!r}: expected a probability in [0, 1], or one for each view")
+        elif len(value) != self.views:
+            raise ValueError(
+                f"{name} is {value!r} and views is {self.views}: expected one probability for all views, or one for each"
+            )
+
+    def each_view(self, probability: float | tuple[float, ...]) -> tuple[float, ...]:
+        """`blur` or `solarize` view by view.
+
+        >>> config = AugmentConfig(blur=(1.0, 0.1))
+        >>> config.each_view(config.blur), config.each_view(config.solarize)
+        ((1.0, 0.1), (0.0, 0.0))
+        """
+        return tuple(probability) if isinstance(probability, tuple | list) else (probability,) * self.views
+
+    def of_view(self, view: int) -> "AugmentConfig":
+        """How one view alone is made, as a config of one view.
+
+        >>> AugmentConfig(blur=(1.0, 0.1)).of_view(1).blur
+        0.1
+        """
+        blur, solarize = (self.each_view(probability)[view] for probability in (self.blur, self.solarize))
+        return replace(self, views=1, blur=blur, solarize=solarize)
 
     def _check_pair(self, name: str, low: float, high: float, expected: str) -> None:
         pair = getattr(self, name)

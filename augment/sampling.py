@@ -75,9 +75,9 @@ def _sample(
     affine = _sample_affine(config, uniforms)
     jitter, order = _sample_jitter(config, uniforms)
     gray = uniforms.one() < config.gray
-    blurred = uniforms.one() < config.blur
+    blurred = uniforms.one() < _of_each_view(config.each_view(config.blur), crop.device)
     sigma = _between(uniforms.one(), *config.blur_sigma)
-    solarize = uniforms.one() < config.solarize
+    solarize = uniforms.one() < _of_each_view(config.each_view(config.solarize), crop.device)
     return ViewParameters(
         image_size=(height, width),
         crop=crop,
@@ -89,6 +89,13 @@ def _sample(
         blur=sigma * blurred,
         solarize=solarize,
     )
+
+
+def _of_each_view(probabilities: tuple[float, ...], device: torch.device) -> float | Tensor:
+    """One number where all views have the same, else (V, 1), filled on the device: a copy from the host would wait for it."""
+    if len(set(probabilities)) == 1:
+        return probabilities[0]
+    return torch.stack([torch.full((1,), float(one), device=device) for one in probabilities])
 
 
 def _between(uniform: Tensor, low: float, high: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Omniglot: every objective with its defaults under one budget, from the background alphabets to the evaluation alphabets.
 
     python benchmarks/omniglot.py --data DIR --runs omniglot-runs.zip     # DIR as --data.path of the source omniglot
-    python benchmarks/omniglot.py --only proxy-anchor ntxent --epochs 40  # some of them, for longer
+    python benchmarks/omniglot.py --only proxy-anchor nt-xent --epochs 40  # some of them, for longer
     python benchmarks/omniglot.py --quick                                 # two of them on a few drawings
 
 Each objective trains the preset `omniglot`, an unlabelled one as that preset's docstring says, with as many views a run. The
@@ -123,7 +123,7 @@ def main(words: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         arguments.data, arguments.out = few_drawings(Path(folder) / "data"), Path(folder) / "out"
-        arguments.only = ["ntxent", "triplet"]
+        arguments.only = ["nt-xent", "triplet"]
         compare(arguments)
     return 0
 

@@ -16,8 +16,11 @@ __all__ = ["RESERVED", "START", "Beside", "TwoParts", "read_as", "refuse_equal_n
 TwoParts = Callable[[], tuple[SizedImages, SizedImages]]
 """Gives the training and the test images as an encoder is fed them, when its row is taken."""
 
-RESERVED = ("encoder", "untrained", "raw pixels", "always the mean", "always the commonest class")
-"""Names of rows that every table has."""
+RESERVED = (
+    *("encoder", "untrained", "raw pixels", "always the mean", "always the commonest class"),
+    *("p(same)", "with head"),
+)
+"""Names of rows that tables have of their own."""
 
 START = "start"
 """The row of the weights that a run started from, untouched."""

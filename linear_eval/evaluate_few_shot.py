@@ -2,7 +2,7 @@
 
 Random episodes of classes that were never trained on (:mod:`linear_eval.matching.few_shot`), and where a file of them is given
 Lake's trials (:mod:`linear_eval.matching.trials`). The encoder, others, the same encoder untrained and raw pixels are given the
-same episodes; a run with a Siamese head has a row more, which compares as it was trained to.
+same episodes; a supervised run has a row more, for the embeddings that its objective compared, in its own way where it has one.
 """
 
 import time
@@ -25,14 +25,23 @@ from linear_eval.matching.similarity import Distance
 from linear_eval.matching.trials import LAKE, OneShotRuns, TrialsResult, lake_trials, load_runs
 from linear_eval.open_set_images import NewClasses, new_class_images
 from linear_eval.progress import Progress, default_device, environment, print_line, showing_progress
-from linear_eval.reports.one_shot import RUNS, SIAMESE, WITHIN, Row, print_one_shot, shown_trials, write_one_shot
+from linear_eval.reports.one_shot import (
+    RUNS,
+    SIAMESE,
+    WITH_HEAD,
+    WITHIN,
+    Row,
+    print_one_shot,
+    shown_trials,
+    write_one_shot,
+)
 from linear_eval.scored_run import ScoredRun
 from linear_eval.scoring import Scoring
 from simclr.config import DataConfig
 from simclr.data import ImageSet, place
 from simclr.errors import DataError
 from simclr.exchange.classifier import load_classifier
-from simclr.losses import SiameseConfig, SiameseLoss
+from simclr.losses import SiameseLoss
 
 __all__ = ["evaluate_one_shot"]
 
@@ -105,7 +114,7 @@ def evaluate_one_shot(
     digests: dict[str, str] = {}
     with showing_progress(scoring.console) as progress:
         for other, distance in _rows(scoring):
-            theirs = fed if other.reader is None else _fed(fed, scoring, runs, other)
+            theirs = _fed(fed, scoring, runs, other)
             with frozen(other.encoder) as digests[other.name]:
                 rows[other.name] = _row(other, theirs, config, distance, device, progress)
     result: dict[str, Any] = {
@@ -148,16 +157,18 @@ class _Embedded(nn.Module):
 
 
 def _rows(scoring: Scoring) -> list[tuple[Beside, Distance | Likeness]]:
-    """The encoders of the table in its order, and how each is compared; p(same) stands behind the encoder that has one."""
+    """The encoders of the table in its order, and how each is compared; behind the run's own, with the head that it has."""
     distance, run = scoring.config.distance, scoring.run
     found: list[tuple[Beside, Distance | Likeness]] = [(row, distance) for row in scoring.rows]
-    objective = None if run.config is None else run.config.objective
-    if isinstance(objective, SiameseConfig) and (run.folder / "head.json").exists():
-        classifier = load_classifier(run.folder)
-        loss = classifier.objective.loss
-        assert isinstance(loss, SiameseLoss)
-        embedded = _Embedded(scoring.encoders["encoder"], classifier.head)
+    if run.given is not None or not (run.folder / "head.json").exists():
+        return found
+    classifier = load_classifier(run.folder)
+    loss = classifier.objective.loss
+    embedded = _Embedded(scoring.encoders["encoder"], classifier.head)
+    if isinstance(loss, SiameseLoss):
         found.insert(1, (Beside(name=SIAMESE, encoder=embedded), same_class_likeness(loss)))
+    elif list(classifier.head.parameters()):  # else z is what the encoder gives
+        found.insert(1, (Beside(name=WITH_HEAD, encoder=embedded), distance))
     return found
 
 
@@ -178,6 +189,8 @@ def _first_fed(scoring: Scoring, runs: Path | str | None) -> _Fed:
 def _fed(first: _Fed, scoring: Scoring, runs: Path | str | None, other: Beside) -> _Fed:
     """The same as another encoder is fed it."""
     data, reads = scoring.fed(other)
+    if other.reader is None or (data == scoring.data and other.reader == scoring.run.description.reader):
+        return first
     return _Fed(
         new=None if first.new is None else _new_classes(scoring, data, reads),
         runs=None if runs is None else load_runs(runs, data, read=reads.read_as_trained),

@@ -1,4 +1,4 @@
-"""Score an encoder on labelled images: ``python scripts/evaluate.py RUN [--protocol open-set] [--data.*] [--eval.*]``.
+"""Score an encoder on labelled images: ``python scripts/evaluate.py RUN [--protocol open-set | one-shot] [--data.*] [--eval.*]``.
 
 RUN is a run directory, an encoder folder, a run that has not finished (--checkpoint newest), a file of weights of others,
 or the name of a timm model with published weights; --beside takes more of them, as further rows. The encoder, the same

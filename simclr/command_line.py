@@ -273,7 +273,7 @@ def _one_line(message: str) -> str:
     text = re.sub(r"(Argument helptext|For full helptext|Perhaps you meant).*", "", text)
     text = re.sub(r"^(Value error|Invalid choice|Unrecognized options|Parsing error|Missing argument)\s+", "", text)
     text = re.sub(
-        r"no type matching (\S+) could be instantiated from \[(.*?)\]\. Got errors:.*", r"expected \1, got \2", text
+        r"no type matching (.+?) could be instantiated from \[(.*?)\]\. Got errors:.*", r"expected \1, got \2", text
     )
     text = re.sub(r"^Error parsing (\w+: )?", "", text)
     return text.strip() or "the command line could not be read; --help shows how it is written"

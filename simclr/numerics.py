@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "OneByOne",
+    "differentiated_once",
     "float32_products",
     "full_precision",
     "in_forward_mode",
@@ -158,3 +159,35 @@ class OneByOne(torch.autograd.Function):
         if isinstance(each[0], Tensor):
             return torch.stack(each), 0
         return tuple(torch.stack(list(one)) for one in zip(*each, strict=True)), (0,) * len(each[0])
+
+
+def differentiated_once(x: Tensor, instead: str) -> Tensor:
+    """``x``, whose gradient cannot be differentiated: NotImplementedError ``instead`` says why, and what to use.
+
+    For what is held while a gradient is taken: the derivative of that gradient would leave it out in silence.
+    """
+    if torch.compiler.is_compiling():  # which refuses it itself
+        return x
+    if in_forward_mode():
+        raise NotImplementedError(instead)
+    return cast(Tensor, _Once.apply(x, instead))
+
+
+class _Once(OneByOne):
+    @staticmethod
+    def forward(x: Tensor, instead: str) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.instead = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return cast(Tensor, _NotAgain.apply(grad, ctx.instead)) if torch.is_grad_enabled() else grad, None
+
+
+class _NotAgain(_Once):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        raise NotImplementedError(ctx.instead)

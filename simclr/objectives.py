@@ -23,6 +23,7 @@ from simclr.losses import (
     EmbeddedBatch,
     GivenLoss,
     GivenLossConfig,
+    LeJEPAConfig,
     Loss,
     LossConfig,
     MarginConfig,
@@ -41,6 +42,7 @@ from simclr.losses import (
 __all__ = [
     "OBJECTIVES",
     "GivenLoss",
+    "MoCoConfig",
     "NTXentConfig",
     "Objective",
     "ObjectiveConfig",
@@ -54,6 +56,7 @@ __all__ = [
 OBJECTIVES: list[type[LossConfig]] = [
     NTXentConfig,
     MoCoConfig,
+    LeJEPAConfig,
     SupConConfig,
     ContrastiveConfig,
     TripletConfig,

@@ -171,9 +171,9 @@ def build(run: Run) -> Learner:
     multiplier, decay = config.objective.lr_multiplier, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)
     check_something_learns(model, model.head, objective, config.schedule.head_epochs, config.objective.name)
-    peak = peak_learning_rate(config.optim, config.train.batch_size)
-    optimizer = build_optimizer(groups, config.optim, peak)
-    return Learner(model, objective, fitted, sizes, views_at, Weights(model, objective, config.ema), optimizer, peak)
+    optimizer = build_optimizer(groups, config.optim, peak := peak_learning_rate(config.optim, config.train.batch_size))
+    weights = Weights(model, objective, config.ema, run.average_rises_over)
+    return Learner(model, objective, fitted, sizes, views_at, weights, optimizer, peak)
 
 
 def resume(run: Run, learner: Learner) -> Batches:

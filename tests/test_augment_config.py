@@ -39,6 +39,12 @@ from augment import AugmentConfig
         ("blur_sigma", (0.0, 2.0)),
         ("blur_kernel", 1.5),
         ("solarize", 1.01),
+        ("solarize", (0.0, 1.5)),
+        ("solarize", ("0.1", 0.2)),
+        ("blur", (1.0, float("nan"))),
+        ("blur", (1.0,)),
+        ("blur", (1.0, 0.1, 0.1)),
+        ("blur", ()),
         ("solarize_threshold", -0.1),
     ],
 )
@@ -62,6 +68,13 @@ def test_a_value_out_of_range_is_named(field: str, value: object) -> None:
 def test_mean_and_std_belong_together(mean: object, std: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AugmentConfig(mean=mean, std=std)  # type: ignore[arg-type]  # the wrong types are the point
+
+
+def test_probabilities_of_other_views_than_there_are_say_both_numbers() -> None:
+    with pytest.raises(
+        ValueError, match=r"solarize is \(0\.0, 0\.2\) and views is 4: expected one probability for all views"
+    ):
+        AugmentConfig(views=4, solarize=(0.0, 0.2))
 
 
 def test_defaults_are_simclrs_on_cifar10() -> None:

@@ -77,6 +77,7 @@ def assert_equal_to_reference(
         {"gray": 0.5},
         {"blur": 0.6},
         {"solarize": 0.5},
+        {"blur": (1.0, 0.1), "solarize": (0.0, 0.6)},
     ],
     ids=lambda knobs: "+".join(knobs) or "nothing",
 )
@@ -91,6 +92,15 @@ def test_one_operation(knobs: dict, size: int, channels: int) -> None:
 def test_the_whole_chain(size: int, height: int, width: int, channels: int) -> None:
     batch = 24 if size < 100 else 4
     assert_equal_to_reference(replace(CHAIN, size=size), pictures(batch, channels, height, width))
+
+
+def test_a_kornia_module_of_one_view_is_made_as_the_first_or_as_the_one_it_is_told() -> None:
+    images, config = (
+        torch.full((40, 3, 8, 8), 0.25),
+        replace(NOTHING, size=8, solarize=(0.0, 1.0), solarize_threshold=0.1),
+    )
+    torch.testing.assert_close(FusedAugmentation(config)(images), images)
+    torch.testing.assert_close(FusedAugmentation(config.of_view(1))(images), 1 - images)
 
 
 share = st.floats(0, 1).map(lambda value: round(value, 2))

@@ -167,6 +167,19 @@ def test_probabilities_are_the_configured_ones(field: str, acts: object) -> None
         assert abs(share - probability) <= 4 * math.sqrt(probability * (1 - probability) / 8000)
 
 
+def test_each_view_may_have_a_probability_of_its_own() -> None:
+    asymmetric = AugmentConfig(blur=(1.0, 0.1), solarize=(0.0, 0.2))
+    drawn, alike = (sample_parameters(one, 4000, (32, 32), seed=0) for one in (asymmetric, AugmentConfig(blur=1.0)))
+    for tensor, probabilities in ((drawn.blur > 0, (1.0, 0.1)), (drawn.solarize, (0.0, 0.2))):
+        for share, p in zip(tensor.double().mean(1).tolist(), probabilities, strict=True):
+            assert abs(share - p) <= 4 * math.sqrt(p * (1 - p) / 4000)
+    assert torch.equal(drawn.crop, alike.crop) and torch.equal(drawn.blur[0], alike.blur[0])
+    sigmas = drawn.blur[1]
+    assert torch.equal(sigmas[sigmas > 0], alike.blur[1][sigmas > 0])  # a probability moves no other draw
+    equal, plain = (sample_parameters(AugmentConfig(blur=p), 50, (32, 32), seed=0) for p in ((0.5, 0.5), 0.5))
+    assert torch.equal(equal.blur, plain.blur)
+
+
 def test_an_operation_that_does_not_act_carries_values_that_change_nothing() -> None:
     drawn = sample_parameters(AugmentConfig(affine=0.0, jitter=0.0, blur=0.0), 100, (32, 32), seed=0)
     assert drawn.affine.unique(dim=1).tolist() == [[[0, 0, 0, 1, 0]]] * 2

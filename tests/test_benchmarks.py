@@ -18,6 +18,7 @@ MARKS: dict[str, Any] = {
     "cifar10/run.py": pytest.mark.long,
     "adapting.py": pytest.mark.long,
     "loss.py": pytest.mark.long,
+    "many_classes.py": pytest.mark.long,
     "mining.py": pytest.mark.long,
     "objectives.py": pytest.mark.long,
     "sampling.py": pytest.mark.long,

@@ -138,6 +138,7 @@ def test_preview_writes_a_picture(run, tmp_path: Path) -> None:
     [
         (["digts"], "did you mean digits"),
         (["--data.limit", "all"], "--data.limit: expected {None}|INT, got 'all'"),
+        (["--augment.blur", "often"], "--augment.blur: expected FLOAT|{[FLOAT [FLOAT ...]]}, got 'often'"),
         (["--train.epoch", "3"], "did you mean --train.epochs?"),
         (["digits", "--data.source", "folder"], "data.path is not set"),
         (["folder", "--data.path", "nowhere"], "the folder nowhere does not exist"),

@@ -201,6 +201,12 @@ def test_other_protocols_stand_apart(command: Command, runs: list[Path], tmp_pat
     }
     result = {"rows": {"encoder": row}, "data": {"name": "owls", "test": {"images": 9, "classes": ["a", "b"]}}}
     (runs[3] / "open-set.json").write_text(json.dumps(result))
+    shots = {
+        "given trials": {"accuracy": 0.925, "interval": [0.9, 0.95]},
+        "20-way 5-shot": {"accuracy": None, "note": "few"},
+    }
+    given = {"name": "runs.zip", "trials": 400}
+    (runs[3] / "one-shot.json").write_text(json.dumps({"rows": {"encoder": shots}, "data": None, "runs": given}))
     code, out, err = command(*runs, ages)
     assert (code, err) == (0, "")
     title = "ages, 90 labelled training images and 10 test images, fine-tuned"
@@ -209,6 +215,8 @@ def test_other_protocols_stand_apart(command: Command, runs: list[Path], tmp_pat
     assert found["Recall@1"] == "90.0" and found["rank-1 (1:N)"] == "70.0 [60.0, 80.0]"
     assert found["pairs: EER (lower is better)"] == "10.0"
     assert ("slow", "encoder") not in table(out, "birds, 50 test images: accuracy in %")
+    found = table(out, "runs.zip, 400 given trials, one-shot: in %")[("slow", "encoder")]
+    assert found == {"given trials": "92.5 [90.0, 95.0]"}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ from simclr.config import SamplerConfig, TrainConfig
 from simclr.data import EpochSampler, ImageSet
 from simclr.data.decode import Reader
 from simclr.distributed import any_rank, derive_seed, gather_rows
-from simclr.losses import ContrastiveConfig, CrossEntropyConfig, MoCoConfig, TripletConfig
+from simclr.losses import (
+    ContrastiveConfig,
+    CrossEntropyConfig,
+    LeJEPAConfig,
+    MoCoConfig,
+    SIGRegLoss,
+    TripletConfig,
+)
 from simclr.losses.ntxent.loss import NTXentLoss, nt_xent_reference
 from simclr.model.contrastive import build_model
 from simclr.run.diagnostics import contrastive_diagnostics
@@ -27,6 +34,9 @@ from simclr.run.nan_guard import FiniteGuard, NotFiniteError, refuse_weights
 
 Ranks = Callable[..., None]
 Port = Callable[[], int]
+
+
+LOSSES = (NTXentLoss(0.2, temperature_learned=True).double(), SIGRegLoss(0.5, slices=16))
 
 
 def model() -> torch.nn.Module:
@@ -41,17 +51,20 @@ def gradient_on(rank: int, world: int, port: int, path: str) -> None:
     share = x.shape[1] // world
     net = torch.nn.parallel.DistributedDataParallel(model())
     z = net(x[:, rank * share : (rank + 1) * share].flatten(0, 1)).unflatten(0, (len(x), share))
-    objective = NTXentLoss(0.2, temperature_learned=True).double()
-    loss = objective(gather_rows(z))
-    (gradient,) = torch.autograd.grad(loss, net.module[0].weight, create_graph=True)
+    (gradient,) = torch.autograd.grad(LOSSES[0](gather_rows(z)), net.module[0].weight, create_graph=True)
     with pytest.raises(NotImplementedError, match="gathered from 3 processes cannot be differentiated again; take"):
         gradient.square().sum().backward()
-    loss = objective(gather_rows(z))
-    objective.zero_grad()
-    loss.backward()
+    found = []
+    for objective in LOSSES:
+        net = torch.nn.parallel.DistributedDataParallel(model())
+        z = net(x[:, rank * share : (rank + 1) * share].flatten(0, 1)).unflatten(0, (len(x), share))
+        loss = objective(gather_rows(z))
+        objective.zero_grad()
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in (*net.parameters(), *objective.parameters())]))
     assert any_rank(rank == world - 1, torch.device("cpu"))
     assert not any_rank(False, torch.device("cpu"))
-    torch.save((loss.detach(), [p.grad for p in (*net.parameters(), *objective.parameters())]), f"{path}/{rank}.pt")
+    torch.save(found, f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -60,18 +73,19 @@ def test_gradient_equals_one_process(ranks: Ranks, free_port: Port, tmp_path: Pa
     torch.manual_seed(1)
     x = torch.randn(2, 6, 6, dtype=torch.float64)
     torch.save(x, tmp_path / "x.pt")
-    net = model()
     log_scale = torch.tensor(-math.log(0.2), requires_grad=True)
-    loss = nt_xent_reference(net(x.flatten(0, 1)).unflatten(0, (2, 6)), torch.exp(-log_scale.double()))
-    loss.backward()
     ranks(world, gradient_on, world, free_port(), str(tmp_path))
-    for rank in range(world):
-        value, gradients = torch.load(tmp_path / f"{rank}.pt")
-        assert value.item() == pytest.approx(loss.item(), rel=1e-12)
-        *of_weights, of_scale = gradients
-        for ours, p in zip(of_weights, net.parameters(), strict=True):
-            torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-12)
-        assert of_scale.item() == pytest.approx(log_scale.grad.item(), rel=1e-6)
+    for number, whole in enumerate((lambda z: nt_xent_reference(z, torch.exp(-log_scale.double())), LOSSES[1])):
+        net = model()
+        loss = whole(net(x.flatten(0, 1)).unflatten(0, (2, 6)))
+        loss.backward()
+        for rank in range(world):
+            value, gradients = torch.load(tmp_path / f"{rank}.pt")[number]
+            assert value.item() == pytest.approx(loss.item(), rel=1e-12)
+            for ours, p in zip(gradients, net.parameters()):
+                torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-12)
+            if number == 0:
+                assert gradients[-1].item() == pytest.approx(log_scale.grad.item(), rel=1e-6)
 
 
 def watch_on(rank: int, world: int, port: int, path: str) -> None:
@@ -145,12 +159,11 @@ def test_a_run_on_two_processes_ends_where_one_does(
         train=replace(tiny_run.train, epochs=1, batch_size=32, checkpoint_every=2, log_every=1, knn_every=0),
         data=replace(tiny_run.data, limit=128),
     )
-    again = replace(config, name="again", train=replace(config.train, activation_checkpointing=True))
-    configs = [
-        config,
-        replace(config, name="moco", objective=MoCoConfig(momentum=0.9, temperature_learned=True)),
-        again,
-    ]
+    checkpointed = replace(config.train, activation_checkpointing=True)
+    lejepa = replace(config, name="lejepa", objective=LeJEPAConfig(), train=checkpointed)
+    moco = MoCoConfig(momentum=0.9, momentum_schedule="cosine", negatives="other", temperature_learned=True)
+    asymmetric = replace(config.augment, blur=(1.0, 0.1), solarize=(0.0, 0.2))
+    configs = [config, replace(config, name="moco", objective=moco, augment=asymmetric), lejepa]
     shared = [replace(config, out=tmp_path / "two") for config in configs]
     ranks(2, several_on, 2, {free_port(): config for config in shared}, str(tmp_path))
     for on_one, on_two in zip(configs, shared, strict=True):

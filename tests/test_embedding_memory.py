@@ -121,7 +121,7 @@ def test_half_precision_is_remembered_in_float32():
 def test_the_width_of_the_embeddings_is_asked_for():
     with pytest.raises(ConfigError, match="dim is None; it must be the width of the embeddings"):
         ContrastiveLoss(memory=4)
-    with pytest.raises(ValueError, match="z has 6 dimensions, and the memory keeps embeddings of 3: give the loss dim"):
+    with pytest.raises(ValueError, match="z has 6 dimensions, expected 3: make the loss with dim=6"):
         ContrastiveLoss(memory=4, dim=3)(*next(batches(1)))
 
 

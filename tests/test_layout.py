@@ -44,7 +44,7 @@ FLOORS = {
         ("matching",),
         ("config", "beside"),
         ("results",),
-        ("results_numbers",),
+        ("results_numbers", "results_one_shot"),
         ("verdict", "protocol_words", "protocol_row"),
         ("protocol", "protocol_numbers", "scored_run"),
         ("reports", "open_set_images", "embed", "asked"),

@@ -22,6 +22,7 @@ from simclr.losses import (
     ProxyAnchorLoss,
     QuadrupletLoss,
     SiameseLoss,
+    SIGRegLoss,
     SupConLoss,
     TripletLoss,
     distribution_focal_loss,
@@ -63,6 +64,8 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "decoupled": (NTXentLoss(0.1, decoupled=True), VIEWS),
     "nt-xent, cold": (NTXentLoss(1e-3), VIEWS),  # the dense form
     "moco": (lambda z: momentum_contrast(z, VIEWS.flip(0), 0.2), VIEWS),
+    "moco, other view": (lambda z: momentum_contrast(z, VIEWS.flip(0), 0.2, "other"), VIEWS),
+    "lejepa": (SIGRegLoss(slices=8), VIEWS),
     "supcon": (lambda z: sup_con(z, LABELS), VIEWS),
     "contrastive": of_labels(ContrastiveLoss()),
     "manhattan": of_labels(ContrastiveLoss(distance="manhattan")),
@@ -135,7 +138,7 @@ def test_nt_xent_compiles_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["supcon", "triplet, semi-hard"])
+@pytest.mark.parametrize("name", ["supcon", "lejepa", "triplet, semi-hard"])
 def test_a_loss_compiles_in_one_piece(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled_case(name, monkeypatch)
 
@@ -147,7 +150,7 @@ def test_every_loss_compiles_in_one_piece(name: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["nt-xent", "supcon", "triplet, semi-hard"])
+@pytest.mark.parametrize("name", ["nt-xent", "lejepa", "supcon", "triplet, semi-hard"])
 def test_a_loss_as_a_compilers_own_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled_case(name, monkeypatch, "inductor")
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import simclr
 from simclr.config import HeadConfig, SamplerConfig, TrainConfig
 from simclr.errors import ConfigError, DataError
-from simclr.losses import EmbeddedBatch, Loss, LossConfig, MoCoConfig, momentum_contrast
+from simclr.losses import EmbeddedBatch, LeJEPAConfig, Loss, LossConfig, MoCoConfig, momentum_contrast
 from simclr.objectives import OBJECTIVES, build_objective
 from simclr.run.log import read_metrics
 
@@ -104,7 +104,7 @@ def test_a_loss_of_another_name_that_says_the_same_needs_trains_to_the_same_bits
 def test_the_level_of_chance_is_the_loss_of_embeddings_that_are_all_alike(objective: type[LossConfig]) -> None:
     said = objective().chance(2 * 24)
     if said is None:
-        assert objective.needs_labels
+        assert objective.needs_labels or objective is LeJEPAConfig  # whose value depends on where the point is
         return
     z = torch.ones(2, 24, 8)
     batch = EmbeddedBatch(z, torch.zeros(24, dtype=torch.int64), torch.arange(24), 0, z)

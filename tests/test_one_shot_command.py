@@ -12,13 +12,15 @@ from PIL import Image
 
 import simclr
 from conftest import Command
-from linear_eval import evaluate_one_shot, few_shot, load_runs
+from linear_eval import evaluate_one_shot, few_shot, lake_trials, load_runs
 from linear_eval.evaluate_few_shot import _parents
 from linear_eval.matching.trials import LAKE
 from linear_eval.scored_run import ScoredRun
+from simclr.config.yaml import load_config
 from simclr.data import load_source
-from simclr.exchange.classifier import load_classifier
-from simclr.losses import SiameseConfig
+from simclr.exchange.classifier import export_head, load_classifier
+from simclr.losses import SiameseConfig, TripletConfig
+from simclr.objectives import build_objective
 
 QUICK = ["--eval.episodes", "50", "--eval.pixel-size", "8"]
 
@@ -141,6 +143,28 @@ def test_a_siamese_run_is_also_compared_as_it_was_trained(siamese: Path, lake_ru
     ]
     assert result["rows"]["p(same)"]["given trials"]["accuracy"] == pytest.approx(np.mean(right))
     assert (siamese / "one-shot.json").exists() and (siamese / "one-shot.png").exists()
+
+
+def test_another_supervised_run_has_a_row_with_its_head(siamese: Path, lake_runs: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(siamese, tmp_path / "triplets")
+    config, head = load_config(run / "config.yaml"), load_classifier(run).head
+    objective = build_objective(TripletConfig(), classes=2, dim=16, samples=9, seed=0)
+    export_head(
+        run / "encoder", head, objective, head_config=config.head, objective_config=TripletConfig(), classes=("a", "b"),
+        sizes={"classes": 2, "dim": 16, "samples": 9},
+    )  # fmt: skip
+    result = evaluate_one_shot(run, runs=lake_runs)
+    trials = load_runs(lake_runs, size=16)
+    with torch.no_grad():
+        mine = lake_trials(load_classifier(run).embed(trials.images.pixels), trials)
+    assert list(result["rows"]) == ["encoder", "with head", "untrained", "raw pixels"]
+    assert result["rows"]["with head"]["given trials"]["accuracy"] == pytest.approx(mine.accuracy)
+    plain = shutil.copytree(Path(__file__).parent / "written_before" / "classes", tmp_path / "classes")
+    assert list(evaluate_one_shot(plain, runs=lake_runs)["rows"]) == [
+        "encoder",
+        "untrained",
+        "raw pixels",
+    ]  # a head of no layer
 
 
 def test_without_runs_a_supervised_run_needs_new_classes(siamese: Path, evaluate: Command) -> None:

@@ -40,9 +40,9 @@ def augment_rows(
     if config.gray > 0 and colour:
         weight = drawn["gray"].to(views.dtype)[:, None, None, None]
         views = views * (1 - weight) + luma(views) * weight
-    if config.blur > 0:
+    if any(config.each_view(config.blur)):
         views = gaussian_blur(views, drawn["blur"], config.blur_kernel_size // 2)
-    if config.solarize > 0:
+    if any(config.each_view(config.solarize)):
         inverted = solarize_(views.clone(), config.solarize_threshold)
         views = torch.where(drawn["solarize"][:, None, None, None], inverted, views)
     return views

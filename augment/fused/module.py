@@ -6,7 +6,6 @@ steps (``augment/fused/branchless.py``), which can be compiled. Given equal para
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -32,9 +31,10 @@ _NEAR, _MAY_DIFFER = 0.05, 1e-3
 class FusedAugmentation(AugmentationBase2D):
     """SimCLR's augmentation as one module: crop, flip, affine, jitter, gray, blur, solarize, normalise.
 
-    As a Kornia augmentation it draws one view of every image, (B, C, H, W) -> (B, C, S, S), and composes with Kornia's
-    own inside ``AugmentationSequential`` (images only: it moves no boxes, masks or keypoints). ``views`` makes all V of
-    them from parameters drawn elsewhere; that is what ``ViewGenerator`` calls.
+    As a Kornia augmentation it draws one view of every image, (B, C, H, W) -> (B, C, S, S), the first where views differ
+    (``config.of_view(1)`` has the second), and composes with Kornia's own inside ``AugmentationSequential`` (images only: it
+    moves no boxes, masks or keypoints). ``views`` makes all V of them from parameters drawn elsewhere; that is what
+    ``ViewGenerator`` calls.
 
     Args:
         config: what is drawn, and from which ranges.
@@ -130,7 +130,7 @@ class FusedAugmentation(AugmentationBase2D):
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Annotated[Tensor, "B ..."]]:
         height, width = int(batch_shape[-2]), int(batch_shape[-1])
-        drawn = sample_parameters(replace(self.config, views=1), batch_shape[0], (height, width), device=self.device)
+        drawn = sample_parameters(self.config.of_view(0), batch_shape[0], (height, width), device=self.device)
         return {name: tensor[0] for name, tensor in drawn.tensors().items()}
 
     def transform_tensor(self, input: Annotated[Tensor, "... C H W"], **kwargs: Any) -> Annotated[Tensor, "B C H W"]:

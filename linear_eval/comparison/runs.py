@@ -9,6 +9,7 @@ from typing import Any
 
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
 from linear_eval.results_numbers import NumbersResult
+from linear_eval.results_one_shot import OneShotResult
 from simclr.config import RUNTIME_FIELDS
 from simclr.config.yaml import flat_fields, load_config, to_dict
 from simclr.config.yaml_text import read_yaml
@@ -37,8 +38,8 @@ class RunRecord:
     results: list[ClosedResult | FinetunedResult | NumbersResult]
     """``result.json`` of the run, and of its evaluations on other images."""
 
-    open_sets: list[OpenSetResult]
-    """``open-set.json``, likewise."""
+    open_sets: list[OpenSetResult | OneShotResult]
+    """``open-set.json`` and ``one-shot.json``, likewise."""
 
     finished: bool
     """Whether it exported an encoder."""
@@ -77,7 +78,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 def _read(folder: Path, name: str) -> RunRecord:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder; give run directories, e.g. runs/digits")
-    wanted = ("config.yaml", "metrics.jsonl", "result.json", "open-set.json")
+    wanted = ("config.yaml", "metrics.jsonl", "result.json", "open-set.json", "one-shot.json")
     scored = any(any(folder.glob(f"on-*/{file}")) for file in wanted[2:])  # weights of others have no run's files
     if not scored and not any((folder / file).exists() for file in wanted):
         raise CheckpointError(
@@ -94,8 +95,9 @@ def _read(folder: Path, name: str) -> RunRecord:
             if path.exists()
         ],
         open_sets=[
-            OpenSetResult.from_dict(_json(path), str(path))
-            for path in (folder / "open-set.json", *sorted(folder.glob("on-*/open-set.json")))
+            kind.from_dict(_json(path), str(path))
+            for name, kind in (("open-set.json", OpenSetResult), ("one-shot.json", OneShotResult))
+            for path in (folder / name, *sorted(folder.glob(f"on-*/{name}")))
             if path.exists()
         ],
         finished=(folder / "encoder" / "encoder.json").exists(),

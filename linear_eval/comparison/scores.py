@@ -1,4 +1,4 @@
-"""The scores in ``result.json`` and ``open-set.json``, of whatever protocol, in one form that can be laid side by side."""
+"""The scores in a run's files, of whatever protocol, in one form that can be laid side by side."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from linear_eval.results import (
     OpenSetResult,
 )
 from linear_eval.results_numbers import NumbersResult
+from linear_eval.results_one_shot import OneShotResult
 
 __all__ = ["Score", "ScoredSet", "scored_sets"]
 
@@ -148,10 +149,29 @@ def _open_set(result: OpenSetResult) -> ScoredSet:
     return ScoredSet(title, rows)
 
 
+def _one_shot(result: OneShotResult) -> ScoredSet:
+    rows = {
+        name: {
+            measure: _share(shots.accuracy, shots.interval)
+            for measure, shots in row.items()
+            if shots.accuracy is not None
+        }
+        for name, row in result.rows.items()
+    }
+    title = []
+    if result.data is not None:
+        test = result.data.test
+        title.append(f"{result.data.name}, {test.images} images of {len(test.classes)} classes")
+    if result.runs is not None:
+        title.append(f"{result.runs.name}, {result.runs.trials} given trials")
+    return ScoredSet(f"{'; '.join(title)}, one-shot: in %", rows)
+
+
 _SETS: dict[type, Callable[[Any], ScoredSet]] = {
     ClosedResult: _closed,
     FinetunedClasses: _classes,
     FinetunedNumbers: _numbers,
     NumbersResult: _probed,
     OpenSetResult: _open_set,
+    OneShotResult: _one_shot,
 }

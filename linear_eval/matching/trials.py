@@ -40,6 +40,8 @@ FORM = (
     "'run01/test/item01.png run01/training/class08.png', and these images"
 )
 
+AGAIN = "unpack or download the runs again"
+
 LAKE = "5481395c21692975098cf8f26179e1f8a0a9fe52343ebee7d35c202bf021d146"
 """``OneShotRuns.key`` of Lake's own 20 runs."""
 
@@ -236,8 +238,13 @@ def _read(root: Path, name: str, data: DataConfig, read: Callable[[ImageSet], Im
             )
         )
     reader, _ = reader_for(list(places), data)
-    images = ImageSet.from_files(list(places), reader, labels=None, classes=(), name=name)
-    decoded = read(images).resident(torch.device("cpu"))
+    images = read(ImageSet.from_files(list(places), reader, labels=None, classes=(), name=name, broken="skip"))
+    failed: dict[int, str] = {}
+    decoded = images.resident(torch.device("cpu"), broken=failed)
+    if failed:  # what is left would be another set of trials
+        raise DataError(
+            f"{len(failed)} of {len(images)} images do not decode: {'; '.join(list(failed.values())[:3])}; {AGAIN}"
+        )
     return OneShotRuns(name=name, images=decoded, runs=tuple(runs), key=digest.hexdigest())
 
 
@@ -269,5 +276,5 @@ def _place(key: Path, word: str, number: int) -> Path:
     places = (key.parent.parent / below, key.parent / PurePosixPath(*below.parts[1:]), key.parent / below)
     found = next((place for place in places if place.is_file()), None)
     if found is None or ".." in below.parts or below.is_absolute():
-        raise DataError(f"{key}, line {number}: there is no image {word}; unpack or download the runs again")
+        raise DataError(f"{key}, line {number}: there is no image {word}; {AGAIN}")
     return found

@@ -15,7 +15,17 @@ from linear_eval.scored_run import note_on_trained_images
 from simclr.data import ImageSet
 from simclr.names import numbered, printable
 
-__all__ = ["RUNS", "SIAMESE", "WITHIN", "Row", "one_shot_table", "print_one_shot", "shown_trials", "write_one_shot"]
+__all__ = [
+    "RUNS",
+    "SIAMESE",
+    "WITHIN",
+    "WITH_HEAD",
+    "Row",
+    "one_shot_table",
+    "print_one_shot",
+    "shown_trials",
+    "write_one_shot",
+]
 
 Row = dict[str, FewShotResult | TrialsResult | str]
 """Name of each measure -> its figures, or in words why there are none."""
@@ -25,6 +35,9 @@ RUNS = "given trials"
 
 SIAMESE = "p(same)"
 """The row that compares by the probability which a Siamese loss was trained for."""
+
+WITH_HEAD = "with head"
+"""The row of the embeddings that a supervised objective compared: outputs of the projection head."""
 
 WITHIN = ", within"
 """What the names of measures end with whose episodes are of one parent folder."""
@@ -141,6 +154,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"{SIAMESE} = sigmoid(w (t - d)), d between outputs of the projection head: with one image it ranks as d does; of "
             "five images the mean of p counts, not their prototype"
         )
+    if WITH_HEAD in result["rows"]:
+        lines.append(f"{WITH_HEAD}: the projection head's outputs, which the objective compared")
     if result["data"] is not None:
         test = result["data"]["test"]
         lines += note_on_trained_images(test["trained_on"], test["images"])

@@ -24,6 +24,7 @@ from simclr.config.cifar_presets import (
     cifar100,
     stl10,
 )
+from simclr.config.moco_v3 import moco_v3
 from simclr.errors import ConfigError
 from simclr.losses import SupConConfig
 from simclr.objectives import NTXentConfig
@@ -93,7 +94,7 @@ def omniglot() -> TrainConfig:
     `cifar10-cpu` has them. Both were chosen on background classes that were held out (docs/decisions.md, 2026-11-26).
     Expected score and cost: docs/benchmarks.md, "Omniglot".
     Command: accelerate launch scripts/pretrain.py omniglot
-    Without labels: add objective:ntxent --objective.temperature 0.2 --sampler.name shuffle --augment.views 2 --head.layers 2
+    Without labels: add objective:nt-xent --objective.temperature 0.2 --sampler.name shuffle --augment.views 2 --head.layers 2
     """
     return TrainConfig(
         name="omniglot",
@@ -222,6 +223,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "folder": folder,
     "folder-small": folder_small,
     "adapt": adapt,
+    "moco-v3": moco_v3,
 }
 
 

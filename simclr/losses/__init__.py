@@ -20,6 +20,7 @@ from simclr.losses.focal_objectives import (
 )
 from simclr.losses.given import GivenLoss, GivenLossConfig
 from simclr.losses.label_loss import LabelLoss, LabelLossConfig
+from simclr.losses.lejepa import LeJEPAConfig, SIGRegLoss, sigreg
 from simclr.losses.loss import Loss, LossConfig
 from simclr.losses.margin import MarginConfig, MarginLoss
 from simclr.losses.moco import MoCoConfig, MoCoLoss, momentum_contrast
@@ -56,6 +57,7 @@ __all__ = [
     "GivenLossConfig",
     "LabelLoss",
     "LabelLossConfig",
+    "LeJEPAConfig",
     "Loss",
     "LossConfig",
     "MarginConfig",
@@ -77,6 +79,7 @@ __all__ = [
     "QuadrupletLoss",
     "QualityFocalConfig",
     "QualityFocalLoss",
+    "SIGRegLoss",
     "SiameseConfig",
     "SiameseLoss",
     "SupConConfig",
@@ -91,5 +94,6 @@ __all__ = [
     "nt_xent",
     "nt_xent_reference",
     "quality_focal_loss",
+    "sigreg",
     "sup_con",
 ]

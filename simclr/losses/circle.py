@@ -23,9 +23,14 @@ from torch import Tensor
 
 from simclr.losses.label_loss import mean_where, require
 from simclr.losses.pair_loss import PairLoss, PairLossConfig, Pairs
-from simclr.numerics import float32_products
+from simclr.numerics import differentiated_once, float32_products
 
 __all__ = ["CircleConfig", "CircleLoss"]
+
+_HELD = (
+    "circle loss holds its weights while its gradient is taken, so that the gradient's own derivative would leave them out; "
+    "use multi-similarity loss for second derivatives and forward mode"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,8 @@ class CircleLoss(PairLoss):
     """Circle loss of L2-normalised embeddings: the mean over the anchors that have a positive and a negative.
 
     The weights a_p and a_n carry no gradient, as in the paper: the gradient is that of the formula with these held, and a
-    numeric derivative of the value, in which they move, is another one. ``memory``, ``memory_from``, ``dim``: see `PairLoss`.
+    numeric derivative of the value, in which they move, is another one. So it is differentiated once, and not in forward mode:
+    more is a NotImplementedError. ``memory``, ``memory_from``, ``dim``: see `PairLoss`.
 
     `statistics`: anchors, satisfied (share of pairs on their side of 1 - m, or m), positive_distance, negative_distance
     (mean cosine distances of all pairs).
@@ -77,6 +83,7 @@ class CircleLoss(PairLoss):
         with float32_products():
             similarity = z @ pairs.others.t()  # (N, N + M)
         held, m = similarity.detach(), self.margin
+        similarity = differentiated_once(similarity, _HELD)
         pull = -self.gamma * (1 + m - held).relu() * (similarity - 1 + m)
         push = self.gamma * (held + m).relu() * (similarity - m)
         anchors = pairs.anchors

@@ -176,8 +176,7 @@ def mean_of(values: Tensor, count: Tensor) -> Tensor:
 
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` over ``mask``; NaN where the mask is empty (a statistic without a value)."""
-    total = values.detach().masked_fill(~mask, 0).sum(dtype=wide_dtype(values.device))
-    return (total / mask.sum()).to(values.dtype)
+    return (values.detach() * (mask * (1 / mask.sum()).to(values.dtype))).sum()
 
 
 def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:

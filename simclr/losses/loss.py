@@ -59,6 +59,11 @@ class LossConfig(ABC):
         return None
 
     @property
+    def average_rises(self) -> bool:
+        """Whether that decay goes from `average` at the first step to 1 at the last, by half a cosine."""
+        return False
+
+    @property
     def needs_triplets(self) -> bool:
         """Whether the batch has to be anchor, positive and negative in turn, as offline mining fills it."""
         return False

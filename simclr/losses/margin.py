@@ -201,7 +201,7 @@ class MarginLoss(LabelLoss):
         hinge = torch.where(same, d - boundary + self.alpha, boundary - d + self.alpha).relu().masked_fill(itself, 0)
         statistics = batch_all_statistics(batch_all(d.detach(), labels, self.alpha))
         pairs = torch.full((), len(z) * (len(z) - 1), device=z.device)
-        total = hinge.sum(dtype=wide_dtype(z.device)) + self.nu * beta.sum()
+        total = hinge.sum(dtype=None if self.normalize else wide_dtype(z.device)) + self.nu * beta.sum()
         return self._reduce(total, (hinge.detach() > 0).sum(), pairs, beta, statistics)
 
     def _reduce(

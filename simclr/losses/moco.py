@@ -6,14 +6,15 @@ embedding of view v of image b, k_vb the key of the same view, s(v b, w c) = cos
 
     loss = 1/(V B) sum_vb 1/(V - 1) sum_{w != v} [ log( e^s(vb, wb) + sum_{u, c != b} e^s(vb, uc) ) - s(vb, wb) ]
 
-The paper takes the negatives from view w alone; here all V views of the other images are negatives of every pair, as in
-NT-Xent. Its factor 2 * temperature is left out. The keys' BatchNorm uses the averaged statistics (Cai et al. 2021,
-"Exponential Moving Average Normalization", arXiv 2101.08482), so that they do not depend on how the batch is cut.
+All V views of the other images are negatives of every pair, as in NT-Xent; with ``negatives="other"`` the keys of view w
+alone are (u = w), as in the paper. Its factor 2 * temperature is left out. The keys' BatchNorm uses the averaged statistics
+(Cai et al. 2021, "Exponential Moving Average Normalization", arXiv 2101.08482), so that they do not depend on how the batch is
+cut.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ from simclr.losses.temperature import TemperatureLoss, check_temperature
 from simclr.numerics import float32_products, unit_rows
 
 __all__ = ["MoCoConfig", "MoCoLoss", "momentum_contrast"]
+
+Negatives = Literal["all", "other"]
+"""Whose keys of the other images an embedding is told from: those of all views, or of the view of its positive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +46,49 @@ class MoCoConfig(LossConfig):
     """Learn the temperature, from `temperature` on and down to 0.01, as CLIP does (Radford et al. 2021)."""
 
     momentum: float = 0.99
-    """Decay of the average that gives the keys, which is also what is exported. It rises to this from 0."""
+    """Decay of the average that gives the keys, which is also what is exported; see `momentum_schedule`."""
+
+    momentum_schedule: Literal["constant", "cosine"] = "constant"
+    """`constant`: `momentum`, to which the decay rises from 0 in the first steps. `cosine`, the paper's: from `momentum` at the
+    first step to 1 at the last one, by half a cosine."""
+
+    negatives: Negatives = "all"
+    """What an embedding is told from: the keys of other images, of `all` views, or of the `other` one alone, as in the paper."""
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature, "objective.temperature", self.temperature_learned)
         require(0 < self.momentum < 1, "objective.momentum", self.momentum, "in (0, 1)")
+        for name, known in (("momentum_schedule", ("constant", "cosine")), ("negatives", get_args(Negatives))):
+            value = getattr(self, name)
+            require(value in known, f"objective.{name}", value, " or ".join(known))
 
     @property
     def average(self) -> float:
         """`momentum`."""
         return self.momentum
 
+    @property
+    def average_rises(self) -> bool:
+        """Whether the decay goes from there to 1 over the run."""
+        return self.momentum_schedule == "cosine"
+
     def chance(self, rows: int) -> float:
-        """ln(N - 1): all keys are equally near (with more than two views it is ln(N - V + 1), nearly the same)."""
-        return math.log(max(2, rows) - 1)
+        """ln(N - 1): all keys are equally near (with more than two views it is ln(N - V + 1), nearly the same).
+
+        With the negatives of the other view alone it is ln(N / 2), of two views.
+        """
+        return math.log(max(2, rows) - 1) if self.negatives == "all" else math.log(max(2, rows) / self.views)
 
     def build(self, num_classes: int, dim: int, num_samples: int) -> "MoCoLoss":
         """The module; none of the numbers matters to it."""
-        return MoCoLoss(self.temperature, temperature_learned=self.temperature_learned)
+        return MoCoLoss(self.temperature, self.negatives, temperature_learned=self.temperature_learned)
 
 
 def momentum_contrast(
-    views: Annotated[Tensor, "float V B D"], keys: Annotated[Tensor, "float V B D"], temperature: float | Tensor = 0.2
+    views: Annotated[Tensor, "float V B D"],
+    keys: Annotated[Tensor, "float V B D"],
+    temperature: float | Tensor = 0.2,
+    negatives: Negatives = "all",
 ) -> Annotated[Tensor, "float"]:
     """The loss of `views` (V, B, D) against `keys` (V, B, D), V >= 2: a scalar in float32, or float64 for float64.
 
@@ -92,10 +117,12 @@ def momentum_contrast(
         with float32_products():
             similarity = (q @ k.T / temperature).view(num_views, batch, num_views, batch)
     own_image = torch.eye(batch, dtype=torch.bool, device=q.device)[None, :, None, :]
-    negatives = similarity.masked_fill(own_image, float("-inf")).logsumexp(dim=(2, 3))  # (V, B)
+    others = similarity.masked_fill(own_image, float("-inf"))
+    all_views = negatives == "all"  # (V, 1 or V, B): view of the embedding, of the keys, image
+    others = others.logsumexp(dim=(2, 3))[:, None] if all_views else others.logsumexp(dim=3).movedim(1, 2)
     positives = similarity.diagonal(dim1=1, dim2=3)  # (V, V, B): view of the embedding, of the key, image
     # log(e^p + e^n) - p, exact also where it is far below the rounding of either term
-    pairs = -nn.functional.logsigmoid(positives - negatives[:, None])
+    pairs = -nn.functional.logsigmoid(positives - others)
     other_view = ~torch.eye(num_views, dtype=torch.bool, device=q.device)[:, :, None]
     return torch.where(other_view, pairs, 0.0).sum() / (num_views * (num_views - 1) * batch)
 
@@ -109,16 +136,23 @@ class MoCoLoss(TemperatureLoss):
     torch.Size([])
     """
 
-    def __init__(self, temperature: float | Tensor = 0.2, *, temperature_learned: bool = False) -> None:
+    def __init__(
+        self, temperature: float | Tensor = 0.2, negatives: Negatives = "all", *, temperature_learned: bool = False
+    ) -> None:
         super().__init__(temperature, temperature_learned)
+        require(negatives in get_args(Negatives), "negatives", negatives, " or ".join(get_args(Negatives)))
+        self.negatives = negatives
 
     def forward(
         self, views: Annotated[Tensor, "float V B D"], keys: Annotated[Tensor, "float V B D"]
     ) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) with a gradient and `keys` (V, B, D) without to the scalar loss."""
-        return momentum_contrast(views, keys, self.tau())
+        return momentum_contrast(views, keys, self.tau(), self.negatives)
 
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The loss of the views and the average's embeddings of them."""
         assert batch.keys is not None
         return self(batch.z, batch.keys)
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, (super().extra_repr(), f"negatives={self.negatives!r}")))

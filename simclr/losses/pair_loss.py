@@ -13,14 +13,14 @@ A new loss on pairs is a subclass of `PairLoss` with one method:
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.errors import require
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig
+from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_dim
 from simclr.losses.memory import EmbeddingMemory, check_memory
 from simclr.numerics import l2_normalize
 
@@ -41,8 +41,7 @@ class PairLossConfig(LabelLossConfig):
         check_memory(self.memory, self.memory_from)
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Whom the N rows of a batch are compared with: S = N + M others, themselves and then the M rows of the memory."""
 
     others: Annotated[Tensor, "float S D"]
@@ -91,11 +90,7 @@ class PairLoss(LabelLoss):
         pairs = Pairs(z, same & ~itself, ~same)
         if self.memory is None:
             return self.compare(z, pairs)
-        if z.shape[1] != self.memory.rows.shape[1]:
-            raise ValueError(
-                f"z has {z.shape[1]} dimensions, and the memory keeps embeddings of {self.memory.rows.shape[1]}: give the "
-                "loss dim, the width of its embeddings"
-            )
+        check_dim(z, self.memory.rows.shape[1])
         same, real = labels.unsqueeze(1) == self.memory.labels, self.memory.real()
         others = torch.cat([z, self.memory.rows.to(z.dtype)])
         positive, negative = torch.cat([pairs.positive, same & real], 1), torch.cat([pairs.negative, ~same & real], 1)

@@ -100,7 +100,7 @@ class ProxyAnchorLoss(LabelLoss):
             "positive_distance": 1 - to_own / size,
             "negative_distance": 1 - (cosines.detach().sum() - to_own) / (size * max(self.num_classes - 1, 1)),
         }
-        return pull.sum() / present.clamp(min=1) + push.sum() / max(self.num_classes, 1), statistics
+        return pull.sum() / present.clamp(min=1) + push.sum() / self.num_classes, statistics
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, margin={self.margin}, alpha={self.alpha}"

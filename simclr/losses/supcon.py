@@ -84,7 +84,7 @@ def sup_con(
     temperature = usable_temperature(temperature, z)
     rows = rows.repeat(views.shape[0])  # (N,)
     if len(z) == 1:
-        return (z * 0.0).sum()  # the logsumexp over no other row would be -inf
+        return (z * 0.0).sum() + 0 * temperature  # the logsumexp over no other row would be -inf
     with torch.autocast(z.device.type, enabled=False):
         z = unit_rows(z)
         with float32_products():

@@ -113,14 +113,16 @@ def _is_longer(found: TrainConfig, config: TrainConfig, changed: list[str]) -> b
 
 def _refuse_to_go_on(found: TrainConfig, folder: Path) -> None:
     """Raise ConfigError where more epochs would have made another run of the one that was ``found`` from its start."""
-    schedule = found.schedule
-    if schedule.decay in ("wsd", "constant") and not schedule.view_sizes:
+    schedule, rises = found.schedule, found.objective.average_rises
+    if schedule.decay in ("wsd", "constant") and not schedule.view_sizes and not rises:
         return
     shaped = "the sizes of its views go" if schedule.view_sizes else f"its learning rate ({schedule.decay}) goes"
+    shaped = "the decay of its average (objective.momentum_schedule) goes" if rises else shaped
+    without = " and with objective.momentum_schedule constant" if rises else ""
     raise ConfigError(
         f"{folder} holds a run of {found.train.epochs} epochs, and {shaped} by their number: a longer one would be "
         f"another run from its start. Begin one from this encoder with --encoder.init {folder} and a --name of its own; "
-        "under --schedule.decay wsd (warm-up, stable, decay), without schedule.view_sizes, more epochs would go on here"
+        f"under --schedule.decay wsd (warm-up, stable, decay), without schedule.view_sizes{without}, more epochs would go on here"
     )
 
 

@@ -75,6 +75,11 @@ class Run:
         return decay_begins(self.config.schedule, **self.lengths)
 
     @property
+    def average_rises_over(self) -> int | None:
+        """Steps over which the decay of the weights' average goes to 1; None where it is constant."""
+        return self.total_steps if self.config.objective.average_rises else None
+
+    @property
     def lengths(self) -> dict[str, int]:
         """Both of them, by their names."""
         return {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
