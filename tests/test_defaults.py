@@ -17,7 +17,7 @@ from simclr.objectives import OBJECTIVES
 from simclr.optim.muon import Muon
 from simclr.optim.optimizers import LARS
 
-OF_A_RUN = {"lr_multiplier", "class_beta", "sample_beta", "momentum", "low", "high"}
+OF_A_RUN = {"lr_multiplier", "class_beta", "sample_beta", "momentum", "momentum_schedule", "low", "high"}
 """Fields that say how a run trains with the loss or what it builds it for; a class has another argument for it, or none."""
 
 
@@ -46,6 +46,7 @@ FUNCTIONS = {
     "momentum_contrast": "moco",
     "sup_con": "supcon",
     "quality_focal_loss": "quality-focal",
+    "sigreg": "lejepa",
 }
 
 

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from agreement import assert_alike, embeddings
 
 from linear_eval import Features, knn_predictions
-from simclr.losses import NTXentLoss, momentum_contrast, nt_xent_reference
+from simclr.losses import NTXentLoss, SIGRegLoss, momentum_contrast, nt_xent, nt_xent_reference
 from simclr.optim.optimizers import LARS
 from simclr.optim.schedule import learning_rate
 
 pytest.importorskip("lightly", reason="lightly is not installed: pip install -e '.[test]'")
 from lightly import loss as lightly_loss
+from lightly.loss import lejepa_loss
 from lightly.utils import lars, scheduler
 from lightly.utils.benchmarking import knn_predict
 
@@ -40,6 +41,17 @@ def test_nt_xent_at_a_low_temperature(temperature: float, images: int) -> None:
     )
 
 
+@pytest.mark.parametrize("images", [2, 9])
+@pytest.mark.parametrize("value", [0.1, 0.5, 2.0])
+def test_the_slope_over_a_learned_temperature(value: float, images: int) -> None:
+    here, there = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    theirs, z = lightly_loss.NTXentLoss(), embeddings(2 * images, 6)
+    theirs.temperature = there
+    nt_xent(z.unflatten(0, (2, images)), here).backward()
+    theirs(*z.chunk(2)).backward()
+    torch.testing.assert_close(here.grad, there.grad, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("dim", [4, 64])
 @pytest.mark.parametrize("images", [2, 7, 32])
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
@@ -61,6 +73,23 @@ def test_momentum_contrast_where_the_keys_are_the_views(temperature: float, imag
         z,
         gradient=False,  # ours has none through the keys
     )
+
+
+@pytest.mark.parametrize("views", [2, 4])
+@pytest.mark.parametrize("slices", [16, 256])
+@pytest.mark.parametrize("weight", [0.02, 0.5])
+def test_lejepa_of_the_same_directions(weight: float, slices: int, views: int) -> None:
+    theirs, seed, dim = lejepa_loss.SIGReg(num_vectors=slices), 3, 6
+    drawn = torch.randn(dim, slices, generator=torch.Generator().manual_seed(seed)).double()  # as ours
+    theirs._generate_unit_vectors = lambda *_: drawn / drawn.norm(dim=0)
+
+    def of_theirs(z: torch.Tensor) -> torch.Tensor:
+        z = z.unflatten(0, (views, -1))
+        return (1 - weight) * lejepa_loss.lejepa_invariance_loss(all_proj=z, global_proj=z) + weight * theirs(z)
+
+    ours, z = SIGRegLoss(weight, slices), embeddings(views * 12, dim)
+    # their knots and weights are float32
+    assert_alike(lambda z: ours(z.unflatten(0, (views, -1)), seed=seed), of_theirs, z, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("warmup", [0, 10])
