@@ -57,6 +57,7 @@ def recipe(arguments: argparse.Namespace, objective: type[LossConfig]) -> TrainC
         own = NTXentConfig(temperature=0.2) if objective is NTXentConfig else own
         config = replace(
             config,
+            objective=own,
             augment=replace(config.augment, views=2),
             head=HeadConfig(layers=2, out_dim=128, predictor_dim=256 if own.needs_keys else 0),
             sampler=SamplerConfig(),

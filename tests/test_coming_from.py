@@ -46,6 +46,7 @@ FROM = {
         {
             "NTXentLoss": "loss",
             "DCLLoss": "loss",
+            "LeJEPALoss": "loss",
             "SimCLRTransform": "transforms",
             "SimCLRProjectionHead": "models.modules.heads",
             "LARS": "utils.lars",

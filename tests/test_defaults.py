@@ -17,7 +17,7 @@ from simclr.objectives import OBJECTIVES
 from simclr.optim.muon import Muon
 from simclr.optim.optimizers import LARS
 
-OF_A_RUN = {"lr_multiplier", "class_beta", "sample_beta", "momentum", "low", "high"}
+OF_A_RUN = {"lr_multiplier", "class_beta", "sample_beta", "momentum", "momentum_schedule", "low", "high"}
 """Fields that say how a run trains with the loss or what it builds it for; a class has another argument for it, or none."""
 
 
@@ -46,6 +46,7 @@ FUNCTIONS = {
     "momentum_contrast": "moco",
     "sup_con": "supcon",
     "quality_focal_loss": "quality-focal",
+    "sigreg": "lejepa",
 }
 
 
@@ -94,6 +95,8 @@ IN_A_CONFIG: dict[str, dict[str, str]] = {
     "pixel_features": {"size": "pixel_size", "batch_size": "batch_size", "workers": "workers"},
     "open_set": {"trials": "one_shot_trials", "distance": "distance", "seed": "seed"},
     "one_shot": {"trials": "one_shot_trials", "distance": "distance", "seed": "seed"},
+    "few_shot": {"episodes": "episodes", "distance": "distance", "seed": "seed"},
+    "lake_trials": {"distance": "distance"},
     "identification": {"distance": "distance", "seed": "seed"},
     "retrieval": {"distance": "distance"},
     "recall_at_k": {"distance": "distance"},

@@ -77,6 +77,9 @@ OF_EMBEDDINGS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "verification": lambda x, y, pairs: linear_eval.verification(x, y, pairs, fars=(0.5,)),
     "identification": lambda x, y, pairs: linear_eval.identification(x, y, (1,), template="mean"),
     "one_shot": lambda x, y, pairs: linear_eval.one_shot(x, y, 2, trials=20),
+    "few_shot": lambda x, y, pairs: (
+        linear_eval.few_shot(x, y, 2, episodes=20, within=y * 0 if torch.is_tensor(y) else [0] * ROWS).accuracy
+    ),
     "fit_threshold": lambda x, y, pairs: linear_eval.fit_threshold(x, y, pairs),
     "fit_pair_calibration": lambda x, y, pairs: linear_eval.fit_pair_calibration(x, y, pairs),
 }

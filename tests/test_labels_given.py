@@ -128,6 +128,24 @@ def test_a_loss_of_no_classes_or_dimensions_is_refused(kind: Any, sizes: tuple[A
         kind(*sizes)
 
 
+@pytest.mark.parametrize("wrong", [-0.2, 1.3, float("nan")])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, QualityFocalLoss])
+def test_shares_and_qualities_outside_0_to_1_are_refused(kind: Any, wrong: float) -> None:
+    shares = torch.full((ROWS, CLASSES), 1 / CLASSES)
+    loss = kind(CLASSES, DIM)
+    assert loss(Z, shares).isfinite() and loss(Z, shares.half()).isfinite()
+    shares[2, 1] = wrong
+    with pytest.raises(ValueError, match=r"targets run from .* to .*, expected the share or quality of each class in"):
+        loss(Z, shares)
+    quality = torch.full((ROWS,), 0.5)
+    quality[3] = wrong
+    with pytest.raises(ValueError, match="targets run from"):
+        quality_focal_loss(Z, LABELS, quality)
+    labels = LABELS.clone()
+    labels[3] = -1  # background, of which the quality is not looked at
+    assert quality_focal_loss(Z, labels, quality).isfinite()
+
+
 def test_other_counts_of_a_loss_are_refused() -> None:
     with pytest.raises(ConfigError, match="num_samples is 0; it must be 1 or more"):
         MarginLoss(num_samples=0)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from linear_eval.features.numbers import Listed, as_whole_numbers
 from linear_eval.matching.similarity import CHUNK_BYTES, Distance, block_scores, prepare
 from linear_eval.metrics import clustered_interval, difference_over_classes, interval_over_classes
 from simclr.distances import pairwise_distance
@@ -94,14 +95,14 @@ def plain(result: Any) -> dict[str, Any]:
 
 
 def few_shot(
-    x: Annotated[Tensor, "float N D"],
-    y: Annotated[Tensor, "int64 N"],
+    x: Annotated[Tensor, "N D"] | Listed,
+    y: Annotated[Tensor, "N"] | Listed,
     ways: int = 20,
     shots: int = 1,
     *,
     episodes: int = 1_000,
     queries: int = 1,
-    within: Annotated[Tensor, "int64 N"] | None = None,
+    within: Annotated[Tensor, "N"] | Listed | None = None,
     distance: Distance | Likeness = "cosine",
     seed: int = 0,
 ) -> FewShotResult:
@@ -131,7 +132,7 @@ def few_shot(
     labels = embeddings.labels.cpu()
     known, sizes = labels.unique(return_counts=True)
     enough = sizes >= shots + queries
-    group = torch.zeros_like(known) if within is None else _groups(labels, torch.as_tensor(within).cpu())
+    group = torch.zeros_like(known) if within is None else _groups(labels, as_whole_numbers(within, "within").cpu())
     here = torch.bincount(
         group[enough], minlength=int(group.max()) + 1
     )  # classes of each group that have enough images

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from linear_eval.features.numbers import Listed
 from linear_eval.matching.few_shot import Likeness, likeness_of, plain
 from linear_eval.matching.similarity import Distance, prepare
 from linear_eval.metrics import interval_over_classes
@@ -125,7 +126,7 @@ class TrialsResult:
 
 
 def lake_trials(
-    x: Annotated[Tensor, "float N D"], runs: OneShotRuns, distance: Distance | Likeness = "cosine"
+    x: Annotated[Tensor, "N D"] | Listed, runs: OneShotRuns, distance: Distance | Likeness = "cosine"
 ) -> TrialsResult:
     """Score embeddings ``x`` (N, F) floating of ``runs.images``, row by row, on the trials of ``runs``.
 

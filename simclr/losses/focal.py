@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.losses.label_loss import require
+from simclr.losses.label_loss import check_shares, require
 from simclr.mining.given import Listed, as_labels, as_tensor
 from simclr.mining.tuples import check_labels
 from simclr.numerics import full_precision, zero_with_graph
@@ -50,7 +50,7 @@ def quality_focal_loss(
         tensor(0.1733)
 
     Raises `TypeError` for labels that are not int64, `ValueError` for shapes that do not fit, `ConfigError` for
-    ``beta`` <= 0 or an unknown ``reduction``.
+    ``beta`` <= 0 or an unknown ``reduction``; on a CPU also a quality outside [0, 1].
     """
     require(beta > 0, "beta", beta, "positive")
     numbers: Tensor = as_labels(labels, device=logits.device)
@@ -76,6 +76,7 @@ def soft_quality_focal_loss(
     with torch.autocast(logits.device.type, enabled=False):
         logits = full_precision(logits)
         target = target.to(logits.dtype)
+        check_shares(target)
         # Not y - sigma itself: a negative base and a beta that is no integer give NaN.
         miss = (target - logits.sigmoid()).abs()
         hit = miss == 0  # a slope of miss^beta for beta < 1 is infinite there; the loss is at its least

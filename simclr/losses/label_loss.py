@@ -36,6 +36,7 @@ __all__ = [
     "check_classes",
     "check_dim",
     "check_numbered",
+    "check_shares",
     "check_sizes",
     "check_targets",
     "linear",
@@ -43,6 +44,9 @@ __all__ = [
     "mean_where",
     "require",
 ]
+
+_ROUNDING = 1e-2
+"""What shares may leave [0, 1] by: those of half types are rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +187,22 @@ def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:
         raise ValueError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}, expected int64 ({rows},) or floating point "
             f"({rows}, {num_classes})"
+        )
+    else:
+        check_shares(targets)
+
+
+def check_shares(targets: Tensor) -> None:
+    """Raise `ValueError` unless ``targets`` (N, C) are shares or qualities in [0, 1]; on a GPU say nothing."""
+    if targets.device.type != "cpu" or not targets.numel() or torch.compiler.is_compiling():
+        return
+    try:
+        low, high = (bound.item() for bound in targets.detach().aminmax())
+    except RuntimeError:  # torch.func.vmap shows no single one
+        return
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise ValueError(
+            f"targets run from {low:.4g} to {high:.4g}, expected the share or quality of each class in [0, 1]"
         )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from agreement import assert_alike, embeddings
 
 from linear_eval import Features, knn_predictions
-from simclr.losses import NTXentLoss, SIGRegLoss, momentum_contrast, nt_xent_reference
+from simclr.losses import NTXentLoss, SIGRegLoss, momentum_contrast, nt_xent, nt_xent_reference
 from simclr.optim.optimizers import LARS
 from simclr.optim.schedule import learning_rate
 from simclr.run.ema import rising_decay
@@ -40,6 +40,17 @@ def test_nt_xent_at_a_low_temperature(temperature: float, images: int) -> None:
     assert_alike(
         lambda z: NTXentLoss(temperature)(z.unflatten(0, (2, images))), lambda z: theirs(*z.chunk(2)), z, rtol=1e-8
     )
+
+
+@pytest.mark.parametrize("images", [2, 9])
+@pytest.mark.parametrize("value", [0.1, 0.5, 2.0])
+def test_the_slope_over_a_learned_temperature(value: float, images: int) -> None:
+    here, there = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    theirs, z = lightly_loss.NTXentLoss(), embeddings(2 * images, 6)
+    theirs.temperature = there
+    nt_xent(z.unflatten(0, (2, images)), here).backward()
+    theirs(*z.chunk(2)).backward()
+    torch.testing.assert_close(here.grad, there.grad, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("dim", [4, 64])

@@ -7,7 +7,7 @@ from agreement import assert_alike, embeddings, labels_of
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from simclr.losses import CrossEntropyLoss, TripletLoss, quality_focal_loss
+from simclr.losses import CrossEntropyLoss, TripletLoss, momentum_contrast, quality_focal_loss
 from simclr.optim.muon import Muon
 from simclr.optim.optimizers import LARS
 from simclr.optim.schedule import learning_rate
@@ -77,6 +77,24 @@ def test_cross_entropy(smoothing: float, weights: tuple[float, ...] | None) -> N
         None if weights is None else torch.tensor(weights).double(), reduction="none", label_smoothing=smoothing
     )
     assert_alike(lambda z: ours(z, labels), lambda z: theirs(ours.scores(z), labels).mean(), embeddings(12, 5))
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_momentum_contrast_as_algorithm_1_of_its_paper(temperature: float, views: int) -> None:
+    """A cross-entropy of every view's rows with the keys of every other view, without the paper's factor 2 tau."""
+    images, keys = 5, F.normalize(embeddings(views * 5, 6, seed=1)).unflatten(0, (views, 5))
+
+    def theirs(z: torch.Tensor) -> torch.Tensor:
+        q = F.normalize(z).unflatten(0, (views, images))
+        pairs = [(v, w) for v in range(views) for w in range(views) if v != w]
+        return sum(F.cross_entropy(q[v] @ keys[w].T / temperature, torch.arange(images)) for v, w in pairs) / len(pairs)
+
+    assert_alike(
+        lambda z: momentum_contrast(z.unflatten(0, (views, images)), keys, temperature, negatives="other"),
+        theirs,
+        embeddings(views * images, 6),
+    )
 
 
 @pytest.mark.parametrize("margin", [0.2, 1.0])
