@@ -169,7 +169,7 @@ def test_features_carry_their_groups_to_the_disk_and_back(tmp_path: Path) -> Non
     for name in ("groups.npy", "digests.json"):
         (tmp_path / "features" / name).unlink()  # as an earlier version wrote it
     assert Features.load(tmp_path / "features").groups is None
-    with pytest.raises(DataError, match="groups are"):
+    with pytest.raises(DataError, match="groups have the shape"):
         Features(x, y, torch.arange(20), groups=torch.zeros(3, dtype=torch.int64))
 
 

@@ -79,6 +79,7 @@ def test_every_flag_that_takes_a_path_takes_one_with_a_variable(options: Any, ho
     for flag in flags:
         ending = ".html" if options is OPTIONS[3] else ".parquet" if options is OPTIONS[2] else ""
         source = ["--data.source", "folder"] if flag.startswith("--data") else []
+        source = ["--protocol", "one-shot"] if flag == "--runs" else source
 
         def parse(path: str, flag: str = flag, source: list[str] = source) -> Any:
             config = parse_flags(options, [*source, flag, path], "a.py", "", default=options())

@@ -87,7 +87,7 @@ class MoCoConfig(LossConfig):
 def momentum_contrast(
     views: Annotated[Tensor, "float V B D"],
     keys: Annotated[Tensor, "float V B D"],
-    temperature: float | Tensor = 0.2,
+    temperature: float | Annotated[Tensor, "float ..."] = 0.2,
     negatives: Negatives = "all",
 ) -> Annotated[Tensor, "float"]:
     """The loss of `views` (V, B, D) against `keys` (V, B, D), V >= 2: a scalar in float32, or float64 for float64.

@@ -47,7 +47,7 @@ class SupConConfig(LossConfig):
 def sup_con(
     views: Annotated[Tensor, "float V B D"],
     labels: Annotated[Tensor, "int B"] | Listed,
-    temperature: float | Tensor = 0.1,
+    temperature: float | Annotated[Tensor, "float ..."] = 0.1,
 ) -> Annotated[Tensor, "float"]:
     """SupCon of `views` (V, B, D) with `labels` (B,) int64: a scalar, float32 (float64 for float64 views).
 

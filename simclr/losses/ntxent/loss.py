@@ -104,7 +104,9 @@ class TextbookMatrices(NamedTuple):
     """(N,) int64 zeros: the first column of `logits` is a positive."""
 
 
-def textbook_matrices(views: Annotated[Tensor, "float V B D"], temperature: float | Tensor = 0.5) -> TextbookMatrices:
+def textbook_matrices(
+    views: Annotated[Tensor, "float V B D"], temperature: float | Annotated[Tensor, "float ..."] = 0.5
+) -> TextbookMatrices:
     """The masks and logits of the textbook form for `views` (V, B, D).
 
     >>> m = textbook_matrices(torch.randn(2, 4, 16))
@@ -131,7 +133,7 @@ def textbook_matrices(views: Annotated[Tensor, "float V B D"], temperature: floa
 
 
 def nt_xent_reference(
-    views: Annotated[Tensor, "float V B D"], temperature: float | Tensor = 0.5
+    views: Annotated[Tensor, "float V B D"], temperature: float | Annotated[Tensor, "float ..."] = 0.5
 ) -> Annotated[Tensor, "float"]:
     """NT-Xent of `views` (V, B, D) as a classification of the positive among all other rows: for reading and testing.
 
@@ -148,7 +150,7 @@ def nt_xent_reference(
 
 def nt_xent(
     views: Annotated[Tensor, "float V B D"],
-    temperature: float | Tensor = 0.5,
+    temperature: float | Annotated[Tensor, "float ..."] = 0.5,
     decoupled: bool = False,
     *,
     coldest: float | None = None,
