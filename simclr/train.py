@@ -168,7 +168,7 @@ def build(run: Run) -> Learner:
     own = run.given.objective
     objective = (Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))).to(device)
     scale = layer_decay(model.backbone, config.optim.layer_decay)
-    multiplier, decay = config.objective.lr_multiplier, config.optim.weight_decay
+    multiplier, decay = config.objective.lr_multiplier * config.optim.own_scale, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)
     check_something_learns(model, model.head, objective, config.schedule.head_epochs, config.objective.name)
     optimizer = build_optimizer(groups, config.optim, peak := peak_learning_rate(config.optim, config.train.batch_size))

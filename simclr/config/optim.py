@@ -49,6 +49,12 @@ class OptimConfig:
     clip_norm: Rare[float | None] = None
     """Clip the global norm of the gradient to this, before the step."""
 
+    @property
+    def own_scale(self) -> float:
+        """What the objective's own parameters (class weights, boundaries) take of the learning rate: Muon's is some ten times
+        AdamW's, and turns a network's matrices, not a boundary that is one number."""
+        return 0.1 if self.name == "muon" else 1.0
+
     def __post_init__(self) -> None:
         positive = f"positive, up to {LARGEST:g}"
         require(0 < self.learning_rate <= LARGEST, "optim.learning_rate", self.learning_rate, positive)

@@ -118,7 +118,7 @@ def omniglot() -> TrainConfig:
         head=HeadConfig(layers=0),
         objective=SupConConfig(),
         sampler=SamplerConfig(name="classes", classes=64, per_class=4),
-        optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="none", weight_decay=1e-4),
+        optim=OptimConfig(name="muon", learning_rate=0.05, scaling="none", weight_decay=1e-4),
         schedule=ScheduleConfig(warmup_epochs=0.1, view_sizes=((0.6, 16), (0.85, 22))),
         train=LoopConfig(epochs=10, batch_size=256, log_every=50, checkpoint_every=286, knn_every=1),
     )

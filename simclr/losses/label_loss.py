@@ -57,8 +57,8 @@ class LabelLossConfig(LossConfig):
     needs_labels: ClassVar[bool] = True
 
     lr_multiplier: float = 1.0
-    """Learning rate of the objective's own parameters (class weights, betas, thresholds) over the encoder's. They get
-    no weight decay. Without effect where the objective has none."""
+    """Learning rate of the objective's own parameters (class weights, betas, thresholds) over the encoder's, over a tenth of
+    it under Muon. They get no weight decay. Without effect where the objective has none."""
 
     def __post_init__(self) -> None:
         require(0 < self.lr_multiplier < math.inf, "lr_multiplier", self.lr_multiplier, "a positive number")
