@@ -11,6 +11,7 @@ if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
 from linear_eval.evaluate import evaluate_run
+from linear_eval.evaluate_few_shot import evaluate_one_shot
 from simclr import pretrain
 from simclr.command_line import parse_command, run_command
 from simclr.config.presets import describe_presets
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     if request() is not None:
         return exit_code()
     if config.train.evaluate and result.scorable:
-        evaluate_run(run)
+        (evaluate_one_shot if config.data.keeps_classes_apart else evaluate_run)(run)
     elif result.main and not result.scorable:
         name = printable(str(run))
         print(f"no classes, so no score: scripts/evaluate.py {name} --data.labels FILE.csv once there are some")

@@ -1,5 +1,6 @@
 """Omniglot: its alphabets as its authors divide them, rotations as classes, and a run that never sees the evaluation ones."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 import torchvision
 from PIL import Image, ImageDraw
 
-import simclr
 from linear_eval.open_set_images import open_set_images
-from simclr.config import DataConfig, EncoderConfig, LoopConfig, SamplerConfig
+from simclr.config import DataConfig
+from simclr.config.yaml import load_config
 from simclr.data import load_source, place
 from simclr.data.rotations import with_rotations
 from simclr.errors import ConfigError, DataError
@@ -93,20 +94,19 @@ def test_a_turned_character_is_another(tmp_path: Path) -> None:
         with_rotations(load_source(config, "train"))
 
 
-def test_a_run_sees_turned_images_and_is_scored_on_new_alphabets(tmp_path: Path) -> None:
-    config = simclr.preset("omniglot")
-    config = replace(
-        config,
-        out=tmp_path,
-        data=replace(config.data, path=drawn(tmp_path), test_fraction=0.2),
-        encoder=EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)),
-        sampler=SamplerConfig(name="classes", classes=8, per_class=2),
-        train=LoopConfig(epochs=1, batch_size=16, knn_every=0, evaluate=False),
-    )
-    run = simclr.pretrain(config)
-    assert run.steps == 64 // 16
-    scored: Any = open_set_images(config.data, config)
-    assert {scored.test.classes[label] for label in scored.test.labels.unique()} <= {
-        f"{a}/character0{c}" for a in ALPHABETS["evaluation"] for c in (1, 2)
-    }
+def test_a_run_sees_turned_images_and_is_scored_by_one_shot_of_new_alphabets(tmp_path: Path, script: Any) -> None:
+    drawn(tmp_path / "data")
+    words = (
+        "omniglot", "--data.path", tmp_path / "data", "--data.test-fraction", "0.2", "--out", tmp_path, "--name", "o",
+        "--encoder.layers", "1", "1", "1", "1", "--encoder.channels", "4", "4", "8", "8", "--train.epochs", "1",
+        "--train.batch-size", "16", "--sampler.classes", "8", "--sampler.per-class", "2", "--train.knn-every", "0",
+    )  # fmt: skip
+    code, said, errors = script("pretrain")(*words)
+    assert code == 0, errors
+    assert "64 images of omniglot" in errors and "4 steps of 16 images" in errors  # 16 of them, and these turned
+    scores = json.loads((tmp_path / "o" / "one-shot.json").read_text())
+    assert scores["data"]["test"]["classes"] == [f"{a}/character0{c}" for a in ALPHABETS["evaluation"] for c in (1, 2)]
+    assert not (tmp_path / "o" / "result.json").exists()
+    config = load_config(tmp_path / "o" / "config.yaml")
+    scored = open_set_images(config.data, config)
     assert scored.trained_on == (0, 1, 2, 3) and scored.disjoint.startswith("checked")

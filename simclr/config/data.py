@@ -96,9 +96,14 @@ class DataConfig:
     """Let torchvision download a named set that is not under `path` yet."""
 
     @property
+    def keeps_classes_apart(self) -> bool:
+        """Whether the set itself has classes that are for scoring alone, by one look at each."""
+        return self.source == "omniglot"
+
+    @property
     def has_new_classes(self) -> bool:
         """Whether there are classes of the set that training never sees."""
-        return self.held_out_classes > 0 or self.source == "omniglot"
+        return self.held_out_classes > 0 or self.keeps_classes_apart
 
     def __post_init__(self) -> None:
         expand_fields(self, "path", "labels")

@@ -77,7 +77,7 @@ def _part(config: DataConfig, split: Split, own: dict[str, ImageSet]) -> ImageSe
             return unknown(whole).joined(unknown(_load(config, "test", own)))
         images = known(own["validation"] if split == "validation" and validates else _load(config, split, own, whole))
     elif split == "held-out":
-        if not config.has_new_classes:
+        if not config.keeps_classes_apart:
             raise DataError(f"no class of {config.source} is held out; set --data.held-out-classes, e.g. 0.4")
         return load_omniglot(config, "evaluation")
     else:
