@@ -20,7 +20,7 @@ MARKS: dict[str, Any] = {
     "loss.py": pytest.mark.long,
     "many_classes.py": pytest.mark.long,
     "mining.py": pytest.mark.long,
-    "objectives.py": pytest.mark.long,
+    "omniglot.py": pytest.mark.long,
     "sampling.py": pytest.mark.long,
     "scale.py": pytest.mark.long,
     "small_batches.py": pytest.mark.long,
