@@ -47,6 +47,7 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "SupConConfig",
+    "TripletConfig",
     "build_objective",
     "fit_objective",
     "register_objective",

@@ -101,7 +101,7 @@ def test_a_run_sees_turned_images_and_is_scored_by_one_shot_of_new_alphabets(tmp
         "--encoder.layers", "1", "1", "1", "1", "--encoder.channels", "4", "4", "8", "8", "--train.epochs", "1",
         "--train.batch-size", "16", "--sampler.classes", "8", "--sampler.per-class", "2", "--train.knn-every", "0",
     )  # fmt: skip
-    code, said, errors = script("pretrain")(*words)
+    code, _, errors = script("pretrain")(*words)
     assert code == 0, errors
     assert "64 images of omniglot" in errors and "4 steps of 16 images" in errors  # 16 of them, and these turned
     scores = json.loads((tmp_path / "o" / "one-shot.json").read_text())

@@ -26,7 +26,7 @@ from simclr.config.cifar_presets import (
 )
 from simclr.config.moco_v3 import moco_v3
 from simclr.errors import ConfigError
-from simclr.objectives import NTXentConfig, SupConConfig
+from simclr.objectives import NTXentConfig, TripletConfig
 
 __all__ = ["PRESETS", "describe_presets", "preset", "register_preset"]
 
@@ -116,7 +116,7 @@ def omniglot() -> TrainConfig:
         ),
         encoder=EncoderConfig(name="resnet18", stem="small", layers=(1, 1, 1, 1), channels=(16, 32, 64, 128)),
         head=HeadConfig(layers=0),
-        objective=SupConConfig(),
+        objective=TripletConfig(),
         sampler=SamplerConfig(name="classes", classes=64, per_class=4),
         optim=OptimConfig(name="muon", learning_rate=0.05, scaling="none", weight_decay=1e-4),
         schedule=ScheduleConfig(warmup_epochs=0.1, view_sizes=((0.6, 16), (0.85, 22))),
