@@ -63,6 +63,9 @@ def recipe(arguments: argparse.Namespace, objective: type[LossConfig]) -> TrainC
             sampler=SamplerConfig(),
         )
         epochs = max(1, epochs // 2)
+    elif any(p.ndim > 1 for p in own.build(2, 2, 2).parameters()):
+        # Directions of classes are all around, features behind a ReLU in one corner: these losses have a layer between them.
+        config = replace(config, head=HeadConfig(layers=1, out_dim=128))
     loop = replace(config.train, epochs=epochs, evaluate=False, knn_every=0)
     data = replace(config.data, path=arguments.data)
     if arguments.quick:

@@ -97,7 +97,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Matrices and convolutions with weight decay; biases, normalisation and other vectors without; the objective's own.
 
-    All but the first kind have ``weight_decay=0``, unless ``decay_all``, and ``adapt=False`` (which only LARS reads).
+    All but the first kind have ``weight_decay=0``, unless ``decay_all``, and ``adapt=False`` (which LARS and Muon read).
     The parameters of ``objective`` (class weights, betas, thresholds) learn at ``lr_multiplier`` times the learning rate,
     those of ``model`` at ``layer_scale(name)`` times it: a group for each scale.
     """
