@@ -127,7 +127,7 @@ def picture(rows: dict[str, dict[str, Any]], distances: dict[Mining, Tensor], pa
         axes.set_ylabel(words)
         axes.set_xticks(x, [mining.replace("-", "-\n", 1) for mining in STRATEGIES], fontsize=9)
     others[0].set_title("plain: margin, hatched: triplet", fontsize=9)
-    others[1].set_title("characters never trained on, mean and deviation of the seeds", fontsize=9)
+    others[1].set_title("new characters, mean and deviation of seeds", fontsize=9)
     for axes in (left, *others):
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
