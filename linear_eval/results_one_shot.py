@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from linear_eval.results import Interval, OpenSetData
 from linear_eval.written import Written
 
-__all__ = ["GivenRuns", "OneShotResult", "Shots"]
+__all__ = ["GivenRuns", "OneShotScores", "Shots"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class GivenRuns(Written):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShotResult(Written):
+class OneShotScores(Written):
     """``one-shot.json``; ``evaluate_one_shot`` says what else there is."""
 
     rows: dict[str, dict[str, Shots]]

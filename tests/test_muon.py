@@ -1,14 +1,19 @@
 """Muon against singular values, torch's own Muon and AdamW."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import simclr
 from simclr.config import OptimConfig
+from simclr.losses import MarginConfig
 from simclr.optim.muon import Muon, orthogonalised
 from simclr.optim.optimizers import build_optimizer, parameter_groups
+from simclr.train import build, open_run
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 20), (20, 5), (3, 6, 10)])
@@ -147,3 +152,24 @@ def test_what_a_gpu_is_given_takes_the_same_steps(
             p, q, atol=2e-3, rtol=0
         )  # columns in another order, in bfloat16 where that is native
         assert p.abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("name", "share"), [("muon", 0.1), ("adamw", 1.0)])
+def test_an_objectives_own_parameters_take_a_tenth_of_muons_rate(name: str, share: float, tmp_path: Path) -> None:
+    config = simclr.preset("digits")
+    run = open_run(
+        replace(
+            config,
+            out=tmp_path,
+            objective=MarginConfig(lr_multiplier=10.0),
+            optim=OptimConfig(name=name, learning_rate=0.02, scaling="none"),
+        )
+    )
+    learner = build(run)
+    (own,) = (
+        group
+        for group in learner.optimizer.param_groups
+        if any(p is learner.objective.loss.beta for p in group["params"])
+    )
+    assert own["lr_scale"] == pytest.approx(10 * share)
+    assert all(group["lr_scale"] == 1 for group in learner.optimizer.param_groups if group is not own)

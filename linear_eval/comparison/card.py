@@ -14,7 +14,7 @@ from linear_eval.features.frozen import encoder_digest
 from linear_eval.reports.notes import COMMONEST
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedResult, OpenSetResult
 from linear_eval.results_numbers import NumbersResult
-from linear_eval.results_one_shot import OneShotResult
+from linear_eval.results_one_shot import OneShotScores
 from linear_eval.scored_run import ScoredRun
 from simclr.config.sources import GIVEN, SOURCES
 from simclr.exchange.given import GivenEncoder
@@ -151,7 +151,7 @@ def _scores(run: RunRecord, stale: int) -> str:
         title = one.title.replace(_set_name(result), _last(_set_name(result)), 1)
         note = "[95 % interval over test images or classes], ± standard deviation over draws of labels"
         parts.append(section_as_markdown(Section(title, ("", *measures), rows, note), level=3))
-        parts += [] if isinstance(result, OpenSetResult | OneShotResult) else _said(result)
+        parts += [] if isinstance(result, OpenSetResult | OneShotScores) else _said(result)
     if not parts:
         parts.append(
             "Not measured: the run was not scored. `scripts/evaluate.py RUN` and this export again put the scores here, beside "
@@ -167,9 +167,9 @@ def _said(result: ClosedResult | FinetunedResult | NumbersResult) -> list[str]:
     return [*([verdict] if verdict else []), *([f"Protocol:\n\n{protocol}"] if protocol else [])]
 
 
-def _set_name(result: ClosedResult | FinetunedResult | NumbersResult | OpenSetResult | OneShotResult) -> str:
+def _set_name(result: ClosedResult | FinetunedResult | NumbersResult | OpenSetResult | OneShotScores) -> str:
     """What the test images are called; a folder by its path."""
-    if isinstance(result, OneShotResult):
+    if isinstance(result, OneShotScores):
         return result.name
     return result.data.name if isinstance(result, FinetunedResult | OpenSetResult) else result.data.test.name
 

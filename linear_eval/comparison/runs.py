@@ -9,7 +9,7 @@ from typing import Any
 
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
 from linear_eval.results_numbers import NumbersResult
-from linear_eval.results_one_shot import OneShotResult
+from linear_eval.results_one_shot import OneShotScores
 from simclr.config import RUNTIME_FIELDS
 from simclr.config.yaml import flat_fields, load_config, to_dict
 from simclr.config.yaml_text import read_yaml
@@ -38,7 +38,7 @@ class RunRecord:
     results: list[ClosedResult | FinetunedResult | NumbersResult]
     """``result.json`` of the run, and of its evaluations on other images."""
 
-    open_sets: list[OpenSetResult | OneShotResult]
+    open_sets: list[OpenSetResult | OneShotScores]
     """``open-set.json`` and ``one-shot.json``, likewise."""
 
     finished: bool
@@ -96,7 +96,7 @@ def _read(folder: Path, name: str) -> RunRecord:
         ],
         open_sets=[
             kind.from_dict(_json(path), str(path))
-            for name, kind in (("open-set.json", OpenSetResult), ("one-shot.json", OneShotResult))
+            for name, kind in (("open-set.json", OpenSetResult), ("one-shot.json", OneShotScores))
             for path in (folder / name, *sorted(folder.glob(f"on-*/{name}")))
             if path.exists()
         ],

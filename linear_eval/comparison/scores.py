@@ -14,7 +14,7 @@ from linear_eval.results import (
     OpenSetResult,
 )
 from linear_eval.results_numbers import NumbersResult
-from linear_eval.results_one_shot import OneShotResult
+from linear_eval.results_one_shot import OneShotScores
 
 __all__ = ["Score", "ScoredSet", "scored_sets"]
 
@@ -149,7 +149,7 @@ def _open_set(result: OpenSetResult) -> ScoredSet:
     return ScoredSet(title, rows)
 
 
-def _one_shot(result: OneShotResult) -> ScoredSet:
+def _one_shot(result: OneShotScores) -> ScoredSet:
     rows = {
         name: {
             measure: _share(shots.accuracy, shots.interval)
@@ -173,5 +173,5 @@ _SETS: dict[type, Callable[[Any], ScoredSet]] = {
     FinetunedNumbers: _numbers,
     NumbersResult: _probed,
     OpenSetResult: _open_set,
-    OneShotResult: _one_shot,
+    OneShotScores: _one_shot,
 }

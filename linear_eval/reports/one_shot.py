@@ -10,6 +10,7 @@ from rich.text import Text
 from linear_eval.matching.few_shot import FewShotResult
 from linear_eval.matching.trials import OneShotRuns, TrialsResult
 from linear_eval.reports.closed import plain_table, write_result
+from linear_eval.reports.open_set import short_percent
 from linear_eval.reports.trials import ShownTrial, ShownTrials, draw_trials
 from linear_eval.scored_run import note_on_trained_images
 from simclr.data import ImageSet
@@ -128,13 +129,8 @@ def _heading(measure: str, runs: dict[str, Any] | None) -> str:
 def _cell(found: dict[str, Any]) -> str:
     if found["accuracy"] is None:
         return "-"
-    spread = "" if found["interval"] is None else f"\n[{', '.join(map(_short, found['interval']))}]"
-    return f"{_short(found['accuracy'])}{spread}"
-
-
-def _short(share: float) -> str:
-    percent = f"{100 * share:.1f}"
-    return "100" if percent == "100.0" else percent
+    spread = "" if found["interval"] is None else f"\n[{', '.join(map(short_percent, found['interval']))}]"
+    return f"{short_percent(found['accuracy'])}{spread}"
 
 
 def _notes(result: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
 from linear_eval.scored_run import note_on_trained_images
 from simclr.names import numbered, printable
 
-__all__ = ["open_set_table", "print_open_set", "write_open_set"]
+__all__ = ["open_set_table", "print_open_set", "short_percent", "write_open_set"]
 
 MAP_ROWS = 2000
 """Images that a map shows at most; t-SNE of more takes minutes, and dots cover one another."""
@@ -131,10 +131,11 @@ def _in_percent(cell: Cell) -> str:
     share, interval = cell
     if share is None:
         return "-"
-    spread = f" [{_short(interval[0])}, {_short(interval[1])}]" if interval is not None else ""
-    return f"{_short(share)}{spread}"
+    spread = f" [{short_percent(interval[0])}, {short_percent(interval[1])}]" if interval is not None else ""
+    return f"{short_percent(share)}{spread}"
 
 
-def _short(share: float) -> str:
+def short_percent(share: float) -> str:
+    """A share in percent to a tenth, without a tenth where it is the whole."""
     percent = f"{100 * share:.1f}"
     return "100" if percent == "100.0" else percent
