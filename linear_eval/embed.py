@@ -226,7 +226,7 @@ def _elsewhere(images: ImageSet, options: EmbedOptions) -> int:
     return sum(not one for one in hidden)
 
 
-def _below(root: Path | None, paths: tuple[Path, ...]) -> tuple[str, ...]:
+def _below(root: Path | None, paths: Sequence[Path]) -> tuple[str, ...]:
     assert root is not None  # where there are files there is a folder that holds them
     return tuple(path.relative_to(root).as_posix() for path in paths)
 

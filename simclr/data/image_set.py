@@ -11,6 +11,7 @@ from torch import Tensor
 from simclr.data.decode import Reader
 from simclr.data.decode_all import decode_all
 from simclr.data.originals import LONGEST, Originals
+from simclr.data.places import chosen, joined
 from simclr.data.rows import Row
 from simclr.errors import DataError
 
@@ -35,10 +36,10 @@ class ImageSet:
     originals: Originals | None = None
     """What random crops are cut from where ``pixels`` are not all there is of the images."""
 
-    paths: tuple[Path, ...] | None = None
+    paths: Sequence[Path] | None = None
     """The N files; kept beside ``pixels`` when they came from files, so that a message can name one."""
 
-    rows: tuple[Row, ...] | None = None
+    rows: Sequence[Row] | None = None
     """The N rows of somebody else's data set, kept like ``paths``."""
 
     pages: tuple[int, ...] | None = None
@@ -150,8 +151,8 @@ class ImageSet:
             self,
             pixels=None if self.pixels is None else self.pixels[index.to(self.pixels.device)],
             originals=None if self.originals is None else self.originals.subset(index),
-            paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
-            rows=None if self.rows is None else tuple(self.rows[i] for i in index.tolist()),
+            paths=None if self.paths is None else chosen(self.paths, index),
+            rows=None if self.rows is None else chosen(self.rows, index),
             pages=None if self.pages is None else tuple(self.pages[i] for i in index.tolist()),
             labels=None if self.labels is None else self.labels[index],
             values=None if self.values is None else self.values[index],
@@ -176,8 +177,8 @@ class ImageSet:
             self,
             pixels=cat(self.pixels, other.pixels),
             originals=None,
-            paths=None if self.paths is None or other.paths is None else self.paths + other.paths,
-            rows=None if self.rows is None or other.rows is None else self.rows + other.rows,
+            paths=None if self.paths is None or other.paths is None else joined(self.paths, other.paths),
+            rows=None if self.rows is None or other.rows is None else joined(self.rows, other.rows),
             pages=None if self.pages is None or other.pages is None else self.pages + other.pages,
             labels=cat(self.labels, other.labels),
             values=cat(self.values, other.values),
