@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from simclr.config.marks import OneOf, Rare, Runtime
-from simclr.config.sources import GIVEN, known_sources
+from simclr.config.sources import GIVEN, PACKED, known_sources
 from simclr.errors import ConfigError, require
 from simclr.paths import expand_fields
 
@@ -127,7 +127,7 @@ class DataConfig:
                 f"data.path={self.path} names a folder, which data.source=digits does not read; add --data.source folder, or "
                 "for pretraining begin with the preset folder"
             )
-        if isinstance(self.labels, Path) and self.source != "folder":
+        if isinstance(self.labels, Path) and self.source not in ("folder", *PACKED):
             raise ConfigError(f"data.labels={self.labels} names a file, which data.source={self.source} does not read")
 
 
