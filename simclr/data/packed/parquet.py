@@ -22,6 +22,7 @@ import torch
 from simclr.config.data import DataConfig
 from simclr.data.metadata_columns import names_of
 from simclr.data.metadata_table import plain
+from simclr.data.packed.cache import cache_folder
 from simclr.data.packed.cells import codes_of, columns_of_splits, labels_of, named_column, numbers_of
 from simclr.data.packed.locations import as_typed, find_files
 from simclr.data.packed.table import Table, asked_for, some
@@ -213,12 +214,13 @@ def _opened(text: str, files: tuple[str, ...], status: object) -> Mapping[str, A
         ) from error
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity_error()
+    kept = str(cache_folder("datasets")) if "SIMCLR_CACHE" in os.environ else None  # else its own, HF_HOME
     try:
         if files:
-            found = datasets.load_dataset("parquet", data_files=_files_of_splits(files))
+            found = datasets.load_dataset("parquet", data_files=_files_of_splits(files), cache_dir=kept)
         else:
             name, _, configuration = text.partition(":")
-            found = datasets.load_dataset(name, configuration or None)
+            found = datasets.load_dataset(name, configuration or None, cache_dir=kept)
     except Exception as error:  # whatever lies between here and a hub
         raise DataError(_refusal(text, files, error)) from error
     return dict(found)

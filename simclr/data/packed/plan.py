@@ -73,9 +73,13 @@ class Plan:
         for name, part in parts.items():
             generator = torch.Generator().manual_seed(derive_seed(options.seed, "shards", name))
             self.order[name] = torch.randperm(len(part), generator=generator)
-            self.counts[name] = max(1, min(len(part), math.ceil(len(part) * each / (options.shard_mb * 1e6))))
+            self.counts[name] = self.shards_of(len(part))
         self.jobs: list[Job] = [(name, number) for name, count in self.counts.items() for number in range(count)]
         self.classes = max((part.classes for part in parts.values()), key=len)
+
+    def shards_of(self, images: int) -> int:
+        """How many shards so many images make."""
+        return max(1, min(images, math.ceil(images * self.each / (self.options.shard_mb * 1e6))))
 
     @classmethod
     def of(cls, options: MakeOptions, kind: str) -> "Plan":

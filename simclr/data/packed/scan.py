@@ -58,11 +58,11 @@ def scan(path: Path, asked: Asked) -> Scanned:
             length = file.seek(0, os.SEEK_END)
             for member in members(file, length):
                 rows.take(member, file)
-    except TarFault as error:
+        rows.close()
+    except TarFault as error:  # what there is of the last sample may lack its label
         fault = str(error)
     except OSError as error:
         fault = error.strerror or type(error).__name__
-    rows.close()
     return Scanned(rows.table(), fault, rows.without)
 
 
@@ -145,10 +145,8 @@ def _told(said: Mapping[str, bytes], asked: Asked) -> dict[str, Any]:
             (cell,) = cell
         if isinstance(cell, dict | list):
             continue
-        if role == "label" and isinstance(cell, float) and not cell.is_integer():
-            told["value"] = cell
-        elif role == "value":
-            told["value"] = cell if isinstance(cell, int | float) and told["value"] is None else told["value"]
+        if role == "value":
+            told["value"] = cell if isinstance(cell, int | float) else None
         else:
             told[role] = one_text(cell)
     return told

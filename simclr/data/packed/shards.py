@@ -4,7 +4,6 @@ import os
 from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,14 @@ from simclr.data.packed.cache import fetched
 from simclr.data.packed.index import Index, Shard, open_index, with_listed
 from simclr.data.packed.locations import basename, find_files, is_local
 from simclr.data.packed.scan import Asked
-from simclr.data.packed.table import Table, asked_for, numbered, some
+from simclr.data.packed.table import Table, asked_for, numbered, numbers_among, some
 from simclr.data.part_names import part_of
 from simclr.errors import DataError
 
 __all__ = ["Shards", "load_shards"]
+
+_LOOKED_AT = 4
+"""Shards of another machine that are fetched to see what kind of images they hold."""
 
 _MOST_OPEN = 64
 """Shards that a process keeps open."""
@@ -39,7 +41,7 @@ class Shards:
         self.shard = self.index.numbers("shard")
         """int32 (N,): the number of each image's shard."""
         self._offset, self._size = self.index.numbers("offset"), self.index.numbers("size")
-        self._open: OrderedDict[int, FileIO] = OrderedDict()
+        self._open: OrderedDict[int, _Open] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shards, (self.names, self.asked)
@@ -65,30 +67,38 @@ class Shards:
         """
         number, size = int(self.shard[index]), int(self._size[index])
         try:
-            file = self._opened(number)
-            found = os.pread(file.fileno(), size, int(self._offset[index]))
-            while 0 < len(found) < size and (
-                more := os.pread(file.fileno(), size - len(found), int(self._offset[index]) + len(found))
-            ):
-                found += more  # beyond 2 GB, or a network's file
+            file, at = self._opened(number), int(self._offset[index])
+            found = os.pread(file.descriptor, size, at)
+            while 0 < len(found) < size and (more := os.pread(file.descriptor, size - len(found), at + len(found))):
+                found += more  # a network's file may give less than is asked for
         except OSError as error:
             raise DataError(f"{self.describe(index)}: the shard cannot be read: {error.strerror or error}") from error
         if len(found) < size:
             raise DataError(f"{self.describe(index)}: the shard is cut off before it")
         return found
 
-    def _opened(self, number: int) -> FileIO:
+    def _opened(self, number: int) -> "_Open":
         file = self._open.get(number)
         if file is None:
             shard = self.index.shards[number]
             path = Path(shard.name) if is_local(shard.name) else fetched(shard.name, shard.sha256)
             assert path is not None
-            # Unbuffered, and closed when the last thread that reads from it lets go.
-            file = self._open[number] = path.open("rb", buffering=0)
+            file = self._open[number] = _Open(path)
             while len(self._open) > _MOST_OPEN:
                 with suppress(KeyError):
                     self._open.popitem(last=False)
         return file
+
+
+class _Open:
+    """A file that is closed when the last thread that reads from it lets go."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if "descriptor" in self.__dict__:
+            os.close(self.descriptor)
 
 
 def load_shards(config: DataConfig) -> Table:
@@ -116,6 +126,8 @@ def load_shards(config: DataConfig) -> Table:
     if without := sum(shard.without for shard in index.shards):
         notes.append(f"left out: {without} samples without an image")
     labels, values = index.codes("label"), _values(index)
+    if labels is not None and values is None and (numbers := numbers_among(labels[1])) is not None:
+        labels, values = None, numbers[torch.from_numpy(labels[0].astype(np.int64))]
     splits = index.codes("split") or _by_shard_name(index)
     groups = index.codes("group")
     keys = index.table["key"]
@@ -135,6 +147,7 @@ def load_shards(config: DataConfig) -> Table:
         splits=splits,
         notes=notes,
         faults=faults,
+        near=_near(index),
         sums={shard.name: shard.sha256 for shard in index.shards if shard.sha256 and is_local(shard.name)},
     )
 
@@ -185,6 +198,13 @@ def _faults(index: Index) -> tuple[dict[str, str], int]:
             )
         all_lost += lost
     return found, all_lost
+
+
+def _near(index: Index) -> Tensor | None:
+    """The images of the first shards that are not of this machine; None where all are here."""
+    if all(is_local(shard.name) for shard in index.shards):
+        return None
+    return torch.from_numpy(index.numbers("shard") < _LOOKED_AT).nonzero().flatten()
 
 
 def _values(index: Index) -> Tensor | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from simclr.config.data import DataConfig
 from simclr.data.image_set import ImageSet
 from simclr.data.packed.parquet import load_parquet
+from simclr.data.packed.parts import parts_of_table
 from simclr.data.packed.shards import load_shards
-from simclr.data.packed.table import Table, parts_of_table
+from simclr.data.packed.table import Table
 from simclr.data.part_names import PartName
 from simclr.errors import ConfigError
 
