@@ -147,7 +147,7 @@ class ScoredRun:
                 f"{self.folder} does not say what it was trained on; give the images: --data.source, --data.path"
             )
         data = as_trained(data, self.description.reader, self.data)
-        if data.source in PACKED and not self.has_other_images_than(data):
+        if not self.has_other_images_than(data):
             expect_packed(self.run_dir, data)
         # Classes that the run held out are of its own images.
         return replace(data, held_out_classes=0.0) if self.has_other_images_than(data) else data
@@ -158,10 +158,8 @@ class ScoredRun:
 
     def has_other_images_than(self, data: DataConfig) -> bool:
         """Whether ``data`` names another set than the one that was trained on; False where that is not known."""
-        if self.data is None or same_images(data, self.data):
+        if self.data is None or same_images(data, self.data) or same_packed(self.run_dir, data):
             return False
-        if data.source == self.data.source and data.source in PACKED:
-            return not same_packed(self.run_dir, data)
         # A mount that moved, or a copy: the same files below another folder.
         by_list = data.source == "folder" == self.data.source and self.parts is not None
         return not (by_list and self.parts is not None and self.parts.is_of(data.path))

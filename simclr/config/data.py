@@ -25,10 +25,12 @@ class DataConfig:
     """What an earlier version did that had no such setting: a run that it began goes on like that."""
 
     source: Annotated[str, OneOf(known_sources, unoffered=(GIVEN,))] = "digits"
-    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`; plugins add others."""
+    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`, `shards` tars of
+    WebDataset, `parquet` tables of Hugging Face's; plugins add others."""
 
     path: Path | None = None
-    """`folder`: its images, at any depth. The named sets: where their files are or are downloaded to (default: data/)."""
+    """`folder`: its images, at any depth. `shards`, `parquet`: a folder of them, a file, a pattern, braces; shards also a URL or
+    `pipe:COMMAND`, parquet a set of the hub. The named sets: where their files are or are downloaded to (default: data/)."""
 
     size: int = 32
     """Stored size in pixels: every image is decoded once to RGB uint8 of size x size (shorter side, centre crop)."""
@@ -54,7 +56,8 @@ class DataConfig:
 
     labels: Literal["auto", "none", "first", "last", "path"] | Path = "auto"
     """`folder`: the label of an image is the `first` or the `last` folder of its path, or the `path` of all of them; `auto` takes
-    a metadata file in the folder or the first; `none` ignores them; a CSV, JSON Lines or parquet file says it image by image."""
+    a metadata file in the folder or the first; `none` ignores them; a CSV, JSON Lines or parquet file says it image by image.
+    `shards`, `parquet`: the name of the key or the column."""
 
     group: Rare[str | None] = None
     """`folder`: images of one group (a patient, a video) stay in one part of every division. A column of the metadata file, or a

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from simclr.config.data import DataConfig
+from simclr.config.sources import PACKED
 from simclr.data.packed.sources import packed_table
 from simclr.errors import CheckpointError, DataError
 from simclr.files import write_json
@@ -57,12 +58,14 @@ def write_packed(folder: Path, listed: PackedList) -> None:
 
 
 def expect_packed(run_dir: Path, config: DataConfig) -> PackedList | None:
-    """What is to be written down for a run that begins; None where the run has begun, with the same images.
+    """What is to be written down for a run that begins; None where the run has begun, with the same images, or on a folder.
 
     Raises:
         DataError: it has begun with others.
         CheckpointError: what it wrote down is damaged.
     """
+    if config.source not in PACKED:
+        return None
     kept, found = _read(run_dir), packed_list(config)
     if kept is None:
         return found
@@ -82,7 +85,7 @@ def expect_packed(run_dir: Path, config: DataConfig) -> PackedList | None:
 
 def same_packed(run_dir: Path, config: DataConfig) -> bool:
     """Whether ``config`` names the images that a run began with, by whatever path."""
-    kept = _read(run_dir)
+    kept = _read(run_dir) if config.source in PACKED else None
     return kept is not None and kept.sha256 == packed_list(config).sha256
 
 
