@@ -36,7 +36,7 @@ FLOORS = {
         ("exchange",),
         ("run", "adapt"),
         ("command_line", "train"),
-        ("finetune", "replay"),
+        ("finetune", "replay", "selftest"),
     ),
     "linear_eval": (
         ("metrics", "progress", "features", "written"),
