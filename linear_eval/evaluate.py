@@ -22,6 +22,7 @@ from linear_eval.reports.closed import print_report, write_report
 from linear_eval.reports.numbers import print_numbers, write_numbers
 from linear_eval.scored_run import ScoredRun, all_of_training
 from linear_eval.scoring import Scoring
+from simclr.commands import command
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source, place
 from simclr.errors import ConfigError, DataError
@@ -65,7 +66,7 @@ def evaluate_run(
     if save_probe and scoring.run.given is not None:
         raise ConfigError(
             f"--save-probe is for a run that has finished, or an encoder's folder, beside which predict.py finds it; "
-            f"{scoring.run.name} is none: leave it out, or fine-tune from it with scripts/finetune.py"
+            f"{scoring.run.name} is none: leave it out, or fine-tune from it with {command('finetune')}"
         )
     train, test = _two_parts(scoring, scoring.data, scoring.run)
     encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]

@@ -1,4 +1,4 @@
-"""Do these processes give the gradient of one? ``accelerate launch scripts/selftest.py [PRESET | FILE.yaml] [--overrides]``.
+"""Compare a step by all processes with one of one: ``accelerate launch scripts/selftest.py [PRESET | FILE.yaml] [--overrides]``.
 
 Give it the words of the run that is to be trained, behind the launcher that will train it. It takes one step of that run twice,
 by all processes and by one, and prints what is the same and how fast wire and images are. Nothing is written. The exit code is 1

@@ -24,7 +24,7 @@ FLOORS = {
         ("views",),
     ),
     "simclr": (
-        ("errors", "names", "stopping"),
+        ("errors", "names", "stopping", "commands"),
         ("files", "distributed", "numerics", "cores", "paths", "memory"),
         ("plugins",),
         ("distances", "neighbours"),
@@ -37,6 +37,7 @@ FLOORS = {
         ("run", "adapt"),
         ("command_line", "train"),
         ("finetune", "replay", "selftest"),
+        ("__main__",),
     ),
     "linear_eval": (
         ("metrics", "progress", "features", "written"),
@@ -185,4 +186,4 @@ def test_no_benchmark_patches_the_path() -> None:
 def test_every_package_is_installed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in PACKAGED if path.name == "__init__.py"}
-    assert found == set(listed)
+    assert found | {"simclr_commands"} == set(listed)  # as which scripts/ is installed
