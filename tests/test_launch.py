@@ -108,7 +108,7 @@ def test_accelerate_that_starts_one_of_two_is_refused(tmp_path: Path) -> None:
     take_launch(variables, launcher)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accelerate_itself_still_leaves_that_trace(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("from simclr.processes import take_launch\ntake_launch()\n")
     words = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(tmp_path / "script.py")]

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -24,6 +24,7 @@ import torch.distributed as dist
 from simclr.errors import ConfigError, LaunchError, LostProcessError, PipelineError
 from simclr.processes.launch import take_launch
 from simclr.processes.watch import Mate, Watch
+from simclr.stopping import finish
 
 __all__ = ["agree", "code_digest", "on_cpu", "process_group", "together"]
 
@@ -46,6 +47,11 @@ class _Meeting:
     watch: Watch
     groups: int = 0
     questions: int = 0
+
+    @property
+    def until_known(self) -> float:
+        """Seconds until it is known which process fell: on the own machine it shows at once."""
+        return 12.0 if all(mate.host == self.mates[0].host for mate in self.mates) else 50.0
 
     def ask(self, own: dict[str, str], judge: Callable[[list[dict[str, str]]], str]) -> None:
         """Raise ConfigError in all processes with what ``judge`` says of all their answers, if it says anything."""
@@ -93,10 +99,14 @@ def together() -> Iterator[None]:
         yield
         meeting.watch.leave()
     except BaseException as error:
+        finish()  # a launcher asks to stop as soon as it sees the other's end
         if (of_fall := _is_of_a_fall(error)) or isinstance(error, KeyboardInterrupt):
-            words = meeting.watch.fallen(12.0 if of_fall else 0.0)
+            words = meeting.watch.fallen(meeting.until_known if of_fall else 0.0)
             if words is not None:
                 raise LostProcessError(words, said=not words) from error
+            if of_fall and re.search(r"(closed|reset) by peer|remote process exited", str(error)):
+                words = f"the connection to another process broke ({_first(error)}), and none is known to have ended"
+                raise LostProcessError(words) from error
         says = meeting.watch.report(str(error) or type(error).__name__)
         if isinstance(error, PipelineError):
             error.said = not says
@@ -184,7 +194,7 @@ def _meet(rank: int, world: int) -> _Meeting:
     store.set(f"here {rank}", json.dumps(asdict(own)))
     _await_all(store, rank, world, host, port, deadline)
     mates = [Mate(**json.loads(text)) for text in store.multi_get([f"here {other}" for other in range(world)])]
-    watch = Watch(rank, mates, lambda: dist.PrefixStore(name, _store(host, int(port), False)))
+    watch = Watch(rank, mates, lambda: dist.PrefixStore(name, _store(host, int(port), False)), not agents)
     return _Meeting(rank, mates, store, watch)
 
 
@@ -224,11 +234,11 @@ def _await_all(store: dist.Store, rank: int, world: int, host: str, port: str, d
     keys = [f"here {other}" for other in range(world)]
     told, began = False, time.monotonic()
     while True:
-        with suppress(RuntimeError):  # DistStoreError: a time that is over
-            store.wait(keys if rank == 0 else ["all here"], timedelta(seconds=2))
+        if store.check(keys if rank == 0 else ["all here"]):
             store.set("all here", "")
             return
-        missing = [other for other, key in enumerate(keys) if not store.check([key])] if rank == 0 or told else []
+        late = time.monotonic() - began > _SILENT or time.monotonic() > deadline
+        missing = [other for other, key in enumerate(keys) if not store.check([key])] if late and not told else []
         named = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         if time.monotonic() > deadline:
             raise LaunchError(
@@ -236,9 +246,10 @@ def _await_all(store: dist.Store, rank: int, world: int, host: str, port: str, d
                 f"{f', without number {named}' if missing else ''}: each must be started with WORLD_SIZE={world}, a RANK of its "
                 "own, and the same MASTER_ADDR and MASTER_PORT, as a launcher does"
             )
-        if rank == 0 and missing and not told and time.monotonic() - began > _SILENT:
+        if rank == 0 and missing and not told:
             print(f"waiting at {host} port {port} for process {named} of {world}", file=sys.stderr)
             told = True
+        time.sleep(0.02 if time.monotonic() - began < 2 else 0.5)
 
 
 def _differ(mates: list[Mate], mend: str, found: list[dict[str, str]]) -> str:

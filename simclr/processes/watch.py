@@ -69,10 +69,11 @@ class Watch:
         rank: this process.
         mates: all of them, in order.
         connect: gives a connection of its own to the store where they met.
+        first_serves: whether that store goes with the first process, and not with a launcher.
     """
 
-    def __init__(self, rank: int, mates: list[Mate], connect: Callable[[], dist.Store]) -> None:
-        self.rank, self.mates = rank, mates
+    def __init__(self, rank: int, mates: list[Mate], connect: Callable[[], dist.Store], first_serves: bool) -> None:
+        self.rank, self.mates, self._first_serves = rank, mates, first_serves
         own = mates[rank]
         self._here = [m for m in mates if m.space and m.rank != rank and (m.host, m.space) == (own.host, own.space)]
         self._store, self._lock = connect(), threading.Lock()
@@ -102,12 +103,13 @@ class Watch:
         """Tell the others that this process ends with ``words``; whether it is to say them itself, since no other does."""
         self.stop()
         deadline = time.monotonic() + _GRACE
-        with suppress(RuntimeError), self._lock:  # the store may have gone with the first process
+        if self._is_store_gone():
+            return True
+        with suppress(RuntimeError), self._lock:
             self._store.set(f"ended {self.rank}", words)
             self._store.compare_set("fallen", "", f"{self.mates[self.rank]}: {words}")
             if self.rank == 0:
-                while self._store.add("know", 0) < len(self.mates) - 1 and time.monotonic() < deadline - _GRACE / 2:
-                    time.sleep(0.05)
+                self._linger()
                 return True
             while time.monotonic() < deadline:
                 if self._store.check(["ended 0"]):  # what all meet alike, the first says for all
@@ -115,6 +117,7 @@ class Watch:
                     self._store.add("know", 1)
                     return says
                 if self._store.check(["said"]):
+                    self._store.add("know", 1)
                     return False
                 time.sleep(0.05)
         return True
@@ -139,9 +142,7 @@ class Watch:
                     if looks % _BEAT == 0:
                         self._beat()
             except RuntimeError:
-                first = self.mates[0]
-                gone = first in self._here and first.is_gone()
-                self._fall(_killed(first) if gone else f"{first} cannot be reached any more: it died, or is cut off")
+                self._fall(f"{self.mates[0]} cannot be reached any more: it died, or is cut off")
         if self._fallen is None or self._stopped.wait(_GRACE):
             return
         if self._says():
@@ -153,6 +154,8 @@ class Watch:
         os._exit(1)
 
     def _look(self) -> None:
+        if self._is_store_gone():  # asked, torch would print a page
+            return self._fall(_killed(self.mates[0]))
         if self._store.check(["fallen"]):
             self._fall(self._store.get("fallen").decode())
         for mate in self._here:
@@ -174,16 +177,31 @@ class Watch:
     def _fall(self, words: str) -> None:
         if self._fallen is None:
             self._fallen = words
+            self._found.set()
+            if self._is_store_gone():
+                return
             with suppress(RuntimeError):
                 first = self._store.compare_set("fallen", "", words)
                 self._fallen = first.decode()
-                self._store.add("know", 1)
-            self._found.set()
+                self._store.add("know", int(self.rank > 0))
+
+    def _linger(self) -> None:
+        """With the first process the store may go, from which the others have to learn what happened."""
+        deadline = time.monotonic() + _GRACE / 2
+        while self._store.add("know", 0) < len(self.mates) - 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _is_store_gone(self) -> bool:
+        return self._first_serves and self.mates[0] in self._here and self.mates[0].is_gone()
 
     def _says(self) -> bool:
         """Whether it is this process that says who fell: one does for all of them."""
-        with suppress(RuntimeError), self._lock:
-            return bool(self._store.add("said", 1) == 1)
+        if not self._is_store_gone():
+            with suppress(RuntimeError), self._lock:
+                says = bool(self._store.add("said", 1) == 1)
+                if self.rank == 0:
+                    self._linger()
+                return says
         return all(mate.rank > self.rank or mate.is_gone() for mate in self._here)
 
 
