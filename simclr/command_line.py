@@ -23,7 +23,7 @@ from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, preset_and_encoder, suggestion
 from simclr.cores import use_cores
-from simclr.errors import ConfigError, DataError, OutOfMemoryError, PipelineError
+from simclr.errors import ConfigError, DataError, LostProcessError, PipelineError
 from simclr.exchange.given import GivenEncoder, given_encoder
 from simclr.exchange.starting_point import with_its_stem
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
@@ -31,6 +31,7 @@ from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
+from simclr.processes import leave_launch, take_launch, together
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
@@ -47,37 +48,41 @@ _HELPS = (
 )
 
 
-def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> int:
+def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alone: bool = False) -> int:
     """Run ``main`` on the command line's words; return its exit code, or 2 after a user's mistake.
 
     A command that is asked to stop says so in a line and returns 128 + the signal's number (``simclr/stopping.py``). What it
     prints may go to a terminal that was closed, a pipe whose reader left or a full disk: that ends no command.
 
-    With ``keep_memory`` the process holds what it frees until it ends (``simclr/run/process.py``).
+    With ``keep_memory`` the process holds what it frees until it ends (``simclr/run/process.py``). Of several processes that a
+    launcher started the first does what is to be done ``alone``.
     """
     imports_are_done()
-    use_cores()
-    if keep_memory:
-        keep_freed_memory()
     sys.stdout, sys.stderr = _undisturbed(sys.stdout), _undisturbed(sys.stderr)
     code = 2
     try:
-        with memory_in_words(_CAUSES, _HELPS):
+        take_launch()
+        if alone and not _is_first():
+            return 0
+        if alone:
+            leave_launch()
+        use_cores()
+        if keep_memory:
+            keep_freed_memory()
+        with together(), memory_in_words(_CAUSES, _HELPS):
             code = main(take_plugins(sys.argv[1:]))
+    except LostProcessError as error:
+        code = 1
+        if not error.said:
+            again = "the same command goes on from the newest checkpoint"
+            print(printable(f"error: {error}; {again}"), file=sys.stderr)
     except PipelineError as error:
-        rank = os.environ.get("RANK", "0")
-        if rank == "0" or isinstance(error, OutOfMemoryError):  # memory may run out in any of several processes
-            print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{error}"), file=sys.stderr)
+        if not error.said:
+            print(printable(f"error: {error}" if _is_first() else f"error: {_who()}: {error}"), file=sys.stderr)
     except Exception as error:
-        rank = os.environ.get("RANK", "0")
-        if (said := blamed(error)) is not None:
-            print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{said}"), file=sys.stderr)
-        elif isinstance(error, RuntimeError) and re.search(r"(closed|reset) by peer|remote process exited", str(error)):
-            gone = "another process of this run is gone, and its own line says why"
-            print(f"error: process {rank}: {gone}", file=sys.stderr)
-            code = 1
-        else:
+        if (said := blamed(error)) is None:
             raise
+        print(printable(f"error: {said}" if _is_first() else f"error: {_who()}: {said}"), file=sys.stderr)
     except KeyboardInterrupt:
         code = exit_code()
         stopped = request()
@@ -87,9 +92,17 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
     return code
 
 
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _who() -> str:
+    return f"process {os.environ['RANK']}"
+
+
 def _say(text: str) -> None:
     # Several processes make the same mistake; one of them says so.
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first():
         print(printable(text), file=sys.stderr)
 
 

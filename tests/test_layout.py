@@ -24,8 +24,8 @@ FLOORS = {
         ("views",),
     ),
     "simclr": (
-        ("errors", "names", "stopping", "commands"),
-        ("files", "distributed", "numerics", "cores", "paths", "memory"),
+        ("errors", "names", "stopping", "commands", "granted"),
+        ("files", "distributed", "numerics", "cores", "paths", "memory", "processes"),
         ("plugins",),
         ("distances", "neighbours"),
         ("mining",),
