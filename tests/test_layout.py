@@ -39,6 +39,7 @@ FLOORS = {
         ("finetune", "replay"),
     ),
     "linear_eval": (
+        ("sharing",),
         ("metrics", "progress", "features", "written"),
         ("classify",),
         ("matching",),
