@@ -40,6 +40,7 @@ FLOORS = {
         ("__main__",),
     ),
     "linear_eval": (
+        ("sharing",),
         ("metrics", "progress", "features", "written"),
         ("classify",),
         ("matching",),
