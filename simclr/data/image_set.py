@@ -10,8 +10,9 @@ from torch import Tensor
 
 from simclr.data.decode import Reader
 from simclr.data.decode_all import decode_all
+from simclr.data.file_list import FileList
 from simclr.data.originals import LONGEST, Originals
-from simclr.data.places import chosen, joined
+from simclr.data.places import Chosen, chosen, joined
 from simclr.data.rows import Row
 from simclr.errors import DataError
 
@@ -88,7 +89,7 @@ class ImageSet:
         return cls(
             name=name,
             reader=Reader(size=reader) if isinstance(reader, int) else reader,
-            paths=tuple(paths),
+            paths=paths if isinstance(paths, FileList | Chosen) else tuple(paths),
             pages=None if pages is None else tuple(pages),
             labels=labels,
             classes=classes,
