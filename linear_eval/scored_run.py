@@ -213,8 +213,7 @@ class ScoredRun:
         roots = {self.data.path}
         if self.parts.is_of(Path(test.name)):  # the same set by another path
             roots.add(Path(test.name))
-        there = {os.path.realpath(root / name) for root in roots for name in self.parts.trained_on()}
-        return sum(os.path.realpath(path) in there for path in test.paths)
+        return self.parts.count_trained(test.paths, roots)
 
 
 def as_trained(data: DataConfig, reader: Reader, trained_on: DataConfig | None) -> DataConfig:

@@ -1,11 +1,11 @@
 """What the files of a set have in common, found before the first is used: their range of values, their pages, and notes on it."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from simclr.config.data import DataConfig
 from simclr.cores import share_of_cores
 from simclr.data.bands import Bands, without_opacity
 from simclr.data.decode import Reader
+from simclr.data.file_list import FileList, Numbers, backing
+from simclr.data.file_order import evenly_in_order
 from simclr.data.opening import bands_are_pages, open_picture, page_numbers
 from simclr.data.pixel_faults import pixel_faults
+from simclr.data.places import Chosen
 from simclr.data.rows import Row
 from simclr.errors import DataError
 
@@ -71,16 +74,9 @@ def survey(paths: Sequence[Path] | Sequence[Row], config: DataConfig) -> Survey:
     themselves. ``percentiles`` are the 0.1 and the 99.9 percentile of all images, 8 bits or deeper. What is not finite counts
     for neither. Files that do not decode are passed over: they are named where they are used.
     """
-    chosen: list[Path | Row]
-    if len(paths) and isinstance(paths[0], Row):
-        total = len(paths)
-        chosen = [paths[i] for i in _evenly(range(total), _MOST_FILES)]
-    else:
-        every = sorted({str(path) for path in paths})  # of a million files in a second, which Paths are not
-        total = len(every)
-        chosen = [Path(path) for path in _evenly(every, _MOST_FILES)]
+    chosen, count = _drawn(paths)
     key = (
-        total,
+        count,
         tuple(map(_identity, chosen)),
         config.value_range,
         config.channels,
@@ -88,7 +84,7 @@ def survey(paths: Sequence[Path] | Sequence[Row], config: DataConfig) -> Survey:
         config.pages,
     )
     if key not in _made:
-        _made[key] = _survey(chosen, total, config)
+        _made[key] = _survey(chosen, count, config)
         while len(_made) > 8:
             _made.popitem(last=False)
     return _made[key]
@@ -111,21 +107,36 @@ def reader_for(paths: Sequence[Path] | Sequence[Row], config: DataConfig) -> tup
     return reader, list(found.notes)
 
 
-def expand_pages(paths: Sequence[Path]) -> tuple[list[Path], list[int]]:
-    """Every page of every file: the files, each as often as it has pages, and the number of the page that each is of its file."""
+def expand_pages(paths: Sequence[Path]) -> tuple[Numbers, list[int]]:
+    """Every page of every file: which of ``paths`` each is of, int64 (N,), and its number in that file."""
     each = _pages(paths)
-    return [path for path, pages in zip(paths, each) for _ in pages], [page for pages in each for page in pages]
+    return np.repeat(np.arange(len(paths)), list(map(len, each))), [page for pages in each for page in pages]
 
 
-def page_groups(paths: Sequence[Path]) -> Tensor:
-    """int64 (N,): a number for each of the ``paths`` that is there several times, for its pages belong together; else -1.
+def page_groups(files: Numbers) -> Tensor:
+    """int64 (N,): a number for each of the ``files`` (N,) that is there several times, for its pages belong together; else -1.
 
-    >>> page_groups([Path("a.tif"), Path("b.tif"), Path("a.tif")]).tolist()
+    >>> page_groups(np.array([4, 5, 4])).tolist()
     [0, -1, 0]
     """
-    times = Counter(paths)
-    number = {path: i for i, path in enumerate(path for path, count in times.items() if count > 1)}
-    return torch.tensor([number.get(path, -1) for path in paths], dtype=torch.int64)
+    found, first, number, times = np.unique(files, return_index=True, return_inverse=True, return_counts=True)
+    several = np.where(times > 1, first, len(files))  # numbered as they come
+    rank = np.empty(len(found), dtype=np.int64)
+    rank[np.argsort(several, kind="stable")] = np.arange(len(found))
+    return torch.from_numpy(np.where(times > 1, rank, -1)[number])
+
+
+def _drawn(paths: Sequence[Path] | Sequence[Row]) -> tuple[Sequence[Path | Row], int]:
+    """The files to look at, and how many there are."""
+    if len(paths) and isinstance(paths[0], Row):
+        return [paths[i] for i in _evenly(range(len(paths)), _MOST_FILES)], len(paths)
+    files = paths.items if isinstance(paths, Chosen) else paths
+    if isinstance(files, FileList):
+        rows = backing(cast(Sequence[Path], paths), files.root)[1]
+        rows = np.unique(rows) if (np.diff(rows) <= 0).any() else rows
+        return evenly_in_order(files, rows, _MOST_FILES), len(rows)
+    every = sorted({str(path) for path in paths})
+    return [Path(path) for path in _evenly(every, _MOST_FILES)], len(every)
 
 
 def _survey(chosen: Sequence[Path | Row], total: int, config: DataConfig) -> Survey:

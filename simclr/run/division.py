@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from simclr.config import TrainConfig
 from simclr.config.sources import PACKED
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet
+from simclr.data.file_list import positions_of
 from simclr.data.left_out import BAD_IMAGES, LeftOut, read_bad_images
 from simclr.data.loader import fits_on, place_and_tell, say_left_out
 from simclr.data.originals import LONGEST
@@ -140,9 +142,9 @@ def place_images(
     placed = place_part(images, device, where, left_out, shapes)
     if left_out.since:
         still: dict[int, str] = {}
-        broke = torch.tensor([str(path) in left_out.since for path in placed.places]).nonzero().flatten()
+        broke = positions_of(left_out.since, placed.places)
         if placed.pixels is None and not rank():
-            again = [i for i in broke.tolist() if not _decodes(placed, i)]
+            again = [i for i in broke if not _decodes(placed, i)]
             still = {i: placed.describe(i) for i in again}
         for found in gather_rare(still or None):
             left_out.miss(found.values())
@@ -165,10 +167,11 @@ def place_part(
     Raises:
         DataError: files that do not decode and are not to be skipped, or all of them; in all processes alike.
     """
-    gone, pages = left_out.at_start, images.pages or (0,) * len(images)
-    if gone and images.places:
-        there = [(str(path), page) not in gone for path, page in zip(images.places, pages, strict=True)]
-        images = images.subset(torch.tensor(there).nonzero().flatten())
+    if (gone := left_out.at_start) and images.places:
+        there = torch.ones(len(images), dtype=torch.bool)
+        for i in positions_of({path for path, _ in gone}, images.places):
+            there[i] = (images.describe(i), images.page(i)) not in gone
+        images = images.subset(there.nonzero().flatten())
     placed, broken, fault = images, dict[int, str](), None
     try:
         placed, broken = place_and_tell(images, device, where, shapes, look=not left_out.resumed)
@@ -205,6 +208,8 @@ def expect_whole_file(config: TrainConfig, error: DataError) -> None:
     parts, root = read_parts(config.run_dir / FILE), config.data.path
     if parts is None or root is None or rank():
         return
-    named = next((file.name for file in parts.files if str(error).startswith(f"{root / file.name}: ")), None)
-    if named is not None:
-        write_parts(config.run_dir / FILE, parts.without_size_of(named))
+    words = str(error).split(": ")  # a name may hold one
+    named = {": ".join(words[:end]) for end in range(1, len(words))}
+    if rows := positions_of(named, parts.columns.files.at(root)):
+        at = np.flatnonzero(np.isin(parts.columns.rows, rows[:1]))
+        write_parts(config.run_dir / FILE, parts.without_size_of(at.tolist()))
