@@ -38,7 +38,7 @@ from simclr.errors import ConfigError, DataError, MissingExtraError
 
 Part = Literal["train", "test"]
 Made = dict[str, Path]
-IMAGES = 90
+IMAGES = 45
 
 
 def picture(seed: int, side: int = 20) -> Image.Image:
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         )
     (root / "folder" / "metadata.csv").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plan, "shards_of", lambda self, count: max(1, count // 12))
+        patch.setattr(Plan, "shards_of", lambda self, count: max(1, count // 6))
         patch.setattr("simclr.data.packed.make.share_of_cores", lambda: 1)
         patch.setenv("SIMCLR_CACHE", str(root / "cache"))
         for kind in ("shards", "parquet"):
@@ -118,7 +118,7 @@ def test_the_images_are_those_of_the_folder(made: Made, kind: str) -> None:
     for part in parts:
         wanted, found = load_source(data("folder", made["folder"]), part), load_source(data(kind, made[kind]), part)
         assert wanted.classes == found.classes == ("kite", "owl", "wren") and wanted.reader == found.reader
-        assert seen(wanted) == seen(found) and len(found) == {"train": 70, "test": 20}[part]
+        assert seen(wanted) == seen(found) and len(found) == {"train": 35, "test": 10}[part]
         assert grouped(wanted) == grouped(found)
     by_name = {path.name: path.read_bytes() for path in made["folder"].rglob("*.*") if path.suffix != ".csv"}
     kept = pickle.loads(
@@ -141,7 +141,7 @@ def test_others_read_what_is_made(made: Made, monkeypatch: pytest.MonkeyPatch, t
         assert ours.places[i].image() == image and int(sample["cls"]) == ours.labels[i]
         assert json.loads(sample["json"])["label"] == ours.classes[int(sample["cls"])]
     rows = datasets.load_dataset(str(made["parquet"]), cache_dir=str(tmp_path))
-    assert {name: len(split) for name, split in rows.items()} == {"train": 70, "test": 20}
+    assert {name: len(split) for name, split in rows.items()} == {"train": 35, "test": 10}
     assert rows["train"].features["label"].names == ["kite", "owl", "wren"]
     assert rows["train"][0]["image"].size[0] == 20
     sums = dict(line.split("  ")[::-1] for line in (made["shards"] / "SHA256SUMS").read_text().splitlines())
@@ -231,7 +231,7 @@ def test_the_batches_are_the_same_for_any_number_of_processes_and_go_on_in_a_sha
             sampler,
             torch.device("cpu"),
             start=start,
-            stop=12,
+            stop=9,
             rank=rank,
             world=world,
             workers=workers,
@@ -240,8 +240,8 @@ def test_the_batches_are_the_same_for_any_number_of_processes_and_go_on_in_a_sha
         return [(b.indices.tolist(), b.images.views) for b in batches if isinstance(b.images, Cut)]
 
     whole = read(0, 0, 1, 0)
-    assert sorted(i for indices, _ in whole[:8] for i in indices) == sorted(
-        {i for indices, _ in whole[:8] for i in indices}
+    assert sorted(i for indices, _ in whole[:4] for i in indices) == sorted(
+        {i for indices, _ in whole[:4] for i in indices}
     )
     halves = [read(5, rank, 2, 2) for rank in (0, 1)]
     for step, (indices, views) in enumerate(whole[5:]):
@@ -275,8 +275,8 @@ def damaged(folder: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "listed", "said"),
     [
-        ("missing", True, r"1 of 6 shards are damaged: .*train-000001.tar is not there, 14 images are lost"),
-        ("cut", True, r"train-000001.tar is cut off: \d+ of \d+ bytes, \d+ of its 14 images are lost"),
+        ("missing", True, r"1 of 6 shards are damaged: .*train-000001.tar is not there, 7 images are lost"),
+        ("cut", True, r"train-000001.tar is cut off: \d+ of \d+ bytes, \d+ of its 7 images are lost"),
         ("cut", False, r"train-000001.tar: it is cut off at byte \d+, .*, what follows its first \d+ images is lost"),
     ],
 )
@@ -293,7 +293,7 @@ def test_a_damaged_shard_is_refused_or_its_images_left_out(
     whole = seen(load_source(data("shards", made["shards"]), "train"))
     broken: dict[int, str] = {}
     left = images.intact(broken)
-    assert (len(images) == 70) == listed and 70 - 14 <= len(left) < 70 and len(broken) == len(images) - len(left)
+    assert (len(images) == 35) == listed and 35 - 7 <= len(left) < 35 and len(broken) == len(images) - len(left)
     assert set(seen(left)) < set(whole) and all("train-000001.tar: 0000" in words for words in broken.values())
     report = check_folder(data("shards", folder))
     assert report.faulty and any(path.name == "train-000001.tar" for path in report.broken)
@@ -309,7 +309,7 @@ def test_bytes_that_changed_are_found_by_their_check_sum(made: Made, tmp_path: P
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"1 of \d files of parquet are damaged: .*train-00001"):
         load_source(data("parquet", tables), "train")
-    assert 0 < len(load_source(data("parquet", tables, broken="skip"), "train")) < 70
+    assert 0 < len(load_source(data("parquet", tables, broken="skip"), "train")) < 35
 
 
 def test_rows_and_columns_of_any_table(tmp_path: Path) -> None:
@@ -415,9 +415,9 @@ def test_shards_of_a_server_are_fetched_once_when_they_are_needed(
     for thread in threads:
         thread.join()
     assert sorted(asked) == sorted(["index.arrow", *(f"train-00000{i}.tar" for i in (0, 1, 2, 3, 4, 4))])
-    monkeypatch.setenv("SIMCLR_CACHE_GB", "0.00002")  # 20 kB: less than there is
+    monkeypatch.setenv("SIMCLR_CACHE_GB", "0.00001")  # 10 kB: less than there is
     cache._make_room(tmp_path / "shards", 0)
-    assert sum(file.stat().st_size for file in (tmp_path / "shards").iterdir()) <= 20_000
+    assert sum(file.stat().st_size for file in (tmp_path / "shards").iterdir()) <= 10_000
     with pytest.raises(DataError, match="could not be fetched: the server says 404"):
         cache.fetched(f"{address}/train-000009.tar")
     with pytest.raises(DataError, match="in 4 tries: it is not what its list says"):
@@ -442,7 +442,7 @@ def test_making_shards_goes_on_where_it_was_stopped(
     monkeypatch: pytest.MonkeyPatch,
     script: Callable[[str], Callable[..., tuple[int, str, str]]],
 ) -> None:
-    monkeypatch.setattr(Plan, "shards_of", lambda self, count: max(1, count // 12))
+    monkeypatch.setattr(Plan, "shards_of", lambda self, count: max(1, count // 6))
     options = MakeOptions(out=tmp_path / "out", data=data("folder", made["folder"]))
     write, calls = Plan.__call__, list[object]()
 
@@ -468,7 +468,7 @@ def test_making_shards_goes_on_where_it_was_stopped(
         tmp_path / "out",
     )
     code, out, _ = script("make_shards")(*words)
-    assert code == 0 and "90 images (70 train, 20 test) in 6 shards, 2 of which were there" in out
+    assert code == 0 and "45 images (35 train, 10 test) in 6 shards, 2 of which were there" in out
     assert len(kept) == 2 and all(file.stat().st_mtime_ns == time for file, time in kept.items())
     for file in ("SHA256SUMS", "index.arrow"):
         assert (tmp_path / "out" / file).read_bytes() == (made["shards"] / file).read_bytes()
