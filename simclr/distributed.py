@@ -5,6 +5,8 @@ compute a part of each. `simclr.losses.share` is what puts them together.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 __all__ = [
+    "alone",
     "any_rank",
     "derive_seed",
     "from_all_ranks",
@@ -32,14 +35,28 @@ __all__ = [
 Item = TypeVar("Item")
 
 
+_alone = False
+
+
 def rank() -> int:
     """This process's number, 0 without torch.distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def world_size() -> int:
     """How many processes there are, 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process does what one process would do: nothing here waits for the others."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def derive_seed(*parts: int | str) -> int:
