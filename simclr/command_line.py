@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import tyro
 
 from simclr.adapt import adapted
+from simclr.commands import as_called
 from simclr.config import DataConfig, TrainConfig
 from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
@@ -154,7 +155,9 @@ def run_and_flags(
     if not words or words[0] in HELP:
         parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN", about, default=default)
     if words[0].startswith("-"):
-        raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
+        raise ConfigError(
+            f"the first word is {words[0]}; expected the run to {purpose}, e.g. {as_called(f'scripts/{command}')} runs/digits"
+        )
     given = read_words(words[1:])
     channels = given.value("--data.channels") or ""
     encoder = given_encoder(
@@ -185,7 +188,9 @@ def run_images_and_flags(
         if len(words) <= number or words[number].startswith("-"):
             given = f"is {words[number]}" if len(words) > number else "is missing"
             place = ("first", "second")[number]
-            raise ConfigError(f"the {place} word {given}; expected {wanted}, e.g. {command} runs/birds photos")
+            raise ConfigError(
+                f"the {place} word {given}; expected {wanted}, e.g. {as_called(f'scripts/{command}')} runs/birds photos"
+            )
     if twice := {"--data.path", "--data.source"} & read_words(words[2:]).flags.keys():
         raise ConfigError(f"the images are the second word, {words[1]}; leave {min(twice)} out")
     run, images = given_path(words[0], "the run"), given_path(words[1], "the images")
@@ -258,8 +263,8 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
         with contextlib.redirect_stderr(errors):
             parsed = tyro.cli(
                 tyro_type,
-                prog=command,
-                description=about,
+                prog=as_called(f"scripts/{command}"),
+                description=as_called(about),
                 default=tyro_default,
                 args=["--help" if word == "--help-all" else word for word in given.typed()],
                 config=(tyro.conf.CascadeSubcommandArgs,),

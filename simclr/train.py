@@ -101,12 +101,11 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
 
     profile.mark("encoder")
     undo.begin()
-    labels, indices = (gather_rows(t[None])[0] for t in (targets, batch.indices))  # of all processes
     keys, seed = learner.keys_of(views), run.seed("objective", step)
     loss, z = cached_step(
         learner.forward,
         views,
-        profile.loss(lambda z: learner.objective(EmbeddedBatch(gather_rows(z), labels, indices, seed, keys))),
+        profile.loss(lambda z: learner.objective(EmbeddedBatch(z, targets, batch.indices, seed, keys))),
         chunk=run.local if learner.model.only_head else config.train.cached_chunk or run.local,
         backward=accelerator.backward,
     )  # scalar, (V, B, D); the gradients are in place
@@ -167,6 +166,7 @@ def build(run: Run) -> Learner:
     try_given(run.given, config, images.labels, model.width)
     own = run.given.objective
     objective = (Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))).to(device)
+    objective.narrow = config.train.wire == "bf16"
     scale = layer_decay(model.backbone, config.optim.layer_decay)
     multiplier, decay = config.objective.lr_multiplier * config.optim.own_scale, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)

@@ -10,7 +10,7 @@ import multiprocessing
 import shutil
 import signal
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import is_dataclass
 from multiprocessing.process import BaseProcess
@@ -48,7 +48,7 @@ def read_by_workers(
     context: str | None = None,
     prefetch: int | None = None,
     generator: torch.Generator | None = None,
-) -> Iterator[Read]:
+) -> Generator[Read]:
     """``read(key)`` of every key, in order, called in ``workers`` processes, or in this one without any.
 
     Args:

@@ -285,7 +285,7 @@ def _short(text: str | None) -> str:
     return "nothing" if text is None else text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
