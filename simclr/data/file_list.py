@@ -39,6 +39,8 @@ _FEW, _PART = 4096, 1 << 18
 
 Numbers = npt.NDArray[np.int64]
 
+_ARRAYS = ("folder", "ends", "names")
+
 
 class FileList(Sequence[Path]):
     """N files below ``root``.
@@ -100,17 +102,17 @@ class FileList(Sequence[Path]):
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Its arrays by name."""
-        return {"folder": self.folder, "ends": self.ends, "names": self.names}
+        return {name: getattr(self, name) for name in _ARRAYS}
 
     def map_from(self, file: Path, check: bool = True) -> None:
         """Take the same arrays from ``file``, of which processes share one copy in memory, see ``write_arrays``."""
         if (found := map_arrays(file, check)) is not None:
-            self.folder, self.ends, self.names = (found[1][name] for name in self.arrays())
+            self.folder, self.ends, self.names = (found[1][name] for name in _ARRAYS)
             self.mapped = file.absolute()
 
     def __getstate__(self) -> dict[str, Any]:
         """Of what is mapped another process is told where, and maps it too."""
-        return {name: one for name, one in vars(self).items() if not self.mapped or name not in self.arrays()}
+        return {name: one for name, one in vars(self).items() if not self.mapped or name not in _ARRAYS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
