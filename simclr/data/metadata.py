@@ -1,7 +1,9 @@
 """Metadata files: what ``metadata.csv``, ``.jsonl`` or ``.parquet`` says of each image, by the names of its columns."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -56,7 +58,8 @@ def find_metadata(root: Path) -> tuple[Path, ...]:
     names = [stem + ending for stem in ("metadata", "labels") for ending in ENDINGS]
 
     def first(folder: Path) -> list[Path]:
-        return [folder / name for name in names if (folder / name).is_file()][:1]
+        found = (path for name in names if os.path.isfile(path := os.path.join(folder, name)))  # noqa: PTH113, PTH118
+        return [Path(path) for path in islice(found, 1)]  # of each of very many folders
 
     try:
         below = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
