@@ -1,6 +1,6 @@
 """An ImageSet: images as one uint8 tensor or as files, with or without labels, indexable as a torch Dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -237,6 +237,14 @@ class ImageSet:
         """
         return self if self.pixels is not None else self.subset(self._decode_all(None, None, broken))
 
+    def refusal(self, failed: Mapping[int, str]) -> DataError:
+        """What is raised where images do not decode: ``failed`` has the number of each, and why."""
+        named = "; ".join(list(failed.values())[:12]) + ("; ..." if len(failed) > 12 else "")
+        return DataError(
+            f"{len(failed)} of {len(self)} files do not decode: {named}. "
+            f"Mend or remove them, or leave them out with --data.broken skip"
+        )
+
     def _decode_all(
         self, into: Tensor | None, wholes: dict[int, Tensor] | None, broken: dict[int, str] | None
     ) -> Tensor:
@@ -248,14 +256,10 @@ class ImageSet:
             return self.reader.square_and_whole(paths[index], self.page(index), longest=LONGEST)
 
         failed = decode_all(read, len(self), into, wholes)
-        if failed and (self.broken == "refuse" or len(failed) == len(self)):
-            named = "; ".join(list(failed.values())[:12]) + ("; ..." if len(failed) > 12 else "")
-            raise DataError(
-                f"{len(failed)} of {len(self)} files do not decode: {named}. "
-                f"Mend or remove them, or leave them out with --data.broken skip"
-            )
         if broken is not None:
             broken |= failed
+        if failed and (self.broken == "refuse" or len(failed) == len(self)):
+            raise self.refusal(failed)
         good = torch.ones(len(self), dtype=torch.bool)
         good[list(failed)] = False
         return good.nonzero().flatten()

@@ -10,7 +10,7 @@ import torchvision
 from sklearn.datasets import load_digits
 
 from simclr.config import DataConfig
-from simclr.config.sources import GIVEN, OWN_SOURCES
+from simclr.config.sources import GIVEN, OWN_SOURCES, PACKED
 from simclr.data.channels import with_channels
 from simclr.data.decode import to_stored_size
 from simclr.data.folder_parts import folder_parts, load_whole
@@ -18,6 +18,7 @@ from simclr.data.given import as_image_set
 from simclr.data.image_set import ImageSet
 from simclr.data.listing import listing_of
 from simclr.data.omniglot import load_omniglot
+from simclr.data.packed.sources import packed_parts
 from simclr.data.parts_list import FILE, PartsList, listed_files
 from simclr.data.splits import divide_classes, divide_training, hold_out
 from simclr.errors import DataError
@@ -40,7 +41,7 @@ def load_source(config: DataConfig, split: Split, kept: PartsList | None = None)
         DataError: nothing there, nothing readable, a named set that is not on the disk and cannot be downloaded, or too
             little for the split that is asked for.
     """
-    return _part(config, split, folder_parts(config, kept) if config.source == "folder" else {})
+    return _part(config, split, _own_parts(config, kept))
 
 
 def list_parts(config: DataConfig, kept: PartsList | None = None) -> tuple[ImageSet, PartsList | None]:
@@ -87,7 +88,7 @@ def _part(config: DataConfig, split: Split, own: dict[str, ImageSet]) -> ImageSe
 
 def has_validation(config: DataConfig) -> bool:
     """Whether there are images to watch training by: a share that ``config`` asks for, or a part of a folder's own."""
-    return config.validation > 0 or (config.source == "folder" and "validation" in folder_parts(config))
+    return config.validation > 0 or "validation" in _own_parts(config)
 
 
 def _load(config: DataConfig, split: Split, own: dict[str, ImageSet], training: ImageSet | None = None) -> ImageSet:
@@ -106,7 +107,7 @@ def _load(config: DataConfig, split: Split, own: dict[str, ImageSet], training: 
         return _own(config, part)
     if config.source == "omniglot":
         return hold_out(load_omniglot(config, "background"), config, part)
-    if config.source != "folder":
+    if config.source not in ("folder", *PACKED):
         return with_channels(_torchvision(config, part), config.channels)
     # Images without a label that the set keeps apart are for training alone.
     images = own[part] if "test" in own else hold_out(own["train"], config, part)
@@ -172,3 +173,10 @@ def _torchvision(config: DataConfig, split: Literal["train", "test"]) -> ImageSe
     return ImageSet.from_pixels(
         stored_pixels.contiguous(), labels=torch.as_tensor(labels).long(), classes=tuple(classes), name=name
     )
+
+
+def _own_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str, ImageSet]:
+    """The parts that a set of the user's own has by itself."""
+    if config.source in PACKED:
+        return {str(part): images for part, images in packed_parts(config).items()}
+    return folder_parts(config, kept) if config.source == "folder" else {}

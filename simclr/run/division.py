@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from simclr.config import TrainConfig
+from simclr.config.sources import PACKED
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet
 from simclr.data.file_list import positions_of
 from simclr.data.left_out import BAD_IMAGES, LeftOut, read_bad_images
 from simclr.data.loader import fits_on, place_and_tell, say_left_out
 from simclr.data.originals import LONGEST
+from simclr.data.packed.kept import PackedList, expect_packed
 from simclr.data.parts_list import FILE, PartsList, read_parts, write_parts
 from simclr.data.rotations import with_rotations
 from simclr.data.sources import list_parts, load_source
@@ -73,8 +75,8 @@ class Division(NamedTuple):
     kept: PartsList | None
     """The list that the run goes by; None where its images are divided anew."""
 
-    listed: PartsList | None
-    """What is to be written with the run; None where that is there already, or the set is no folder."""
+    listed: PartsList | PackedList | None
+    """What is to be written with the run; None where that is there already, or the set is no files."""
 
     given: ImageSet | None = None
     """What they are a part of, where no source can load it."""
@@ -90,6 +92,8 @@ def open_images(config: TrainConfig, given: Given = NOTHING) -> Division:
     expect_given(config, given)
     if given.images is not None:
         return Division(divide_training(given.images, config.data, "train"), None, None, given.images)
+    if config.data.source in PACKED:
+        return Division(load_source(config.data, "train"), None, expect_packed(config.run_dir, config.data))
     kept = kept_parts(config)
     if kept is None or not kept.strict:
         images, listed = list_parts(config.data, kept)
