@@ -92,7 +92,7 @@ class ToldColumns:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if not len(texts) or len(np.unique(rows)) < len(rows):  # pages of one file
+        if not len(texts) or np.bincount(rows).max() > 1:  # pages of one file
             raise NotSimpleError
         folders = (file.parent, root) if found else (root, file.parent)
         real_root, first = os.path.realpath(root), os.path.realpath(folders[0])
@@ -101,14 +101,12 @@ class ToldColumns:
         below = os.path.relpath(first, real_root).replace(os.sep, "/")
         before = b"" if first == real_root else f"{below}/".encode()
         kind = pa.large_binary()
-        names = files.joined_names(rows)
-        at: list[Numbers] = [np.empty(0, np.int64)]
-        for chunk in _chunks(texts):
-            named = pc.utf8_trim_whitespace(chunk).cast(kind)
-            named = pc.binary_join_element_wise(pa.scalar(before, kind), named, pa.scalar(b"", kind))
-            at.append(pc.fill_null(pc.index_in(named, value_set=names), -2).to_numpy().astype(np.int64))
-        self.at = np.concatenate(at)
-        del names
+
+        def named(chunk: Any) -> Any:
+            trimmed = pc.utf8_trim_whitespace(chunk).cast(kind)
+            return pc.binary_join_element_wise(pa.scalar(before, kind), trimmed, pa.scalar(b"", kind))
+
+        self.at = files.rows_named(map(named, _chunks(texts)), rows)
         self._find_others(texts, files, rows, ImageFinder(root, ()), folders)
         if len(here := self.at[self.at >= 0]) and np.bincount(here).max() > 1:
             raise NotSimpleError
@@ -117,7 +115,7 @@ class ToldColumns:
         self, texts: Any, files: FileList, rows: Numbers, finder: ImageFinder, folders: Sequence[Path]
     ) -> None:
         """The images of rows that write their path in another way."""
-        missed = np.flatnonzero(self.at == -2)
+        missed = np.flatnonzero(self.at == _ELSEWHERE)
         if not len(missed):
             return
         elsewhere: set[Path] = set()
@@ -133,7 +131,6 @@ class ToldColumns:
         found = files.rows_of(FileList.named(names, Path()))
         number = np.full(len(files) + 1, _ELSEWHERE)
         number[rows] = np.arange(len(rows))
-        self.at[missed] = _ELSEWHERE
         self.at[places] = number[found]
 
     def try_all(self, label: str, commas: bool) -> None:
