@@ -25,7 +25,7 @@ FLOORS = {
     ),
     "simclr": (
         ("errors", "names", "stopping"),
-        ("files", "distributed", "numerics", "cores", "paths", "memory"),
+        ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory"),
         ("plugins",),
         ("distances", "neighbours"),
         ("mining",),

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from simclr.config import LoopConfig, TrainConfig
 from simclr.data import ImageSet
+from simclr.distributed import rank
 from simclr.errors import ConfigError
 from simclr.numerics import native_bf16
 from simclr.run.flops import model_flops, peak_flops
 from simclr.run.profile import StepProfile
+from simclr.run.sharded import refuse_engine, take_fsdp
+from simclr.sharding import is_sharded
 
 __all__ = [
     "CompiledModel",
@@ -32,11 +35,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """The process group, placement, precision and trackers of a run.
 
     Raises:
-        ConfigError: a launcher started several processes, and they do not see each other: each would train alone.
+        ConfigError: a launcher started several processes, and they do not see each other: each would train alone; or accelerate
+            is set to what a run cannot do.
     """
     # accelerate keeps one state a process, which would refuse a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     precision = resolved_precision(config.train)
+    refuse_engine(precision)
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=list(config.train.trackers) or None,
@@ -44,6 +49,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         # While only the head learns, the backbone's weights get no gradient that processes could wait for.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.schedule.head_epochs > 0)],
     )
+    take_fsdp(accelerator)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
@@ -75,7 +81,7 @@ def opening_line(
 ) -> str:
     """What is trained on what, where, and from which step on."""
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    where = f"{accelerator.num_processes} x {accelerator.device.type}"
+    where = f"{accelerator.num_processes} x {accelerator.device.type}{' (FSDP2)' if accelerator.is_fsdp2 else ''}"
     if done >= total_steps:
         return f"{config.run_dir} is finished: {done} steps"
     start = f"continuing {config.run_dir} at step {done} of {total_steps}" if done else f"starting {config.run_dir}"
@@ -137,5 +143,11 @@ class CompiledModel(nn.Module):
 
 
 def maybe_compiled(model: nn.Module, mode: str) -> nn.Module:
-    """``model`` itself for the mode "no"."""
-    return model if mode == "no" else CompiledModel(model, mode)
+    """``model`` itself for the mode "no", and where its weights are sharded: what gathers them is no part of a graph."""
+    if mode == "no":
+        return model
+    if any(map(is_sharded, model.parameters())):
+        if rank() == 0:
+            warnings.warn(f"train.compile={mode} does not go with FSDP; training goes on without it", stacklevel=2)
+        return model
+    return CompiledModel(model, mode)
