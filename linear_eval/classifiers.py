@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from linear_eval.classify.saved_probe import FILE, SavedProbe, read_probe
 from linear_eval.features.frozen import encoder_digest
 from linear_eval.scored_run import ScoredRun
+from simclr.commands import command
 from simclr.data.decode import Reader
 from simclr.errors import CheckpointError
 from simclr.exchange.classifier import Classifier, load_classifier
@@ -108,11 +109,12 @@ def find_classifier(path: Path) -> TrainedClassifier:
         return _probed(folder, probe)
     if classifier is not None:
         raise CheckpointError(
-            f"{path} compares embeddings and has no classifier; scripts/evaluate.py {path} --save-probe fits one on its features"
+            f"{path} compares embeddings and has no classifier; {command('evaluate')} {path} --save-probe fits one on its "
+            "features"
         )
     raise CheckpointError(
-        f"{path} has no classifier: scripts/evaluate.py {path} --save-probe fits a linear probe where there are labels, and "
-        f"scripts/finetune.py --encoder.init {path} trains the whole network on them"
+        f"{path} has no classifier: {command('evaluate')} {path} --save-probe fits a linear probe where there are labels, and "
+        f"{command('finetune')} --encoder.init {path} trains the whole network on them"
     )
 
 
@@ -145,6 +147,6 @@ def _probed(folder: Path, file: Path) -> TrainedClassifier:
     if probe.encoder != encoder_digest(encoder):
         raise CheckpointError(
             f"{file} is the probe of another encoder than the one that is there now; fit it again with "
-            "scripts/evaluate.py RUN --save-probe"
+            f"{command('evaluate')} RUN --save-probe"
         )
     return _Probed(encoder, probe, run).eval()

@@ -1,7 +1,8 @@
 """The features of a set of images under a run's encoder, in a file, and the images nearest to others: ``scripts/embed.py``."""
 
+import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,16 +15,19 @@ from torch.nn import functional as F
 from linear_eval.config import AUTOCAST
 from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import Features, extract_features
+from linear_eval.features.naming import Names, Naming
+from linear_eval.features.order import images_elsewhere, sorted_as
+from linear_eval.features.parquet import embedding_chunks
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
-from linear_eval.features.thumbnails import Thumbnails, thumbnails_beside
+from linear_eval.features.write_share import WriteShare, write_parquet
 from linear_eval.matching.search import nearest
 from linear_eval.progress import default_device, print_line
 from linear_eval.scored_run import ScoredRun, all_of_training, as_trained
+from linear_eval.sharing import placed
 from simclr.config import DataConfig
-from simclr.data import ImageSet, load_source, place
-from simclr.data.decode import EXTENSIONS
+from simclr.data import ImageSet, load_source
 from simclr.data.sources import has_validation
-from simclr.errors import ConfigError, DataError, require
+from simclr.errors import ConfigError, require
 from simclr.exchange.encoder import Encoder
 from simclr.exchange.given import EncoderWords
 from simclr.names import printable
@@ -83,10 +87,19 @@ class EmbedOptions(EncoderWords):
 class Embedded:
     """What ``embed_run`` found."""
 
-    features: Features
-    """Of N images, in the order of the set."""
+    features: Features | None
+    """Of all images, in the order of the set; None where they are in a .parquet."""
 
-    names: tuple[str, ...]
+    count: int
+    """Images."""
+
+    width: int
+    """Features of each."""
+
+    labelled: int
+    """Images that have a label."""
+
+    names: Sequence[str]
     """What each image is called: its path below the set's folder; part and number (`test/17`) in a set without files."""
 
     classes: tuple[str, ...]
@@ -106,8 +119,7 @@ class Embedded:
 
     def lines(self, most: int = 20) -> list[str]:
         """What was done, in words, naming at most ``most`` files that were left out."""
-        count, width = self.features.x.shape
-        lines = [f"{count} images, {width} features, {int((self.features.y >= 0).sum())} labels"]
+        lines = [f"{self.count} images, {self.width} features, {self.labelled} labels"]
         if self.left_out:
             lines.append(f"left out, since they do not decode: {len(self.left_out)}")
             lines += [f"  {path}" for path in self.left_out[:most]]
@@ -148,47 +160,60 @@ def embed_run(
     found, numbers = _images(options, run)
     reads = found.reader if found.paths is not None else replace(reader, size=options.data.size)
     queries = {query: reads.square(query) for query in options.query}  # a bad one is refused before the work
-    images = place(found, torch.device("cpu"), options.data.device_resident)
+    images, broken = placed(found, options.data.device_resident, options.batch_size)
     for note in found.first_lines():
         print_line(Console(stderr=True), note)
-    names = numbers if images.paths is None else _below(options.data.path, images.paths)
-    folder = options.out if options.out is not None and not options.out.suffix else None
-    with thumbnails_beside(options.out or Path(), options.thumbnails) as thumbnails:
-        module = _Finite(encoder, names, options.normalise, thumbnails)
-        features = _features(module, images, folder, options, progress)
-        files = _write(options.out, features, names, images.classes, thumbnails)
-    kept = set(images.paths or ())
+    naming = Naming(root=options.data.path, parts=numbers)
+    module = _Normalised(encoder) if options.normalise else encoder
+    x: Tensor | Iterator[Tensor]
+    files: tuple[Path, ...]
+    features: Features | None = None
+    if options.out is not None and options.out.suffix == ".parquet":
+        job = WriteShare(
+            out=options.out,
+            encoder=module,
+            batch_size=options.batch_size,
+            device=default_device().type,
+            workers=options.data.workers,
+            autocast=AUTOCAST[options.precision],
+            naming=naming,
+            classes=images.classes,
+            thumbnails=options.thumbnails,
+        )
+        count, width, labelled = write_parquet(job, images, progress)
+        x, files = embedding_chunks(options.out), (options.out,)
+    else:
+        features = _features(module, images, naming, options, progress)
+        files = _write(options.out, features, Names(naming, images), images.classes)
+        (count, width), labelled, x = features.x.shape, int((features.y >= 0).sum()), features.x
     return Embedded(
         features=features,
-        names=names,
+        count=count,
+        width=width,
+        labelled=labelled,
+        names=Names(naming, images),
         classes=images.classes,
-        left_out=tuple(file for file in found.paths or () if file not in kept),
-        elsewhere=_elsewhere(found, options) if options.part == "all" else 0,
+        left_out=tuple(found.paths[index] for index in broken) if found.paths is not None else (),
+        elsewhere=images_elsewhere(found, options.data.path) if options.part == "all" else 0,
         files=files,
-        neighbours=_neighbours(encoder, queries, features, options.k),
+        neighbours=_neighbours(encoder, queries, x, options.k),
     )
 
 
-def _write(
-    out: Path | None,
-    features: Features,
-    names: Sequence[str],
-    classes: Sequence[str],
-    thumbnails: Thumbnails | None,
-) -> tuple[Path, ...]:
+def _write(out: Path | None, features: Features, names: Sequence[str], classes: Sequence[str]) -> tuple[Path, ...]:
     """Write what is not written yet, and name all files."""
     if out is None:
         return ()
     if out.suffix:
-        write_embeddings(out, features, names, classes, thumbnails)
+        write_embeddings(out, features, names, classes)
         return (out,)
     listing = out.with_name(f"{out.name}.csv")
     write_names(listing, features.y, names, classes)
     return (out, listing)
 
 
-def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[str, ...]]:
-    """The images in order, files by their paths and others as they are numbered; and part and number of each, for those."""
+def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[tuple[str, int], ...]]:
+    """The images in order, files by their paths and others as they are numbered; and name and size of each part."""
     whole = replace(all_of_training(options.data), held_out_classes=0.0)
     wanted: tuple[Literal["train", "validation", "test"], ...] = (
         (options.part,) if options.part != "all" else ("train", "test")
@@ -197,7 +222,7 @@ def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[str,
         wanted = ("train", "validation", "test")
     kept = run.kept(whole) if options.part != "all" else None  # all are all that are there now
     parts = {part: run.read_as_trained(load_source(whole, part, kept)) for part in wanted}
-    numbers = tuple(f"{part}/{i}" for part, images in parts.items() for i in range(len(images)))
+    numbers = tuple((part, len(images)) for part, images in parts.items())
     first, *others = parts.values()
     if any(images.labels is not None for images in parts.values()):
         first, *others = (
@@ -206,9 +231,10 @@ def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[str,
     for other in others:
         # A test part may have classes that training has not; their numbers come after the others.
         first = replace(first.joined(other), classes=max(first.classes, other.classes, key=len))
-    paths = first.paths
-    if paths is not None:
-        first = first.subset(torch.tensor(sorted(range(len(paths)), key=lambda i: paths[i])))
+    if first.paths is not None:
+        keys = [sorted_as(path) for path in first.paths]
+        if any(before > key for before, key in itertools.pairwise(keys)):
+            first = first.subset(torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))
     return first, numbers
 
 
@@ -216,40 +242,25 @@ def _with_labels(images: ImageSet) -> ImageSet:
     return images if images.labels is not None else replace(images, labels=torch.full((len(images),), -1))
 
 
-def _elsewhere(images: ImageSet, options: EmbedOptions) -> int:
-    root = options.data.path
-    if images.paths is None or root is None:
-        return 0
-    known = set(images.paths)
-    others = (path.relative_to(root) for path in root.rglob("*") if path not in known)
-    hidden = (any(part.startswith(".") for part in path.parts) for path in others if path.suffix.lower() in EXTENSIONS)
-    return sum(not one for one in hidden)
-
-
-def _below(root: Path | None, paths: Sequence[Path]) -> tuple[str, ...]:
-    assert root is not None  # where there are files there is a folder that holds them
-    return tuple(path.relative_to(root).as_posix() for path in paths)
-
-
 def _features(
     module: nn.Module,
     images: ImageSet,
-    folder: Path | None,
+    naming: Naming,
     options: EmbedOptions,
     progress: Callable[[int, int], None] | None,
 ) -> Features:
-    device = default_device()
+    folder = options.out if options.out is not None and not options.out.suffix else None
     try:
         return extract_features(
             module,
             images,
             options.batch_size,
-            device,
-            workers=0 if images.pixels is not None else options.data.workers,
+            default_device(),
+            workers=options.data.workers,
             autocast=AUTOCAST[options.precision],
-            distributed=False,
             out=folder,
             progress=progress,
+            naming=naming,
         )
     except BaseException:
         if folder is not None:
@@ -259,36 +270,25 @@ def _features(
 
 @torch.no_grad()
 def _neighbours(
-    encoder: Encoder, queries: dict[Path, Tensor], features: Features, k: int
+    encoder: Encoder, queries: dict[Path, Tensor], x: Tensor | Iterator[Tensor], k: int
 ) -> dict[Path, list[tuple[float, int]]]:
     if not queries:
         return {}
     encoder.cpu()
     asked = torch.cat([encoder(pixels[None]) for pixels in queries.values()])  # (Q, F)
-    cosines, rows = nearest(asked, features.x, k)
+    cosines, rows = nearest(asked, x, k)
     return {
         query: list(zip(c, r, strict=True))
         for query, c, r in zip(queries, cosines.tolist(), rows.tolist(), strict=True)
     }
 
 
-class _Finite(nn.Module):
-    """An encoder whose features are refused where they are not finite, before any is written; of length 1 if asked for."""
+class _Normalised(nn.Module):
+    """An encoder whose features have length 1."""
 
-    def __init__(
-        self, encoder: Encoder, names: Sequence[str], normalise: bool, thumbnails: Thumbnails | None = None
-    ) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder, self.names, self.normalise, self.thumbnails = encoder, names, normalise, thumbnails
-        self.done = 0
+        self.encoder = encoder
 
     def forward(self, images: Tensor) -> Tensor:
-        z = self.encoder(images).float()  # (B, F)
-        bad = (~z.isfinite().all(1)).nonzero().flatten().tolist()
-        if bad:
-            named = self.names[self.done + bad[0]]
-            raise DataError(f"the features of {named} are NaN or infinite; the encoder has diverged")
-        self.done += len(z)
-        if self.thumbnails is not None:
-            self.thumbnails.take(images)
-        return F.normalize(z, dim=1) if self.normalise else z
+        return F.normalize(self.encoder(images).float(), dim=1)

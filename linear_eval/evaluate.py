@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 
 from linear_eval.beside import Beside
@@ -22,8 +21,10 @@ from linear_eval.reports.closed import print_report, write_report
 from linear_eval.reports.numbers import print_numbers, write_numbers
 from linear_eval.scored_run import ScoredRun, all_of_training
 from linear_eval.scoring import Scoring
+from linear_eval.sharing import placed
+from simclr.commands import command
 from simclr.config import DataConfig
-from simclr.data import ImageSet, load_source, place
+from simclr.data import ImageSet, load_source
 from simclr.errors import ConfigError, DataError
 
 __all__ = ["evaluate_run"]
@@ -65,7 +66,7 @@ def evaluate_run(
     if save_probe and scoring.run.given is not None:
         raise ConfigError(
             f"--save-probe is for a run that has finished, or an encoder's folder, beside which predict.py finds it; "
-            f"{scoring.run.name} is none: leave it out, or fine-tune from it with scripts/finetune.py"
+            f"{scoring.run.name} is none: leave it out, or fine-tune from it with {command('finetune')}"
         )
     train, test = _two_parts(scoring, scoring.data, scoring.run)
     encoder, untrained = scoring.encoders["encoder"], scoring.encoders["untrained"]
@@ -137,11 +138,12 @@ def _fed(scoring: Scoring, other: Beside) -> Callable[[], tuple[ImageSet, ImageS
 
 def _two_parts(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> tuple[ImageSet, ImageSet]:
     kept, data = scoring.run.kept(scoring.data), all_of_training(data)
-    train, test = (_labelled(reads.read_as_trained(load_source(data, part, kept)), data, part) for part in PARTS)
+    size = scoring.config.batch_size
+    train, test = (_labelled(reads.read_as_trained(load_source(data, part, kept)), data, part, size) for part in PARTS)
     return train, test
 
 
-def _labelled(images: ImageSet, data: DataConfig, split: str) -> ImageSet:
+def _labelled(images: ImageSet, data: DataConfig, split: str, batch_size: int) -> ImageSet:
     if images.labels is None and images.values is None:
         raise DataError(
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "
@@ -151,4 +153,4 @@ def _labelled(images: ImageSet, data: DataConfig, split: str) -> ImageSet:
     if split == "train":
         for note in images.first_lines():
             notify(note)
-    return place(images, torch.device("cpu"), data.device_resident, say=notify)
+    return placed(images, data.device_resident, batch_size, notify)[0]

@@ -37,8 +37,9 @@ from linear_eval.reports.one_shot import (
 )
 from linear_eval.scored_run import ScoredRun
 from linear_eval.scoring import Scoring
+from linear_eval.sharing import placed
 from simclr.config import DataConfig
-from simclr.data import ImageSet, place
+from simclr.data import ImageSet
 from simclr.errors import DataError
 from simclr.exchange.classifier import load_classifier
 from simclr.losses import SiameseLoss
@@ -199,7 +200,7 @@ def _fed(first: _Fed, scoring: Scoring, runs: Path | str | None, other: Beside) 
 
 def _new_classes(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> NewClasses:
     found = new_class_images(data, scoring.run.config, scoring.run.kept(scoring.data))
-    images = place(reads.read_as_trained(found.images), torch.device("cpu"), data.device_resident)
+    images, _ = placed(reads.read_as_trained(found.images), data.device_resident, scoring.config.batch_size)
     return replace(found, images=images)
 
 

@@ -27,8 +27,9 @@ from linear_eval.progress import Progress, default_device, environment, print_li
 from linear_eval.reports.open_set import print_open_set, write_open_set
 from linear_eval.scored_run import ScoredRun
 from linear_eval.scoring import Scoring
+from linear_eval.sharing import placed
 from simclr.config import DataConfig
-from simclr.data import ImageSet, place
+from simclr.data import ImageSet
 from simclr.errors import DataError
 
 __all__ = ["evaluate_open_set"]
@@ -153,7 +154,7 @@ def _images(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> Op
     images = open_set_images(data, scoring.run.config, scoring.config.seed, scoring.run.kept(scoring.data))
 
     def put(part: ImageSet) -> ImageSet:
-        return place(reads.read_as_trained(part), torch.device("cpu"), data.device_resident)
+        return placed(reads.read_as_trained(part), data.device_resident, scoring.config.batch_size)[0]
 
     return replace(
         images, test=put(images.test), validation=None if images.validation is None else put(images.validation)

@@ -35,10 +35,11 @@ from linear_eval.results import (
     NumberRow,
 )
 from linear_eval.scored_run import ScoredRun
+from linear_eval.sharing import placed
 from linear_eval.verdict import always_the_commonest
 from simclr import load_encoder
 from simclr.config import TrainConfig
-from simclr.data import ImageSet, load_source, place, with_targets
+from simclr.data import ImageSet, load_source, with_targets
 from simclr.data.decode import Reader
 from simclr.data.sources import has_validation
 from simclr.errors import CheckpointError
@@ -79,7 +80,7 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
             classifier = load_classifier(folder).to(device)
             sigmoids = classifier.objective.sigmoids
             score = _score_numbers if numbers else _score_classes
-            rows[name], answers[name] = score(classifier, folder, parts, device)
+            rows[name], answers[name] = score(classifier, folder, parts, device, config.data.workers)
         if config.encoder.init is not None or config.encoder.pretrained:
             rows["linear probe"], answers["linear probe"] = _probe(config, parts, device, progress)
     run_on = environment(device)
@@ -129,7 +130,7 @@ def _exists(config: TrainConfig, split: str) -> bool:
 
 def _images(config: TrainConfig, split: Any) -> ImageSet:
     images = with_targets(load_source(config.data, split, kept_parts(config)), config.objective)
-    return place(images, torch.device("cpu"), config.data.device_resident)
+    return placed(images, config.data.device_resident, _BATCH)[0]
 
 
 class _Embedding(nn.Module):
@@ -142,11 +143,11 @@ class _Embedding(nn.Module):
 
 
 def _score_classes(
-    classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device
+    classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device, workers: int
 ) -> tuple[ClassRow, np.ndarray]:
     embedding = _Embedding(classifier)
     with frozen(embedding):
-        z = {split: extract_features(embedding, images, _BATCH, device) for split, images in parts.items()}
+        z = {s: extract_features(embedding, one, _BATCH, device, workers=workers) for s, one in parts.items()}
     with torch.no_grad():
         logits = {split: classifier.objective.scores(f.x.to(device)) for split, f in z.items()}
     if logits["test"] is None:  # triplet, margin, ...: a linear classifier reads the embeddings
@@ -195,9 +196,9 @@ def _probabilities(probe: ProbeResult, test: Features) -> tuple[Tensor, Tensor]:
 
 
 def _score_numbers(
-    classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device
+    classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device, workers: int
 ) -> tuple[NumberRow, np.ndarray]:
-    z = extract_features(_Embedding(classifier), parts["test"], _BATCH, device)
+    z = extract_features(_Embedding(classifier), parts["test"], _BATCH, device, workers=workers)
     with torch.no_grad():
         predicted = classifier.objective.numbers(z.x.to(device))
     assert predicted is not None
@@ -229,9 +230,10 @@ def _probe(
     progress("linear probe of the encoder as it was")
     encoder = _start(config).to(device)
     with frozen(encoder):
-        test = extract_features(encoder, parts["test"], _BATCH, device)
+        features = partial(extract_features, batch_size=_BATCH, device=device, workers=config.data.workers)
+        test = features(encoder, parts["test"])
         # Validation images too: the probe holds out its own, and gets no fewer labels than fine-tuning did.
-        known = [extract_features(encoder, parts[s], _BATCH, device) for s in ("train", "validation") if s in parts]
+        known = [features(encoder, parts[s]) for s in ("train", "validation") if s in parts]
     x = torch.cat([f.x for f in known])
     if config.objective.reads_numbers:
         target = np.concatenate([_targets(parts[s]) for s in ("train", "validation") if s in parts])

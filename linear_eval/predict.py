@@ -16,14 +16,16 @@ from linear_eval.classifiers import TrainedClassifier, find_classifier
 from linear_eval.classify.reliability import answer_reliability
 from linear_eval.config import AUTOCAST
 from linear_eval.features.extract import extract_features
+from linear_eval.features.naming import Names, Naming
 from linear_eval.features.tables import Cells, as_csv, check_table_path, write_table
 from linear_eval.metrics import bootstrap_interval, mean_interval
 from linear_eval.progress import default_device, print_line
 from linear_eval.scored_run import note_on_trained_images
+from linear_eval.sharing import placed
 from simclr.config import DataConfig
-from simclr.data import ImageSet, place
+from simclr.data import ImageSet
 from simclr.data.sources import load_whole
-from simclr.errors import ConfigError, DataError, require
+from simclr.errors import ConfigError, require
 from simclr.names import as_utf8, printable
 from simclr.paths import expand_fields
 
@@ -58,7 +60,7 @@ class PredictOptions:
 class Predicted:
     """What ``predict_run`` found of N images, in the order of their paths."""
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     """The path of each below the folder."""
 
     classes: tuple[str, ...]
@@ -145,31 +147,30 @@ def predict_run(
     """
     classifier = found if isinstance(found, TrainedClassifier) else find_classifier(Path(found))
     given = _load(classifier, options.data)
-    images = place(given, torch.device("cpu"), options.data.device_resident)
+    images, broken = placed(given, options.data.device_resident, options.batch_size)
     for note in given.first_lines():
         print_line(Console(stderr=True), note)
-    names = _names(options.data.path, images)
+    naming = Naming(root=_root(options.data.path), what="the answer for", are="is", who="the network")
     k = min(options.top_k, len(classifier.classes))
     answers = extract_features(
-        _Answers(classifier, k, names),
+        _Answers(classifier, k),
         images,
         options.batch_size,
         default_device(),
-        workers=0 if images.pixels is not None else options.data.workers,
+        workers=options.data.workers,
         autocast=AUTOCAST[classifier.precision],
-        distributed=False,
         progress=progress,
+        naming=naming,
     ).x
     top, probabilities = answers[:, k:].long(), answers[:, : max(k, 1)]
     labels = _labels(images) if classifier.classes else None
-    kept = set(images.paths or ())
     predicted = Predicted(
-        names=names,
+        names=Names(naming, images),
         classes=classifier.classes,
         top=top,
         probabilities=probabilities,
         labels=labels,
-        left_out=tuple(file for file in given.paths or () if file not in kept),
+        left_out=tuple(given.paths[index] for index in broken) if given.paths is not None else (),
         notes=(classifier.about, *_how_right(classifier, images, labels, top, probabilities)),
     )
     if options.out is not None:
@@ -199,10 +200,9 @@ def _load(classifier: TrainedClassifier, data: DataConfig) -> ImageSet:
     return images
 
 
-def _names(path: Path | None, images: ImageSet) -> tuple[str, ...]:
-    assert path is not None and images.paths is not None
-    root = path if path.is_dir() else path.parent
-    return tuple(one.relative_to(root).as_posix() for one in images.paths)
+def _root(path: Path | None) -> Path:
+    assert path is not None
+    return path if path.is_dir() else path.parent
 
 
 def _labels(images: ImageSet) -> tuple[str | None, ...] | None:
@@ -214,18 +214,12 @@ def _labels(images: ImageSet) -> tuple[str | None, ...] | None:
 class _Answers(torch.nn.Module):
     """Images (B, C, H, W) -> (B, 2K): the K highest probabilities, then their columns; or (B, 1), numbers."""
 
-    def __init__(self, classifier: TrainedClassifier, k: int, names: Sequence[str]) -> None:
+    def __init__(self, classifier: TrainedClassifier, k: int) -> None:
         super().__init__()
-        self.classifier, self.k, self.names = classifier, k, names
-        self.done = 0
+        self.classifier, self.k = classifier, k
 
     def forward(self, images: Tensor) -> Tensor:
-        answers = self.classifier(images)
-        bad = (~answers.isfinite().view(len(answers), -1).all(1)).nonzero().flatten().tolist()
-        if bad:
-            named = self.names[self.done + bad[0]]
-            raise DataError(f"the answer for {named} is NaN or infinite; the network has diverged")
-        self.done += len(answers)
+        answers: Tensor = self.classifier(images)
         if not self.k:
             return answers.view(-1, 1)
         highest = answers.topk(self.k)

@@ -8,9 +8,11 @@ from pathlib import Path
 from linear_eval.beside import read_as
 from linear_eval.config import EvalConfig
 from simclr.config import DataConfig, TrainConfig
+from simclr.config.sources import PACKED
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet, load_source
 from simclr.data.decode import Reader
+from simclr.data.packed.kept import expect_packed, same_packed
 from simclr.data.parts_list import FILE, PartsList, read_parts
 from simclr.distributed import derive_seed
 from simclr.errors import ConfigError, DataError, PipelineError
@@ -145,6 +147,8 @@ class ScoredRun:
                 f"{self.folder} does not say what it was trained on; give the images: --data.source, --data.path"
             )
         data = as_trained(data, self.description.reader, self.data)
+        if not self.has_other_images_than(data):
+            expect_packed(self.run_dir, data)
         # Classes that the run held out are of its own images.
         return replace(data, held_out_classes=0.0) if self.has_other_images_than(data) else data
 
@@ -154,7 +158,7 @@ class ScoredRun:
 
     def has_other_images_than(self, data: DataConfig) -> bool:
         """Whether ``data`` names another set than the one that was trained on; False where that is not known."""
-        if self.data is None or same_images(data, self.data):
+        if self.data is None or same_images(data, self.data) or same_packed(self.run_dir, data):
             return False
         # A mount that moved, or a copy: the same files below another folder.
         by_list = data.source == "folder" == self.data.source and self.parts is not None
@@ -209,8 +213,7 @@ class ScoredRun:
         roots = {self.data.path}
         if self.parts.is_of(Path(test.name)):  # the same set by another path
             roots.add(Path(test.name))
-        there = {os.path.realpath(root / name) for root in roots for name in self.parts.trained_on()}
-        return sum(os.path.realpath(path) in there for path in test.paths)
+        return self.parts.count_trained(test.paths, roots)
 
 
 def as_trained(data: DataConfig, reader: Reader, trained_on: DataConfig | None) -> DataConfig:
@@ -250,7 +253,7 @@ def all_of_training(data: DataConfig) -> DataConfig:
 
 def same_images(a: DataConfig, b: DataConfig) -> bool:
     """Whether both name the same set, of whatever stored size: a folder by whatever path, a named set wherever it lies."""
-    return a.source == b.source and (a.source != "folder" or _real_path(a.path) == _real_path(b.path))
+    return a.source == b.source and (a.source not in ("folder", *PACKED) or _real_path(a.path) == _real_path(b.path))
 
 
 def same_labels(a: DataConfig, b: DataConfig) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+from simclr.commands import command
 from simclr.errors import CheckpointError, shown
 
 __all__ = ["LEFT_OUT", "Written"]
@@ -36,7 +37,7 @@ class Written:
             made: Self = _parsed(cls, content, "")
         except _UnlikeError as error:
             raise CheckpointError(
-                f"{where} is not as this version writes it: {error}; score the run again with scripts/evaluate.py"
+                f"{where} is not as this version writes it: {error}; score the run again with {command('evaluate')}"
             ) from error
         return made
 

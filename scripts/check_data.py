@@ -55,4 +55,4 @@ def without_json(arguments: list[str]) -> tuple[list[str], str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, alone=True))

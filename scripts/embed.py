@@ -19,9 +19,11 @@ from rich.progress import Progress
 from linear_eval.asked import fed_as_asked, images_to_start_from
 from linear_eval.embed import EmbedOptions, embed_run
 from linear_eval.scored_run import ScoredRun
+from linear_eval.sharing import shared
 from simclr.command_line import parse_flags, run_and_flags, run_command
 
 
+@shared
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
     given, words = run_and_flags(arguments, "embed.py", about, "embed with", EmbedOptions())

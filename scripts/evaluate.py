@@ -21,9 +21,11 @@ from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_few_shot import evaluate_one_shot
 from linear_eval.evaluate_open import evaluate_open_set
 from linear_eval.scored_run import ScoredRun
+from linear_eval.sharing import shared
 from simclr.command_line import parse_flags, run_and_flags, run_command
 
 
+@shared
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
     given, words = run_and_flags(arguments, "evaluate.py", about, "score", EvaluationOptions())

@@ -13,7 +13,8 @@ if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
 from linear_eval.finetuned import evaluate_finetuned
-from simclr import pretrain
+from linear_eval.sharing import shared
+from simclr import TrainConfig, pretrain
 from simclr.command_line import run_command
 from simclr.finetune import from_scratch, parse_finetuning
 
@@ -29,8 +30,12 @@ def main(arguments: list[str]) -> int:
             print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
         if not result.finished or request() is not None:
             return exit_code()
-    if config.train.evaluate and result.main:
-        evaluate_finetuned(config)
+    return score(config) if config.train.evaluate else 0
+
+
+@shared
+def score(config: TrainConfig) -> int:
+    evaluate_finetuned(config)
     return 0
 
 

@@ -17,10 +17,12 @@ from rich.progress import Progress
 
 from linear_eval.classifiers import find_classifier
 from linear_eval.predict import PredictOptions, images_as_read, predict_run
+from linear_eval.sharing import shared
 from simclr.command_line import parse_flags, run_command, run_images_and_flags
 from simclr.names import printable
 
 
+@shared
 def main(arguments: list[str]) -> int:
     about = __doc__ or ""
     run, images, words = run_images_and_flags(arguments, "predict.py", about, PredictOptions())
@@ -40,4 +42,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, alone=True))

@@ -12,8 +12,10 @@ if __name__ == "__main__":
 
 from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_few_shot import evaluate_one_shot
-from simclr import pretrain
+from linear_eval.sharing import shared
+from simclr import RunResult, TrainConfig, pretrain
 from simclr.command_line import parse_command, run_command
+from simclr.commands import command
 from simclr.config.presets import describe_presets
 from simclr.names import printable
 
@@ -26,18 +28,23 @@ def main(arguments: list[str]) -> int:
     if not result.finished:
         print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
         return exit_code()
-    run = result.run_dir
     if result.main:
-        uses = "evaluate.py, finetune.py, embed.py, export.py and simclr.load_encoder"
+        uses = f"{', '.join(map(command, ('evaluate', 'finetune', 'embed', 'export')))} and simclr.load_encoder"
         print(printable(f"{result.encoder}: the encoder, for {uses}"))
     if request() is not None:
         return exit_code()
+    return score(config, result)
+
+
+@shared
+def score(config: TrainConfig, result: RunResult) -> int:
+    run = result.run_dir
     if config.train.evaluate and result.scorable:
         (evaluate_one_shot if config.data.keeps_classes_apart else evaluate_run)(run)
-    elif result.main and not result.scorable:
+    elif not result.scorable:
         name = printable(str(run))
-        print(f"no classes, so no score: scripts/evaluate.py {name} --data.labels FILE.csv once there are some")
-        print(f"which images are alike? scripts/embed.py {name} --query IMAGE")
+        print(f"no classes, so no score: {command('evaluate')} {name} --data.labels FILE.csv once there are some")
+        print(f"which images are alike? {command('embed')} {name} --query IMAGE")
     return 0
 
 

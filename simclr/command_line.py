@@ -17,12 +17,13 @@ from typing import Any, TextIO
 import tyro
 
 from simclr.adapt import adapted
+from simclr.commands import as_called
 from simclr.config import DataConfig, TrainConfig
 from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
 from simclr.config.yaml import T, load_config, preset_and_encoder, suggestion
 from simclr.cores import use_cores
-from simclr.errors import ConfigError, DataError, OutOfMemoryError, PipelineError
+from simclr.errors import ConfigError, DataError, LostProcessError, PipelineError
 from simclr.exchange.given import GivenEncoder, given_encoder
 from simclr.exchange.starting_point import with_its_stem
 from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
@@ -30,6 +31,7 @@ from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
+from simclr.processes import leave_launch, take_launch, together
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
@@ -46,37 +48,41 @@ _HELPS = (
 )
 
 
-def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> int:
+def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alone: bool = False) -> int:
     """Run ``main`` on the command line's words; return its exit code, or 2 after a user's mistake.
 
     A command that is asked to stop says so in a line and returns 128 + the signal's number (``simclr/stopping.py``). What it
     prints may go to a terminal that was closed, a pipe whose reader left or a full disk: that ends no command.
 
-    With ``keep_memory`` the process holds what it frees until it ends (``simclr/run/process.py``).
+    With ``keep_memory`` the process holds what it frees until it ends (``simclr/run/process.py``). Of several processes that a
+    launcher started the first does what is to be done ``alone``.
     """
     imports_are_done()
-    use_cores()
-    if keep_memory:
-        keep_freed_memory()
     sys.stdout, sys.stderr = _undisturbed(sys.stdout), _undisturbed(sys.stderr)
     code = 2
     try:
-        with memory_in_words(_CAUSES, _HELPS):
+        take_launch()
+        if alone and not _is_first():
+            return 0
+        if alone:
+            leave_launch()
+        use_cores()
+        if keep_memory:
+            keep_freed_memory()
+        with together(), memory_in_words(_CAUSES, _HELPS):
             code = main(take_plugins(sys.argv[1:]))
+    except LostProcessError as error:
+        code = 1
+        if not error.said:
+            again = "the same command goes on from the newest checkpoint"
+            print(printable(f"error: {error}; {again}"), file=sys.stderr)
     except PipelineError as error:
-        rank = os.environ.get("RANK", "0")
-        if rank == "0" or isinstance(error, OutOfMemoryError):  # memory may run out in any of several processes
-            print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{error}"), file=sys.stderr)
+        if not error.said:
+            print(printable(f"error: {error}" if _is_first() else f"error: {_who()}: {error}"), file=sys.stderr)
     except Exception as error:
-        rank = os.environ.get("RANK", "0")
-        if (said := blamed(error)) is not None:
-            print(printable(f"error: {'' if rank == '0' else f'process {rank}: '}{said}"), file=sys.stderr)
-        elif isinstance(error, RuntimeError) and re.search(r"(closed|reset) by peer|remote process exited", str(error)):
-            gone = "another process of this run is gone, and its own line says why"
-            print(f"error: process {rank}: {gone}", file=sys.stderr)
-            code = 1
-        else:
+        if (said := blamed(error)) is None:
             raise
+        print(printable(f"error: {said}" if _is_first() else f"error: {_who()}: {said}"), file=sys.stderr)
     except KeyboardInterrupt:
         code = exit_code()
         stopped = request()
@@ -86,9 +92,17 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True) -> i
     return code
 
 
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _who() -> str:
+    return f"process {os.environ['RANK']}"
+
+
 def _say(text: str) -> None:
     # Several processes make the same mistake; one of them says so.
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first():
         print(printable(text), file=sys.stderr)
 
 
@@ -141,7 +155,9 @@ def run_and_flags(
     if not words or words[0] in HELP:
         parse_flags(type(default), words[:1] or ["--help"], f"{command} RUN", about, default=default)
     if words[0].startswith("-"):
-        raise ConfigError(f"the first word is {words[0]}; expected the run to {purpose}, e.g. {command} runs/digits")
+        raise ConfigError(
+            f"the first word is {words[0]}; expected the run to {purpose}, e.g. {as_called(f'scripts/{command}')} runs/digits"
+        )
     given = read_words(words[1:])
     channels = given.value("--data.channels") or ""
     encoder = given_encoder(
@@ -172,7 +188,9 @@ def run_images_and_flags(
         if len(words) <= number or words[number].startswith("-"):
             given = f"is {words[number]}" if len(words) > number else "is missing"
             place = ("first", "second")[number]
-            raise ConfigError(f"the {place} word {given}; expected {wanted}, e.g. {command} runs/birds photos")
+            raise ConfigError(
+                f"the {place} word {given}; expected {wanted}, e.g. {as_called(f'scripts/{command}')} runs/birds photos"
+            )
     if twice := {"--data.path", "--data.source"} & read_words(words[2:]).flags.keys():
         raise ConfigError(f"the images are the second word, {words[1]}; leave {min(twice)} out")
     run, images = given_path(words[0], "the run"), given_path(words[1], "the images")
@@ -245,8 +263,8 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
         with contextlib.redirect_stderr(errors):
             parsed = tyro.cli(
                 tyro_type,
-                prog=command,
-                description=about,
+                prog=as_called(f"scripts/{command}"),
+                description=as_called(about),
                 default=tyro_default,
                 args=["--help" if word == "--help-all" else word for word in given.typed()],
                 config=(tyro.conf.CascadeSubcommandArgs,),

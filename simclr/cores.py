@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 
+from simclr.granted import granted_cores
+
 try:
     import resource
 except ImportError:  # on Windows
@@ -46,18 +48,29 @@ def threads_for(multiplications: int) -> Iterator[None]:
 
 
 def use_cores() -> None:
-    """Undo a launcher's OMP_NUM_THREADS=1: every process of this machine gets its share of the cores.
+    """Every process of this machine gets its share of the cores, whatever the launcher made of OMP_NUM_THREADS.
 
-    What the user asked for stays: OMP_NUM_THREADS in the launcher's own environment, ``--num_cpu_threads_per_process``.
+    accelerate launch and torchrun set it to 1; srun and mpirun leave it, and each process would take all cores. What the user
+    asked for stays: OMP_NUM_THREADS in the launcher's own environment, ``--num_cpu_threads_per_process``.
     """
     launched = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"))
-    if launched and os.environ.get("OMP_NUM_THREADS") == "1" and not _asked_for(Path(f"/proc/{os.getppid()}")):
-        torch.set_num_threads(share_of_cores())
+    asked = os.environ.get("OMP_NUM_THREADS")
+    if not launched or asked not in (None, "1") or (asked and _asked_for(Path(f"/proc/{os.getppid()}"))):
+        return
+    torch.set_num_threads(share_of_cores())
+    if asked is None:
+        os.environ["OMP_NUM_THREADS"] = str(share_of_cores())  # or accelerate takes another share
 
 
 def share_of_cores() -> int:
-    """Cores for this process: those that a scheduler grants, divided among the processes launched on this machine."""
-    return max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Cores for this process: those that a scheduler or a container grants, divided among those launched on this machine."""
+    cores, processes = _cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if "SLURM_STEP_ID" in os.environ:
+        own = os.environ.get("SLURM_CPUS_PER_TASK", "")
+        of_job = os.environ.get("SLURM_CPUS_ON_NODE", "")
+        share = int(own) if own.isdigit() else int(of_job) // processes if of_job.isdigit() else cores
+        return max(1, min(cores, share))
+    return max(1, cores if _is_bound() else cores // processes)
 
 
 class Crowd:
@@ -102,5 +115,20 @@ def _asked_for(launcher: Path) -> bool:
 
 def _cores() -> int:
     """Physical cores that this process may use: two threads of one core get in each other's way."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = _usable(0)
+    granted = granted_cores()
+    if granted is not None:
+        usable = min(usable, max(1, int(granted)))
     return min(usable, psutil.cpu_count(logical=False) or usable)
+
+
+def _is_bound() -> bool:
+    """Whether the launcher gave this process processors of its own, as mpirun does: fewer than itself has."""
+    try:
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1 and _usable(0) < _usable(os.getppid())
+    except OSError:  # it is gone
+        return False
+
+
+def _usable(process: int) -> int:
+    return len(os.sched_getaffinity(process)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

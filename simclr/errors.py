@@ -10,6 +10,8 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "LaunchError",
+    "LostProcessError",
     "MissingExtraError",
     "OutOfMemoryError",
     "PipelineError",
@@ -21,9 +23,24 @@ __all__ = [
 class PipelineError(Exception):
     """Base of every error that is the user's to mend."""
 
+    said = False
+    """Whether another process of the run says it: many meet the same one."""
+
 
 class ConfigError(PipelineError, ValueError):
     """A setting that is unknown, of the wrong type, out of range, or at odds with another one."""
+
+
+class LaunchError(ConfigError):
+    """Processes that do not find each other, or not the machines that they need; each one says so for itself."""
+
+
+class LostProcessError(PipelineError, RuntimeError):
+    """Another process of the run died, hangs or ended with an error, and this one cannot go on without it."""
+
+    def __init__(self, words: str, *, said: bool = False) -> None:
+        super().__init__(words)
+        self.said = said
 
 
 class DataError(PipelineError):

@@ -110,7 +110,13 @@ else:
 
 
 class Objective(nn.Module):
-    """What the loop calls: ``(EmbeddedBatch) -> scalar``. ``statistics`` holds 0-dim tensors of the latest call."""
+    """What the loop calls: ``(EmbeddedBatch) -> scalar``. ``statistics`` holds 0-dim tensors of the latest call.
+
+    On several processes each gives its own part of the batch, and gets the loss of all of it, see `Loss.on_ranks`.
+    """
+
+    narrow: bool = False
+    """Whether embeddings travel between processes as bfloat16."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()
@@ -122,7 +128,7 @@ class Objective(nn.Module):
         return self.loss.statistics
 
     def forward(self, batch: EmbeddedBatch) -> Tensor:
-        return self.loss.on_batch(batch)
+        return self.loss.on_ranks(batch, self.narrow)
 
     def scores(self, z: Tensor) -> Tensor | None:
         """Class logits (N, C) of embeddings ``z`` (N, D), or None where the loss has no classifier of its own."""

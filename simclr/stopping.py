@@ -63,6 +63,8 @@ def listen() -> None:
     that a launcher started is also asked to stop when that launcher is gone: nobody would wait for it, nor stop it.
     """
     _state.importing = _state.listening = True
+    # Where processes lose each other torch prints pages of addresses around the line that says which it was.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in _REQUESTS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on)

@@ -17,7 +17,6 @@ from simclr.config.yaml import to_dict
 from simclr.data import Batches, make_sampler, with_targets
 from simclr.data.loader import Batch
 from simclr.distributed import gather_rows
-from simclr.errors import ConfigError
 from simclr.exchange.imported import start_from
 from simclr.losses import EmbeddedBatch
 from simclr.model.contrastive import build_model
@@ -25,6 +24,7 @@ from simclr.model.layers import layer_decay
 from simclr.objectives import Objective, build_objective, fit_objective
 from simclr.optim.optimizers import build_optimizer, check_something_learns, parameter_groups, peak_learning_rate
 from simclr.optim.schedule import set_learning_rate
+from simclr.processes import together
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
 from simclr.run.best import take_best
 from simclr.run.captured import Captured
@@ -47,6 +47,7 @@ from simclr.run.pictures import draw_curves
 from simclr.run.profile import StepProfile
 from simclr.run.saving import Saving, expect_space, other_processes, persist
 from simclr.run.sharded import clip_gradients, place, prepared, whole_model
+from simclr.run.shared import expect_shared
 from simclr.run.skipped import guard_of
 from simclr.run.validation import make_validation_score
 from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
@@ -75,11 +76,12 @@ def pretrain(config: TrainConfig, *, images: Any = None, augment: Any = None, ob
         DataError: images that are missing, unreadable or too few; in the midst of training a checkpoint is written first.
         CheckpointError: damaged checkpoints, or a disk that refuses them.
         NotFiniteError: NaN or infinity in the weights, or in too many steps in a row, which are skipped else.
+        LostProcessError: another process of the run fell; `simclr.processes`.
         OutOfMemoryError: the message says what takes it, and what helps.
     """
     config, given = take_given(config, images, augment, objective)
     try:
-        with training_memory(config):
+        with together(), training_memory(config):
             run = open_run(config, given)  # everything that can be refused is refused before anything is written
             learner = build(run)
             batches = resume(run, learner)
@@ -100,12 +102,11 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
 
     profile.mark("encoder")
     undo.begin()
-    labels, indices = (gather_rows(t[None])[0] for t in (targets, batch.indices))  # of all processes
     keys, seed = learner.keys_of(views), run.seed("objective", step)
     loss, z = cached_step(
         learner.forward,
         views,
-        profile.loss(lambda z: learner.objective(EmbeddedBatch(gather_rows(z), labels, indices, seed, keys))),
+        profile.loss(lambda z: learner.objective(EmbeddedBatch(z, targets, batch.indices, seed, keys))),
         chunk=run.local if learner.model.only_head else config.train.cached_chunk or run.local,
         backward=accelerator.backward,
     )  # scalar, (V, B, D); the gradients are in place
@@ -129,16 +130,14 @@ def open_run(config: TrainConfig, given: Given = NOTHING) -> Run:
     with accelerator.main_process_first():  # one process downloads, the others find it there
         division = open_images(config, given)
     notes += [*division.images.first_lines(), *channel_notes(config), *given.first_lines(config.given)]
-    device, world = accelerator.device, accelerator.num_processes
+    expect_shared(config, division.images, checkpoint)
+    device = accelerator.device
     images = with_targets(division.images, config.objective)
     left_out, validation = open_left_out(config, checkpoint, notes.append), None
     config, images = place_images(config, images, device, left_out)
     sampler = make_sampler(config.sampler, images, config.train.batch_size, config.seed)
     if config.train.knn_every:
         validation = make_validation_score(images, config.data, config.augment, device, left_out, division)
-    if config.train.batch_size % (2 * world if config.mix.active else world):
-        pairs = " in whole pairs of mixed images" if config.mix.active else ""
-        raise ConfigError(f"train.batch_size={config.train.batch_size} does not divide among {world} processes{pairs}")
     return Run(config, accelerator, images, sampler, validation, checkpoint, left_out, notes, division, given)
 
 
@@ -161,13 +160,13 @@ def build(run: Run) -> Learner:
         run.notes.append(start_from(model.backbone, config.encoder, config.data.channels))
     if accelerator.num_processes > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    sizes = {"classes": len(images.classes), "dim": model.width, "samples": len(images)}
-    fitted = fit_objective(
-        config.objective, images.values if images.labels is None else images.labels, sizes["classes"]
-    )
+    classes = len(images.classes)
+    sizes = {"classes": classes, "dim": model.width, "samples": len(images)}
+    fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels, classes)
     try_given(run.given, config, images.labels, model.width)
     own = run.given.objective
     objective = (Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))).to(device)
+    objective.narrow = config.train.wire == "bf16"
     weights = Weights(model, objective, config.ema, run.average_rises_over)
     place(accelerator, *weights.models, name=config.encoder.name)
     scale = layer_decay(model.backbone, config.optim.layer_decay)

@@ -1,10 +1,12 @@
 """docs/data.md row by row: what it says of each kind of folder, file and name is so."""
 
+import io
 import json
 import os
 import re
 import shutil
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -78,7 +80,7 @@ def fill(folder: Path, count: int = 4, start: int = 0) -> Path:
 
 
 def settings(path: Path, **others: Any) -> DataConfig:
-    return DataConfig(source="folder", path=path, **{"size": 16, **others})
+    return DataConfig(path=path, **{"source": "folder", "size": 16, **others})
 
 
 def train(path: Path, **others: Any) -> ImageSet:
@@ -754,3 +756,98 @@ def _variables(folder: Path) -> None:
     finally:
         os.environ.clear()
         os.environ |= previous
+
+
+def shard(file: Path, start: int = 0, count: int = 5, **beside: Callable[[int], str]) -> Path:
+    """A tar of pictures with members of these endings beside each."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for i in range(start, start + count):
+            picture = io.BytesIO()
+            noise(i).save(picture, "PNG")
+            contents = {"png": picture.getvalue(), **{ending: say(i).encode() for ending, say in beside.items()}}
+            for ending, content in contents.items():
+                member = tarfile.TarInfo(f"{'owl' if i % 2 else 'wren'}/{i:03d}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return file
+
+
+def packed(path: Path, **others: Any) -> ImageSet:
+    return load_source(settings(path, **{"source": "shards", **others}), "train")
+
+
+@example
+def _shards(folder: Path) -> None:
+    shard(folder / "some.tar", 0, 5, cls=lambda i: str(i % 2))
+    shard(
+        folder / "others.tar", 5, 5, json=lambda i: json.dumps({"category": i % 2, "group": i // 2, "split": "train"})
+    )
+    images = packed(folder)
+    assert images.classes == ("0", "1") and len(images) == 8 and images.groups is not None
+    packed(fill(folder / "no"))
+
+
+@example
+def _shard_names(folder: Path) -> None:
+    for number in range(3):
+        shard(folder / "a" / f"some-{number}.tar", 5 * number)
+    for path, count in (("a", 12), ("a/some-1.tar", 4), ("a/some-[12].tar", 8), ("a/some-{0..1}.tar", 8)):
+        assert len(packed(folder / path)) == count
+    os.environ["SIMCLR_CACHE"] = str(folder / "cache")
+    assert len(packed(Path(f"pipe:cat {folder}/a/some-{{0..1}}.tar"))) == 8
+    packed(folder / "a" / "some-{0..9}.tar")
+
+
+@example
+def _shard_labels(folder: Path) -> None:
+    file = shard(folder / "a.tar", json=lambda i: json.dumps({"age": i}))
+    assert packed(file).classes == ("owl", "wren") and packed(file, labels="none").labels is None
+    assert packed(file, labels=Path("age")).classes == ("0", "1", "2", "3", "4")
+    packed(file, labels=Path("size"))
+
+
+@example
+def _shard_parts(folder: Path) -> None:
+    shard(folder / "train-0.tar")
+    shard(folder / "val-0.tar", 5, 3)
+    assert len(packed(folder)) == 5 and len(test(folder, source="shards")) == 3
+
+
+@example
+def _shard_damaged(folder: Path) -> None:
+    shard(folder / "a.tar")
+    file = shard(folder / "b.tar", 5)
+    file.write_bytes(file.read_bytes()[:5000])
+    images = packed(folder, broken="skip", labels="none")
+    assert len(images) == 5 and any("what follows its first 1 images is lost" in note for note in images.notes)
+    packed(folder)
+
+
+@example
+def _tables(folder: Path) -> None:
+    pytest.importorskip("datasets")
+    rows = [{"bytes": path.read_bytes(), "path": None} for path in sorted(fill(folder / "files", 5).iterdir())]
+    features = {"image": {"_type": "Image"}, "label": {"names": ["b", "a"], "_type": "ClassLabel"}}
+    said = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"image": rows, "label": [0, 1, 0, 1, 0]}).replace_schema_metadata(said)
+    pq.write_table(table, folder / "train.parquet")
+    pq.write_table(table, folder / "test.parquet")
+    images = packed(folder, source="parquet")
+    assert len(images) == 5 and images.classes == ("b", "a") and images[0][0].shape == (3, 16, 16)
+    (folder / "other").mkdir()
+    pq.write_table(pa.table({"label": [1]}), folder / "other" / "some.parquet")
+    packed(folder / "other", source="parquet")
+
+
+@example
+def _row_damaged(folder: Path) -> None:
+    pytest.importorskip("datasets")
+    contents: list[bytes | None] = [path.read_bytes() for path in sorted(fill(folder / "files", 5).iterdir())]
+    pq.write_table(pa.table({"picture": [*contents, b"none", None]}), folder / "some.parquet")
+    every = {"source": "parquet", "test_fraction": 0.2, "split_seed": 0}
+    skipped = packed(folder / "some.parquet", broken="skip", **every)
+    assert len(skipped.joined(test(folder / "some.parquet", **every)).intact()) == 5
+    packed(folder / "some.parquet", **every).joined(test(folder / "some.parquet", **every)).resident(
+        torch.device("cpu")
+    )

@@ -49,8 +49,13 @@ def test_outputs_are_those_of_one_thread_to_the_bit(image_folder: Path, batch: i
     assert torch.equal(z, one_thread(images, batch)) and rows.tolist() == list(range(len(images)))
 
 
-@pytest.mark.parametrize("batch", [4, 512])
-def test_a_file_that_breaks_is_left_out_and_said_once_or_refused(image_folder: Path, batch: int) -> None:
+@pytest.mark.parametrize(("batch", "workers"), [(4, 0), (4, 2), (512, 0)])
+def test_a_file_that_breaks_is_left_out_and_said_once_or_refused(
+    image_folder: Path, batch: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simclr.data.embed._FEW", 0)
+    monkeypatch.setattr("simclr.data.embed._AT_ONCE", 3)  # parts of a batch, of which the last is smaller
+    monkeypatch.setattr("simclr.data.embed.way_to_start", lambda read: "fork")  # in no time
     images = files(image_folder, "skip")
     whole = one_thread(images, batch)
     assert images.paths is not None
@@ -59,16 +64,16 @@ def test_a_file_that_breaks_is_left_out_and_said_once_or_refused(image_folder: P
     said: list[str] = []
     left_out = LeftOut(said.append)
     for _ in range(2):
-        z, rows = embed_images(images, module(), AUGMENT, CPU, left_out, batch)
+        z, rows = embed_images(images, module(), AUGMENT, CPU, left_out, batch, workers)
         assert rows.tolist() == [number for number in range(len(images)) if number not in (0, 3, 4, 5, 6, 7)]
         torch.testing.assert_close(z, whole[rows])
     assert len(said) == 6 and all(any(str(images.paths[n]) in line for line in said) for n in (0, 3, 4, 5, 6, 7))
     with pytest.raises(DataError, match=f"^{images.paths[0]}: not an image that can be read$"):
-        embed_images(replace(images, broken="refuse"), module(), AUGMENT, CPU, batch=batch)
+        embed_images(replace(images, broken="refuse"), module(), AUGMENT, CPU, batch=batch, workers=workers)
     for path in images.paths:
         path.write_bytes(b"spoilt")
     with pytest.raises(DataError, match=r"none of the .* decodes"):
-        embed_images(images, module(), AUGMENT, CPU, batch=batch)
+        embed_images(images, module(), AUGMENT, CPU, batch=batch, workers=workers)
 
 
 def embed_on(rank: int, port: int, folder: str, out: str) -> None:

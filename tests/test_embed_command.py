@@ -108,7 +108,7 @@ def test_parquet_has_a_row_an_image(command: Command, encoder: Path, image_folde
 def test_parquet_has_thumbnails_as_datasets_has_them(
     resident: str, command: Command, encoder: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linear_eval.features.tables.ROW_GROUP", 10)
+    monkeypatch.setattr("linear_eval.features.parquet.ROW_GROUP", 10)
     out = encoder.parent / "features.parquet"
     words = ["--thumbnails", 16, "--data.device-resident", resident, "--data.workers", 0]
     assert command(encoder, *source(image_folder), "--out", out, *words)[0] == 0

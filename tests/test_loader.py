@@ -53,7 +53,7 @@ def test_a_worker_names_the_file_it_cannot_decode(files: ImageSet) -> None:
 
 def test_auto_keeps_only_what_fits(files: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place(files, CPU, "auto").pixels is not None
-    monkeypatch.setattr("simclr.data.loader._available_ram", lambda: 4 * files.nbytes)
+    monkeypatch.setattr("simclr.data.loader.available_memory", lambda: 4 * files.nbytes)
     assert not fits_on(CPU, files.nbytes)
     assert place(files, CPU, "auto").pixels is None
 

@@ -16,6 +16,7 @@ from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedResult,
 from linear_eval.results_numbers import NumbersResult
 from linear_eval.results_one_shot import OneShotScores
 from linear_eval.scored_run import ScoredRun
+from simclr.commands import command
 from simclr.config.sources import GIVEN, SOURCES
 from simclr.exchange.given import GivenEncoder
 from simclr.exchange.model_card import CardFacts, Measured
@@ -154,8 +155,8 @@ def _scores(run: RunRecord, stale: int) -> str:
         parts += [] if isinstance(result, OpenSetResult | OneShotScores) else _said(result)
     if not parts:
         parts.append(
-            "Not measured: the run was not scored. `scripts/evaluate.py RUN` and this export again put the scores here, beside "
-            "an untrained encoder and raw pixels."
+            f"Not measured: the run was not scored. `{command('evaluate')} RUN` and this export again put the scores here, "
+            "beside an untrained encoder and raw pixels."
         )
     return "\n\n".join([*left_out, *parts])
 

@@ -10,6 +10,7 @@ from typing import Any
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers, FinetunedResult, OpenSetResult
 from linear_eval.results_numbers import NumbersResult
 from linear_eval.results_one_shot import OneShotScores
+from simclr.commands import command
 from simclr.config import RUNTIME_FIELDS
 from simclr.config.yaml import flat_fields, load_config, to_dict
 from simclr.config.yaml_text import read_yaml
@@ -122,7 +123,7 @@ def _json(path: Path) -> dict[str, Any]:
             raise TypeError("it holds no keys and values")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__}: {error}); score the run again with scripts/evaluate.py"
+            f"{path} is damaged ({type(error).__name__}: {error}); score the run again with {command('evaluate')}"
         ) from error
     return content
 

@@ -17,13 +17,16 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader
 
 from linear_eval.features.disk import FeatureWriter, read_features, write_features
-from linear_eval.features.frozen import encoded, encoder_digest, frozen
-from linear_eval.features.images import ArrayImages, SizedImages, all_groups, as_images, batch_and_labels, image_batches
+from linear_eval.features.encode import EncodeShare, encode_batches
+from linear_eval.features.frozen import encoder_digest, frozen
+from linear_eval.features.images import ArrayImages, SizedImages, all_groups, as_images
+from linear_eval.features.naming import Naming
 from linear_eval.features.numbers import as_numbers, as_whole_numbers
 from linear_eval.features.rows import parts_of
 from linear_eval.features.shares import gather_shares, wait_for_all
+from linear_eval.sharing import parts_of_whole_batches, team
+from simclr.data import ImageSet
 from simclr.errors import ConfigError, DataError
-from simclr.exchange.encoder_module import Encoder
 
 __all__ = [
     "Features",
@@ -171,12 +174,15 @@ def extract_features(
     distributed: bool = True,
     out: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    naming: Naming | None = None,
 ) -> Features:
     """Features of every image of ``dataset``, in order, each exactly once.
 
     The encoder runs in eval mode without gradient; its parameters and buffers are proven untouched by a digest before
     and after (of the whole ``frozen`` block, where this is called in one), and each submodule gets back the mode it had.
-    Where torch.distributed is initialised every process encodes its share and all of them get the whole.
+    Where torch.distributed is initialised every process encodes its share, whole batches of those that one process would
+    make, and all of them get the whole. In a command that processes share (``linear_eval.sharing``) the others do theirs for
+    the first one, which calls this alone.
 
     Args:
         encoder: images (B, C, H, W), uint8 or floating point in [0, 1] -> (B, F).
@@ -192,10 +198,11 @@ def extract_features(
         out: a folder to write the features to as they come, for more of them than memory holds: what is returned is
             ``Features.load(out)``, with ``x`` memory-mapped. Several processes must all see the folder.
         progress: called with (images done, images in all) of this process.
+        naming: refuse features that are not finite before any of their batch is kept, and name the image so.
 
     Raises:
         ConfigError: a DataLoader with ``out``, or where several processes share the images: give its ``dataset``.
-        DataError: an empty set, or images or features of a wrong shape.
+        DataError: an empty set, images or features of a wrong shape, or with ``naming`` features that are not finite.
         CheckpointError: ``out`` holds something else, or the disk refuses.
         RuntimeError: the encoder changed its own state.
     """
@@ -204,90 +211,52 @@ def extract_features(
     first = next(encoder.parameters(), None)
     device = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
     encoder.to(device)
-    shared = distributed and dist.is_available() and dist.is_initialized()
-    rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
+    led = team() if distributed else None
+    together = distributed and led is None and dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     if isinstance(dataset, DataLoader):
         if out is not None or world > 1:
             raise ConfigError("a DataLoader does not say how many images it gives, nor which; give its dataset instead")
-        return _of_batches(encoder, dataset, device, autocast, progress)
+        z, y = encode_batches(encoder, dataset, device, autocast, progress)
+        return Features(z, y, torch.arange(len(z)))
     dataset = as_images(dataset)
     if len(dataset) == 0:
         raise DataError("the set to take features of is empty: at least one image is needed")
+    count = len(dataset)
+    own = parts_of_whole_batches(count, batch_size, world)
+    target = None if out is None else FeatureWriter(Path(out), count)
+    job = EncodeShare(
+        encoder=encoder,
+        batch_size=batch_size,
+        device=str(device) if led is None else device.type,
+        workers=workers,
+        autocast=autocast,
+        naming=naming,
+        count=count,
+        out=None if target is None else target.folder,
+    )
+    if target is not None and rank == 0:
+        target.begin()
+    wait_for_all(world, device)
+    found = None
+    if led is not None and isinstance(dataset, ImageSet):
+        encoder.cpu()  # it is sent
+        found = led.run(job, dataset, batch_size, progress)
+    if found is not None:
+        labels, x = found
+        y = torch.cat(labels)
+    else:
+        chosen = torch.arange(*own[rank])
+        shown = None if progress is None else lambda done: progress(done, len(chosen))
+        y, x = job.of_rows(dataset, chosen, shown)
     groups = all_groups(dataset)
-    if out is not None:  # consecutive rows: each process writes one stretch of the files
-        share = torch.arange(rank * len(dataset) // world, (rank + 1) * len(dataset) // world)
-        writer = FeatureWriter(Path(out), len(dataset), rank * len(dataset) // world)
+    wait_for_all(world, device)
+    if target is not None:
         if rank == 0:
-            writer.begin()
+            target.finish(groups)
         wait_for_all(world, device)
-        try:
-            _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, writer.append)
-            writer.close()
-        finally:
-            writer.abandon()
-        wait_for_all(world, device)
-        if rank == 0:
-            writer.finish(groups)
-        wait_for_all(world, device)
-        return Features.load(out, check=False)  # as it was written, just now
-    share = torch.arange(rank, len(dataset), world)
-    x: Tensor | None = None
-    y = torch.empty(len(share), dtype=torch.int64)
-    done = 0
-
-    def keep(z: Tensor, labels: Tensor, _: Tensor) -> None:
-        nonlocal x, done
-        x = torch.empty(len(share), z.shape[1]) if x is None else x
-        x[done : done + len(z)], y[done : done + len(z)] = z, labels
-        done += len(z)
-
-    _encode(encoder, dataset, share, batch_size, device, workers, autocast, progress, keep)
+        return Features.load(target.folder, check=False)  # as it was written, just now
     if world > 1:
-        return Features(*gather_shares(x, y, share, len(dataset), world, device), groups=groups)
-    assert x is not None and done == len(dataset)
-    return Features(x, y, share, groups=groups)
-
-
-def _encode(
-    encoder: nn.Module,
-    dataset: SizedImages,
-    share: Tensor,
-    batch_size: int,
-    device: torch.device,
-    workers: int,
-    autocast: torch.dtype | None,
-    progress: Callable[[int, int], None] | None,
-    take: Callable[[Tensor, Tensor, Tensor], None],
-) -> None:
-    """Give features (n, F) float32 on the CPU, labels (n,) and indices (n,) to ``take``, batch after batch."""
-    done = 0
-    square = encoder.square if isinstance(encoder, Encoder) else None
-    with frozen(encoder), torch.no_grad():
-        for images, labels in image_batches(dataset, share, batch_size, device, workers, square):
-            z = encoded(encoder, images, autocast)
-            take(z, labels, share[done : done + len(z)])
-            done += len(z)
-            if progress is not None:
-                progress(done, len(share))
-
-
-def _of_batches(
-    encoder: nn.Module,
-    loader: "DataLoader[Any]",
-    device: torch.device,
-    autocast: torch.dtype | None,
-    progress: Callable[[int, int], None] | None,
-) -> Features:
-    """The features of all that a DataLoader gives, in its order."""
-    x: list[Tensor] = []
-    y: list[Tensor] = []
-    with frozen(encoder), torch.no_grad():
-        for number, batch in enumerate(loader):
-            images, labels = batch_and_labels(batch, f"batch {number} of the DataLoader")
-            x.append(encoded(encoder, images.to(device), autocast))
-            y.append(labels)
-            if progress is not None:
-                progress(sum(map(len, x)), len(loader) * len(x[0]))
-    if not x:
-        raise DataError("the DataLoader gives no batch: at least one image is needed")
-    return Features(torch.cat(x), torch.cat(y), torch.arange(sum(map(len, x))))
+        x, y = gather_shares(x, y, own, device)
+    assert x is not None
+    return Features(x, y, torch.arange(count), groups=groups)

@@ -1,5 +1,7 @@
 """Rows that several processes have shares of, as one whole."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -17,24 +19,21 @@ def wait_for_all(world: int, device: torch.device) -> None:
 
 
 def gather_shares(
-    x: Tensor | None, y: Tensor, share: Tensor, count: int, world: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The shares of all processes as one whole, in order. Shares differ by one row at most and are padded to equal."""
+    x: Tensor | None, y: Tensor, shares: Sequence[tuple[int, int]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Features (N, F) and labels (N,) of all processes, in order; process r has the rows ``shares[r]``, first and end.
+
+    ``x`` is None in a process without rows.
+    """
     device = device if dist.get_backend() == "nccl" else torch.device("cpu")
     width = torch.tensor(0 if x is None else x.shape[1], device=device)
     dist.all_reduce(width, op=dist.ReduceOp.MAX)
-    longest = -(-count // world)
-
-    def padded(t: Tensor) -> Tensor:
-        return F.pad(t, (0, 0) * (t.ndim - 1) + (0, longest - len(t))).to(device)
+    longest = max(stop - start for start, stop in shares)
 
     def gathered(t: Tensor) -> Tensor:
-        parts = [torch.empty_like(t) for _ in range(world)]
-        dist.all_gather(parts, t)
-        # Process r holds images r, r + world, ...: stacked along dim 1 they are in order, and the padding is last.
-        return torch.stack(parts, 1).flatten(0, 1)[:count].cpu()
+        padded = F.pad(t, (0, 0) * (t.ndim - 1) + (0, longest - len(t))).to(device)
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: stop - start] for part, (start, stop) in zip(parts, shares, strict=True)]).cpu()
 
-    x = torch.zeros(0, int(width)) if x is None else x
-    features, labels, index = (gathered(padded(part)) for part in (x, y, share))
-    assert torch.equal(index, torch.arange(count)), "every image exactly once"
-    return features, labels, index
+    return gathered(torch.zeros(0, int(width)) if x is None else x), gathered(y)

@@ -1,13 +1,11 @@
-"""Tables of images in files that other programs read: embeddings as ``.npz``, ``.parquet`` or beside a folder, and predictions.
+"""Tables of images in files that other programs read: embeddings as ``.npz`` or beside a folder, and predictions.
 
 Each file is whole or not there.
 """
 
 import csv
 import io
-import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +15,6 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from linear_eval.features.extract import Features
-from linear_eval.features.thumbnails import Thumbnails
 from simclr.errors import ConfigError
 from simclr.files import atomically
 from simclr.names import as_utf8
@@ -27,63 +24,55 @@ __all__ = [
     "as_csv",
     "check_embedding_path",
     "check_table_path",
+    "is_parts_folder",
+    "label_names",
     "write_embeddings",
     "write_names",
     "write_table",
 ]
-
-ROW_GROUP = 1024
-"""Rows of a parquet file that are written together."""
 
 
 def check_embedding_path(path: Path) -> None:
     """Refuse a name whose ending says another format than those that are written, before there is work to lose.
 
     Raises:
-        ConfigError: an unknown ending, or a folder where a file is to be.
+        ConfigError: an unknown ending, or a folder where a file is to be, unless it is one of embeddings in parts.
     """
     if path.suffix not in (".npz", ".parquet", ""):
         raise ConfigError(f"out is {path}; expected a file .npz or .parquet, or a name without an ending for a folder")
-    if path.suffix and path.is_dir():
+    if path.is_dir() and path.suffix and not (path.suffix == ".parquet" and is_parts_folder(path)):
         raise ConfigError(f"out is {path}, which is a folder; choose another name")
 
 
-def write_embeddings(
-    path: Path,
-    features: Features,
-    names: Sequence[str],
-    classes: Sequence[str],
-    thumbnails: Thumbnails | None = None,
-) -> None:
-    """Write ``features`` to ``path``, in the format that its ending names.
+def is_parts_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder that holds parts of embeddings, and nothing else."""
+    names = [one.name for one in path.iterdir()] if path.is_dir() else []
+    return bool(names) and all(name.startswith("part-") and name.endswith(".parquet") for name in names)
 
-    ``.npz`` holds ``features`` (N, F) float32, ``index`` and ``labels`` (N,) int64, -1 where there is no label, and as text
-    ``paths`` (N,) and ``classes``. ``.parquet`` has a row an image: ``path``, ``label`` (its name, or null) and ``embedding``, a
-    list of F float32. Bytes of a name that are not UTF-8 are escaped there (``caf\\udce9``). With thumbnails there is ``image``
-    too, ``{bytes, path}`` as the ``Image`` of Hugging Face's datasets, which the file names as its type.
+
+def write_embeddings(path: Path, features: Features, names: Sequence[str], classes: Sequence[str]) -> None:
+    """Write ``features`` to ``path``, an ``.npz``.
+
+    It holds ``features`` (N, F) float32, ``index`` and ``labels`` (N,) int64, -1 where there is no label, and as text ``paths``
+    (N,) and ``classes``.
 
     Args:
-        path: a file ending in .npz or .parquet; one that is there is replaced.
+        path: a file; one that is there is replaced.
         features: of N images.
         names: what each image is called, N of them.
         classes: name of each label.
-        thumbnails: of the images, for .parquet; ``ROW_GROUP`` of them are in memory at a time.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    if path.suffix == ".npz":
-        arrays: dict[str, Any] = {
-            "features": features.x.numpy(),
-            "index": features.index.numpy(),
-            "labels": features.y.numpy(),
-            "classes": np.array(classes, dtype=np.str_),
-            "paths": np.array(names, dtype=np.str_),
-        }
-        atomically(path, lambda file: np.savez(file, **arrays))  # none is of objects: no pickle
-    else:
-        groups = _row_groups(features, tuple(map(as_utf8, names)), tuple(map(as_utf8, classes)), thumbnails)
-        atomically(path, lambda file: _write_groups(file, groups))
+    arrays: dict[str, Any] = {
+        "features": features.x.numpy(),
+        "index": features.index.numpy(),
+        "labels": features.y.numpy(),
+        "classes": np.array(classes, dtype=np.str_),
+        "paths": np.array(list(names), dtype=np.str_),
+    }
+    atomically(path, lambda file: np.savez(file, **arrays))  # none is of objects: no pickle
 
 
 def write_names(path: Path, labels: Tensor, names: Sequence[str], classes: Sequence[str]) -> None:
@@ -92,12 +81,19 @@ def write_names(path: Path, labels: Tensor, names: Sequence[str], classes: Seque
     Raises:
         CheckpointError: the disk refuses.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "path", "label"])
-    for row, (name, label) in enumerate(zip(names, _labels(labels, classes), strict=True)):
-        writer.writerow([row, name, label or ""])
-    atomically(path, lambda file: file.write(as_utf8(text.getvalue()).encode()))
+
+    def write(file: BinaryIO) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", "path", "label"])
+        for row, (name, label) in enumerate(zip(names, label_names(labels, classes), strict=True)):
+            writer.writerow([row, name, label or ""])
+            if text.tell() > 1 << 20:
+                file.write(as_utf8(text.getvalue()).encode())
+                text.seek(text.truncate(0))
+        file.write(as_utf8(text.getvalue()).encode())
+
+    atomically(path, write)
 
 
 Cells = Sequence[str] | Sequence[str | None] | Sequence[float]
@@ -148,51 +144,11 @@ def as_csv(columns: Mapping[str, Cells]) -> str:
     return text.getvalue()
 
 
-def _write_groups(file: BinaryIO, groups: Iterator[pa.Table]) -> None:
-    first = next(groups)
-    with pq.ParquetWriter(file, first.schema) as writer:
-        for group in itertools.chain([first], groups):
-            writer.write_table(group)
-
-
-def _row_groups(
-    features: Features, names: Sequence[str], classes: Sequence[str], thumbnails: Thumbnails | None
-) -> Iterator[pa.Table]:
-    """The rows as tables of at most ``ROW_GROUP``, of which one is in memory at a time."""
-    width = features.x.shape[1]
-    labels = _labels(features.y, classes)
-    fields = [
-        pa.field("path", pa.string()),
-        pa.field("label", pa.string()),
-        pa.field("embedding", pa.list_(pa.float32(), width)),
-    ]
-    described: dict[str, Any] = {
-        "path": {"dtype": "string", "_type": "Value"},
-        "label": {"dtype": "string", "_type": "Value"},
-        "embedding": {"feature": {"dtype": "float32", "_type": "Value"}, "length": width, "_type": "Sequence"},
-    }
-    metadata = None
-    if thumbnails is not None:
-        fields.append(pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})))
-        described["image"] = {"_type": "Image"}
-        metadata = {"huggingface": json.dumps({"info": {"features": described}})}
-    schema = pa.schema(fields, metadata)
-    for start in range(0, len(features), ROW_GROUP):
-        rows = range(start, min(start + ROW_GROUP, len(features)))
-        x = features.x[rows.start : rows.stop].flatten().numpy()
-        columns = [names[rows.start : rows.stop], labels[rows.start : rows.stop]]
-        arrays = [pa.array(column, pa.string()) for column in columns]
-        arrays.append(pa.FixedSizeListArray.from_arrays(x, type=fields[2].type))
-        if thumbnails is not None:
-            arrays.append(pa.array([{"bytes": thumbnails[row], "path": names[row]} for row in rows], fields[3].type))
-        yield pa.table(arrays, schema=schema)
-
-
-def _labels(labels: Tensor, classes: Sequence[str]) -> list[str | None]:
+def label_names(labels: Tensor, classes: Sequence[str]) -> list[str | None]:
     """The name of each label; its number where it has no name, None where there is no label.
 
     >>> import torch
-    >>> _labels(torch.tensor([1, -1, 2]), ["cat", "dog"])
+    >>> label_names(torch.tensor([1, -1, 2]), ["cat", "dog"])
     ['dog', None, '2']
     """
     return [None if y < 0 else classes[y] if y < len(classes) else str(y) for y in labels.tolist()]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from linear_eval.scored_run import note_on_trained_images
+from simclr.commands import command
 from simclr.names import numbered
 
 __all__ = ["COMMONEST", "class_notes", "notes_on", "scored_images", "test_classes"]
@@ -59,7 +60,7 @@ def notes_on(result: dict[str, Any]) -> list[str]:
     if test.get("near_copies"):
         notes.append(
             f"{test['near_copies']} of {scored} test images have a near-copy in training: the score is too good for new images; "
-            "scripts/check_data.py names them, and --data.group keeps images that belong together in one part"
+            f"{command('check_data')} names them, and --data.group keeps images that belong together in one part"
         )
     return notes + note_on_trained_images(test.get("trained_on"), scored)
 

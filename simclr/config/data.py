@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from simclr.config.marks import OneOf, Rare, Runtime
-from simclr.config.sources import GIVEN, known_sources
+from simclr.config.sources import GIVEN, PACKED, known_sources
 from simclr.errors import ConfigError, require
 from simclr.paths import expand_fields
 
@@ -25,10 +25,12 @@ class DataConfig:
     """What an earlier version did that had no such setting: a run that it began goes on like that."""
 
     source: Annotated[str, OneOf(known_sources, unoffered=(GIVEN,))] = "digits"
-    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`; plugins add others."""
+    """The image set. `digits` comes with scikit-learn; `folder` is any folder of images, given by `path`, `shards` tars of
+    WebDataset, `parquet` tables of Hugging Face's; plugins add others."""
 
     path: Path | None = None
-    """`folder`: its images, at any depth. The named sets: where their files are or are downloaded to (default: data/)."""
+    """`folder`: its images, at any depth. `shards`, `parquet`: a folder of them, a file, a pattern, braces; shards also a URL or
+    `pipe:COMMAND`, parquet a set of the hub. The named sets: where their files are or are downloaded to (default: data/)."""
 
     size: int = 32
     """Stored size in pixels: every image is decoded once to RGB uint8 of size x size (shorter side, centre crop)."""
@@ -54,7 +56,8 @@ class DataConfig:
 
     labels: Literal["auto", "none", "first", "last", "path"] | Path = "auto"
     """`folder`: the label of an image is the `first` or the `last` folder of its path, or the `path` of all of them; `auto` takes
-    a metadata file in the folder or the first; `none` ignores them; a CSV, JSON Lines or parquet file says it image by image."""
+    a metadata file in the folder or the first; `none` ignores them; a CSV, JSON Lines or parquet file says it image by image.
+    `shards`, `parquet`: the name of the key or the column."""
 
     group: Rare[str | None] = None
     """`folder`: images of one group (a patient, a video) stay in one part of every division. A column of the metadata file, or a
@@ -127,7 +130,7 @@ class DataConfig:
                 f"data.path={self.path} names a folder, which data.source=digits does not read; add --data.source folder, or "
                 "for pretraining begin with the preset folder"
             )
-        if isinstance(self.labels, Path) and self.source != "folder":
+        if isinstance(self.labels, Path) and self.source not in ("folder", *PACKED):
             raise ConfigError(f"data.labels={self.labels} names a file, which data.source={self.source} does not read")
 
 

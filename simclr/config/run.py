@@ -49,6 +49,10 @@ class LoopConfig:
     """Compute the activations of the encoder's blocks again in the backward pass instead of keeping them: less memory, for up
     to a third more time. The gradients stay the same."""
 
+    wire: Rare[Literal["full", "bf16"]] = "full"
+    """How embeddings travel between processes: `full`, as the encoder gives them, or `bf16`, in half the bytes of float32, which
+    rounds what the loss compares to 3 digits."""
+
     sync_batchnorm: Rare[bool] = True
     """With several GPU processes, take BatchNorm statistics over all of them, so that the result is that of one process."""
 

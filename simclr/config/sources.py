@@ -6,9 +6,12 @@ from typing import Any, TypeVar
 
 from simclr.errors import ConfigError
 
-__all__ = ["GIVEN", "OWN_SOURCES", "SOURCES", "known_sources", "register_source"]
+__all__ = ["GIVEN", "OWN_SOURCES", "PACKED", "SOURCES", "known_sources", "register_source"]
 
-SOURCES = ("digits", "cifar10", "cifar100", "stl10", "omniglot", "folder")
+PACKED = ("parquet", "shards")
+"""Those whose images lie by the thousand in larger files."""
+
+SOURCES = ("digits", "cifar10", "cifar100", "stl10", "omniglot", "folder", *PACKED)
 
 GIVEN = "given"
 """What ``data.source`` says of images that were handed to ``simclr.pretrain``: no command can load them."""

@@ -1,6 +1,7 @@
-"""Looking through a folder of images before a night is spent on it: what does not decode, what is there twice, what is odd."""
+"""Looking through a set of images before a night is spent on it: what does not decode, what is there twice, what is odd."""
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,16 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from simclr.config.data import DataConfig
+from simclr.config.sources import PACKED
 from simclr.cores import share_of_cores
 from simclr.data.check_report import FolderReport
 from simclr.data.decode import Reader, to_square
 from simclr.data.image_set import ImageSet
 from simclr.data.near_copies import fingerprints, near_copies
 from simclr.data.opening import open_picture
+from simclr.data.packed.sources import damaged_files
 from simclr.data.pixel_faults import pixel_faults
+from simclr.data.rows import Row
 from simclr.data.sources import has_validation, load_source
 from simclr.errors import ConfigError, DataError
 
@@ -56,35 +60,43 @@ class _Found:
 
 
 def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> FolderReport:
-    """Decode every image of a ``folder`` source once, in a thread a core, compare all files byte by byte (SHA-256) and the
-    test images with those of training for near-copies.
+    """Decode every image of a folder, of shards or of parquet once, in a thread a core, compare all files byte by byte (SHA-256)
+    and the test images with those of training for near-copies. Of shards the check sums are compared with their list's.
 
     Args:
         config: the images; what makes training see fewer of them is not looked at.
         progress: called with (files done, files in all).
 
     Raises:
-        ConfigError: a source that is not a folder.
+        ConfigError: a source of another kind.
         DataError: no folder, or no image in it.
     """
-    if config.source != "folder":
-        raise ConfigError(f"data.source is {config.source}; only folders are looked through: --data.path DIR")
+    if config.source not in ("folder", *PACKED):
+        raise ConfigError(
+            f"data.source is {config.source}; only folders, shards and parquet are looked through: --data.path DIR"
+        )
     whole = replace(config, held_out_classes=0.0, label_fraction=1.0, validation=0.0, limit=None)
+    damaged: dict[Path, str] = {}
+    if config.source in PACKED:  # whose images that are there are looked at all the same
+        damaged, whole = damaged_files(whole), replace(whole, broken="skip")
     splits: list[Literal["train", "validation", "test"]] = ["train", "test"]
     if has_validation(whole):
         splits.insert(1, "validation")
     parts: dict[str, ImageSet] = {split: load_source(whole, split) for split in splits}
     where: dict[Path, str] = {}
     pages: dict[Path, list[int]] = {}
+    places: dict[Path, Path | Row] = {}
     for split, images in parts.items():
-        for number, path in enumerate(images.paths or ()):
+        for number, place in enumerate(images.places):
+            path = _called(place)
             where[path] = split
             pages.setdefault(path, []).append(images.page(number))
+            places[path] = place
     class_of = {path: name for images in parts.values() for path, name in _classes(images)}
     reader = parts["train"].reader
     found: list[_Found] = []
     with ThreadPoolExecutor(share_of_cores()) as pool:
-        for one in pool.map(lambda path: _visit(path, pages[path], reader), sorted(where)):
+        for one in pool.map(lambda path: _visit(path, places[path], pages[path], reader), sorted(where)):
             found.append(one)
             if progress is not None:
                 progress(len(found), len(where))
@@ -111,7 +123,7 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
         },
         unlabelled=sum(map(len, parts.values())) - sum(classes.values()) - len(numbers) if classes or numbers else 0,
         numbers=tuple(sorted(numbers)),
-        broken={one.path: one.reason for one in found if one.reason},
+        broken=damaged | {one.path: one.reason for one in found if one.reason},
         duplicates=groups,
         leaked=leaked,
         contradicting=tuple(group for group in groups if len({class_of[p] for p in group if p in class_of}) > 1),
@@ -132,24 +144,29 @@ def _classes(images: ImageSet) -> list[tuple[Path, str]]:
     """Each labelled image with the name of its class."""
     if images.labels is None:
         return []
-    labelled = zip(images.paths or (), images.labels.tolist(), strict=True)
-    return [(path, images.classes[label]) for path, label in labelled if label >= 0]
+    labelled = zip(images.places, images.labels.tolist(), strict=True)
+    return [(_called(place), images.classes[label]) for place, label in labelled if label >= 0]
 
 
-def _visit(path: Path, pages: list[int], reader: Reader) -> _Found:
+def _called(place: Path | Row) -> Path:
+    return place if isinstance(place, Path) else Path(str(place))
+
+
+def _visit(path: Path, place: Path | Row, pages: list[int], reader: Reader) -> _Found:
     try:
         faults: dict[str, str] = {}
         for page in pages:
             # A JPEG comes at a smaller scale, as it does for training.
             pixels, (height, width) = reader.read(
-                path, page, lambda height, width: min(height, width) / (2 * reader.size)
+                place, page, lambda height, width: min(height, width) / (2 * reader.size)
             )
             named = f"page {page}: " if len(pages) > 1 else ""
             faults = {kind: f"{named}{fault}" for kind, fault in _faults(pixels, height, width).items()} | faults
             if page == pages[0]:
                 first = to_square(pixels, min(_SIDE, reader.size), reader.fit), (width, height)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with open_picture(path, pages[0], reader.max_pixels) as opened:
+        content = _content(place)
+        digest = hashlib.sha256(content).hexdigest()
+        with open_picture(place, pages[0], reader.max_pixels) as opened:
             kind = opened.kind
     except (DataError, OSError) as error:
         return _Found(path=path, reason=str(error))
@@ -159,7 +176,7 @@ def _visit(path: Path, pages: list[int], reader: Reader) -> _Found:
         digest=digest,
         size=size,
         kind=kind,
-        turned=_is_turned(path),
+        turned=_is_turned(content),
         faults=tuple(faults.items()),
         prints=fingerprints(square[None])[0],
     )
@@ -176,9 +193,15 @@ def _faults(pixels: Tensor, height: int, width: int) -> dict[str, str]:
     return faults
 
 
-def _is_turned(path: Path) -> bool:
+def _content(place: Path | Row) -> bytes:
+    content = place.image() if isinstance(place, Row) else place.read_bytes()
+    assert isinstance(content, bytes)
+    return content
+
+
+def _is_turned(content: bytes) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
     except Exception:  # whatever Pillow makes of a file that it is not asked to decode
         return False

@@ -19,7 +19,7 @@ from simclr.data.bands import turned
 from simclr.data.decode import Reader, enough_memory
 from simclr.data.opening import refuse_irregular
 from simclr.data.pillow_open import expect_few_scans
-from simclr.data.rows import Row
+from simclr.data.rows import Row, Stored
 from simclr.distributed import derive_seed
 
 __all__ = ["CropPlan", "Cut", "cut_views"]
@@ -124,15 +124,18 @@ def _read_jpeg(
     decode = _jpeg_decoder()
     if (
         decode is None
-        or isinstance(path, Row)
+        or (isinstance(path, Row) and not isinstance(path, Stored))
         or page
         or reader.channels != 3
         or not (reader.value_range is None or reader.deep_only)
     ):
         return None
     try:
-        refuse_irregular(path)
-        data = path.read_bytes()
+        if isinstance(path, Row):
+            data = path.image()
+        else:
+            refuse_irregular(path)
+            data = path.read_bytes()
         if not (data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0").endswith(b"\xff\xd9")):
             return None
         header = JpegImagePlugin.JpegImageFile(io.BytesIO(data))

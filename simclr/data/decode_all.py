@@ -21,7 +21,7 @@ from simclr.cores import share_of_cores
 from simclr.data.workers import WorkerGone, read_by_workers
 from simclr.errors import DataError
 
-__all__ = ["decode_all"]
+__all__ = ["decode_all", "workers_fork"]
 
 FEW = 2048
 """Images that threads have decoded, whatever their size, about when processes would have begun."""
@@ -78,7 +78,7 @@ def decode_all(read: Read, count: int, into: Tensor | None, wholes: dict[int, Te
     if count >= FEW and threads > 1:
         processor, waited = _seconds(read, count)
         if processor < LOCKED * threads:
-            if _workers_fork():
+            if workers_fork():
                 bytes_each = 1 if into is None else into[0].nbytes
                 at_once = max(1, min(_PART, _PART_BYTES // bytes_each))
                 with closing(_by_processes(read, count, threads, at_once, into is not None)) as parts:
@@ -169,7 +169,7 @@ def _seconds(read: Read, count: int) -> tuple[float, float]:
     return processor, waited
 
 
-def _workers_fork() -> bool:
+def workers_fork() -> bool:
     """Whether a process is a copy of this one in no time, rather than one that imports torch for seconds, and the main module."""
     # Asked for outright, the way would be settled, and nobody could set another.
     way = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]

@@ -1,6 +1,6 @@
 """An ImageSet: images as one uint8 tensor or as files, with or without labels, indexable as a torch Dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from simclr.data.decode import Reader
 from simclr.data.decode_all import decode_all
+from simclr.data.file_list import FileList
 from simclr.data.originals import LONGEST, Originals
-from simclr.data.places import chosen, joined
+from simclr.data.places import Chosen, chosen, joined
 from simclr.data.rows import Row
 from simclr.errors import DataError
 
@@ -88,7 +89,7 @@ class ImageSet:
         return cls(
             name=name,
             reader=Reader(size=reader) if isinstance(reader, int) else reader,
-            paths=tuple(paths),
+            paths=paths if isinstance(paths, FileList | Chosen) else tuple(paths),
             pages=None if pages is None else tuple(pages),
             labels=labels,
             classes=classes,
@@ -236,6 +237,14 @@ class ImageSet:
         """
         return self if self.pixels is not None else self.subset(self._decode_all(None, None, broken))
 
+    def refusal(self, failed: Mapping[int, str]) -> DataError:
+        """What is raised where images do not decode: ``failed`` has the number of each, and why."""
+        named = "; ".join(list(failed.values())[:12]) + ("; ..." if len(failed) > 12 else "")
+        return DataError(
+            f"{len(failed)} of {len(self)} files do not decode: {named}. "
+            f"Mend or remove them, or leave them out with --data.broken skip"
+        )
+
     def _decode_all(
         self, into: Tensor | None, wholes: dict[int, Tensor] | None, broken: dict[int, str] | None
     ) -> Tensor:
@@ -247,14 +256,10 @@ class ImageSet:
             return self.reader.square_and_whole(paths[index], self.page(index), longest=LONGEST)
 
         failed = decode_all(read, len(self), into, wholes)
-        if failed and (self.broken == "refuse" or len(failed) == len(self)):
-            named = "; ".join(list(failed.values())[:12]) + ("; ..." if len(failed) > 12 else "")
-            raise DataError(
-                f"{len(failed)} of {len(self)} files do not decode: {named}. "
-                f"Mend or remove them, or leave them out with --data.broken skip"
-            )
         if broken is not None:
             broken |= failed
+        if failed and (self.broken == "refuse" or len(failed) == len(self)):
+            raise self.refusal(failed)
         good = torch.ones(len(self), dtype=torch.bool)
         good[list(failed)] = False
         return good.nonzero().flatten()

@@ -17,6 +17,7 @@ from simclr.data.samplers import Sampler
 from simclr.data.workers import read_by_workers
 from simclr.distributed import any_rank, gather_rare
 from simclr.errors import PipelineError
+from simclr.granted import available_memory
 
 __all__ = ["Batch", "Batches", "fits_on", "place", "place_and_tell", "say_left_out"]
 
@@ -47,11 +48,11 @@ class Batch:
 
 
 def fits_on(device: torch.device, nbytes: int) -> bool:
-    """Whether ``nbytes`` take under a quarter of the memory that is free on ``device``."""
+    """Whether ``nbytes`` take under a quarter of the memory that is free on ``device`` for this process."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        free = _available_ram()
+        free = available_memory()
     return nbytes < free / 4
 
 
@@ -101,14 +102,6 @@ def say_left_out(images: ImageSet, broken: Mapping[int, str], say: Callable[[str
         say(f"  {reason}")
     if len(reasons) > most:
         say(f"  and {len(reasons) - most} more")
-
-
-def _available_ram() -> int:
-    try:
-        with open("/proc/meminfo") as meminfo:  # noqa: PTH123 - a kernel file, not a path of ours
-            return next(int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 8 << 30
 
 
 class Batches:

@@ -8,7 +8,7 @@ from simclr.data.class_cells import one_text
 from simclr.data.metadata_table import Table, plain
 from simclr.errors import DataError
 
-__all__ = ["Columns", "Role", "columns_of", "expected", "is_path"]
+__all__ = ["Columns", "Role", "columns_of", "expected", "is_path", "names_of"]
 
 Role = Literal["path", "label", "value", "quality", "group", "split"]
 
@@ -58,6 +58,11 @@ class Columns:
         if role == "label" and self.one_hot:
             return [self.table.columns[i] for i in self.one_hot]
         return [self.table.columns[self.at[role]]] if role in self.at else []
+
+
+def names_of(role: Role) -> tuple[str, ...]:
+    """The `plain` names of the columns of ``role``, the likeliest first."""
+    return _NAMES[role]
 
 
 def is_path(name: str) -> bool:

@@ -1,5 +1,6 @@
 """A file of any kind that holds an image: its header at once, its pixels when they are asked for."""
 
+import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,18 +56,17 @@ def open_picture(path: Path | Row, page: int, max_pixels: int) -> Iterator[Opene
         DataError: for what is wrong with the file, or an image of more than ``max_pixels``; at the opening or in ``decode``.
     """
     image = path.image() if isinstance(path, Row) else path
-    if not isinstance(image, Path):
+    if not isinstance(image, Path | bytes):
         yield opened_row(image, path, max_pixels)
         return
-    path = image
+    path = image if isinstance(image, Path) else path
     try:
-        refuse_irregular(path)
-        with path.open("rb") as file:
+        with _opened_file(image) as file:
             head = file.read(32)
             if len(head) < 4:  # some decoders look at so many bytes without asking
                 raise DataError(f"{path}: {'not an image that can be read' if head else 'the file is empty'}")
             if head.startswith(_NUMPY_MARK) or path.suffix.lower() == ".npy":
-                opened = _numpy(path, page, max_pixels, head.startswith(_NUMPY_MARK))
+                opened = _numpy(image, path, page, max_pixels, head.startswith(_NUMPY_MARK))
             elif head.startswith(TIFF_MARKS):
                 opened = _tiff(file, head, path, page, max_pixels)
             else:
@@ -81,7 +81,14 @@ def open_picture(path: Path | Row, page: int, max_pixels: int) -> Iterator[Opene
         raise DataError(f"{path}: {reason.splitlines()[0] if reason else type(error).__name__}") from error
 
 
-def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int) -> Opened:
+def _opened_file(image: Path | bytes) -> BinaryIO:
+    if isinstance(image, bytes):
+        return io.BytesIO(image)
+    refuse_irregular(image)
+    return image.open("rb")
+
+
+def _pillow(file: BinaryIO, head: bytes, path: Path | Row, page: int, max_pixels: int) -> Opened:
     def again() -> ImageFile.ImageFile:
         image = open_image(file, head)
         if page:
@@ -136,7 +143,7 @@ def _pillow(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int)
     return Opened(kind=f"{image.format} {image.mode}", pixels=pixels, deep=deep, shape=shape, decode=decode)
 
 
-def _turn_to(image: ImageFile.ImageFile, page: int, path: Path) -> None:
+def _turn_to(image: ImageFile.ImageFile, page: int, path: Path | Row) -> None:
     with without_pillows_limit(image.width * image.height):
         count = getattr(image, "n_frames", 1)
         if page >= count:
@@ -144,7 +151,7 @@ def _turn_to(image: ImageFile.ImageFile, page: int, path: Path) -> None:
         image.seek(page)
 
 
-def _tiff(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int) -> Opened:
+def _tiff(file: BinaryIO, head: bytes, path: Path | Row, page: int, max_pixels: int) -> Opened:
     try:
         header = TiffHeader(file, str(path), page)
     except IndexError as error:
@@ -182,11 +189,14 @@ def _tiff(file: BinaryIO, head: bytes, path: Path, page: int, max_pixels: int) -
     return Opened(kind=kind, pixels=pixels, deep=deep, shape=lambda: shown, decode=decode)
 
 
-def _numpy(path: Path, page: int, max_pixels: int, marked: bool) -> Opened:
+def _numpy(image: Path | bytes, path: Path | Row, page: int, max_pixels: int, marked: bool) -> Opened:
     if page:
         raise DataError(f"{path}: no page {page}, counted from 0; it has 1")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(image, bytes):
+            array = np.load(io.BytesIO(image), allow_pickle=False)
+        else:
+            array = np.load(image, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         objects = marked and "bject" in str(error)
         what = "Python objects, which are not loaded; save numbers" if objects else "no whole NumPy array"
@@ -198,7 +208,7 @@ def _numpy(path: Path, page: int, max_pixels: int, marked: bool) -> Opened:
     return opened_array(array, path, max_pixels)
 
 
-def _expect(path: Path, bands: Bands, channels: int) -> None:
+def _expect(path: Path | Row, bands: Bands, channels: int) -> None:
     expect_bands(path, bands.values.shape[-1], bands.pictorial, channels)
 
 
@@ -209,14 +219,13 @@ def _turned(bands: Bands, orientation: int) -> Bands:
     return replace(bands, values=turned(bands.values, orientation), transparent=seen)
 
 
-def page_numbers(path: Path) -> tuple[int, ...]:
+def page_numbers(path: Path | Row) -> tuple[int, ...]:
     """The pages of a TIFF file, or the frames of a GIF, WebP, PNG or AVIF, from the headers; reduced copies in a TIFF are none.
 
     A file of another kind, or that does not open, has the one page (0,): what is wrong with it is said where it is decoded.
     """
     try:
-        refuse_irregular(path)
-        with path.open("rb") as file:
+        with _opened_file(path.image() if isinstance(path, Row) else path) as file:
             head = file.read(32)
             if head.startswith(TIFF_MARKS):
                 return tiff_pages(file, path.name)
@@ -227,14 +236,14 @@ def page_numbers(path: Path) -> tuple[int, ...]:
         return (0,)
 
 
-def bands_are_pages(path: Path, channels: int) -> bool:
+def bands_are_pages(path: Path | Row, channels: int) -> bool:
     """Whether ``open_picture(path, 0, ...)`` takes the pages of a TIFF file for the bands of one image of ``channels``.
 
     So many programs write an array (C, H, W). It is done for numbers of channels other than 1 and 3, and for files of exactly
     so many pages of one band.
     """
     try:
-        with path.open("rb") as file:
+        with _opened_file(path.image() if isinstance(path, Row) else path) as file:
             if channels in (1, 3) or not file.read(32).startswith(TIFF_MARKS):
                 return False
             return TiffHeader(file, str(path), 0).may_be_a_band and len(tiff_pages(file, path.name)) == channels
@@ -242,6 +251,6 @@ def bands_are_pages(path: Path, channels: int) -> bool:
         return False
 
 
-def page_count(path: Path) -> int:
+def page_count(path: Path | Row) -> int:
     """How many pages or frames a file has; see ``page_numbers``."""
     return len(page_numbers(path))

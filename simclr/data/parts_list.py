@@ -1,54 +1,57 @@
 """The files of a run's folder and the part of each, as they were when the run began: ``runs/NAME/images.csv``.
 
 A folder grows, and a division drawn anew would test on what was trained on. The run and all that scores it later go by this
-list. Its first line is a comment with a digest of the others; ``pandas.read_csv(file, comment="#")`` reads it.
+list.
 """
 
 import csv
-import hashlib
-import io
-import json
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from simclr.data.file_index import INDEX, read_index, write_index
+from simclr.data.file_list import LONG, FileList, Numbers, backing, evenly
 from simclr.data.folder_layout import PartName
 from simclr.data.image_set import ImageSet
+from simclr.data.images_table import escaped, read_table, unescaped, write_table
+from simclr.data.listed_files import ListedFile, ListedFiles, labels_in_words, listed_files
+from simclr.data.listing import Listing, list_images, remember
 from simclr.errors import CheckpointError, DataError
 from simclr.files import atomically
 
-__all__ = ["FILE", "ListedFile", "PartsList", "escaped", "listed_files", "read_parts", "unescaped", "write_parts"]
+__all__ = [
+    "FILE",
+    "Kept",
+    "ListedFile",
+    "PartsList",
+    "escaped",
+    "listed_files",
+    "read_parts",
+    "unescaped",
+    "write_parts",
+]
 
 FILE = "images.csv"
 
-_COLUMNS = ("part", "of", "name", "bytes", "label")
 
+class Kept(NamedTuple):
+    """What a list takes of the files that are there."""
 
-@dataclass(frozen=True, kw_only=True)
-class ListedFile:
-    """One image file."""
+    files: FileList
+    rows: Numbers
+    """int64 (N,), those of ``files`` that are taken."""
 
-    part: str
-    """What the run did with it: ``train``, ``validation``, ``test``, ``held-out`` (its class), or ``unused``."""
+    listed: Numbers
+    """int64 (N,), which of the list each is; -1 where it is new."""
 
-    of: str
-    """The part of the folder it is in, before a limit and shares: ``train``, ``validation``, ``test``, ``unlabeled``, ``out``."""
-
-    name: str
-    """Its path below ``data.path``, with slashes."""
-
-    bytes: int
-    """Its size; -1 where it was not there."""
-
-    label: str = ""
-    """Its class; empty without one."""
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class PartsList:
     file: Path
     """Where it was read from, for messages."""
 
-    files: tuple[ListedFile, ...]
+    files: Sequence[ListedFile]
 
     classes: tuple[str, ...] = ()
     """Names of the labels, in the order of their numbers."""
@@ -72,79 +75,118 @@ class PartsList:
     extend: bool = False
     """Train on files that are not listed; else leave them out."""
 
-    @cached_property
-    def by_name(self) -> dict[str, ListedFile]:
-        """Every file by its name."""
-        return {file.name: file for file in self.files}
+    listing: Listing | None = field(default=None, repr=False, compare=False)
+    """What was found below the folder when the list was made, where that is known."""
 
-    def trained_on(self) -> frozenset[str]:
-        """The names of the training images."""
-        return frozenset(file.name for file in self.files if file.part == "train")
+    @cached_property
+    def columns(self) -> ListedFiles:
+        """The files as columns."""
+        return ListedFiles.make(self.files)
+
+    def list_images(self, root: Path) -> Listing:
+        """What is below ``root``: as the list's own listing says, where no folder has changed since; else listed anew."""
+        if self.listing is not None:
+            found = replace(self.listing, root=root, paths=self.listing.paths.at(root))
+            if found.is_still_so():
+                remember(found)
+                return found
+        return list_images(root)
+
+    def count_trained(self, paths: Sequence[Path], roots: set[Path]) -> int:
+        """How many of ``paths`` are training images of the list below one of ``roots``, by whatever links."""
+        trained = self.columns.rows[self.columns.part.are("train")]
+        files = paths if isinstance(paths, FileList) else getattr(paths, "items", None)
+        if isinstance(files, FileList) and not files.linked:
+            at = files.rows_of(self.columns.files)[trained]
+            if (at >= 0).all() and os.path.realpath(files.root) in set(map(os.path.realpath, roots)):
+                known = np.zeros(len(files), dtype=bool)
+                known[at] = True
+                return int(known[backing(paths, files.root)[1]].sum())
+        names = self.columns.files.each_name(trained)
+        there = {os.path.realpath(root / name) for name in names for root in roots}
+        return sum(os.path.realpath(path) in there for path in paths)
 
     def is_of(self, root: Path | None) -> bool:
-        """Whether every listed file is below ``root`` in its size: the same set, by whatever path."""
-        return root is not None and all(_size(root / file.name) == file.bytes for file in self.files)
+        """Whether every listed file, of many those evenly drawn, is below ``root`` in its size: the same set, by any path."""
+        if root is None:
+            return False
+        files, drawn = self.columns.files.at(root), evenly(len(self.columns), LONG)
+        for some in (drawn[:100], drawn[100:]):  # most other sets differ in the first
+            if (files.sizes(self.columns.rows[some]) != self.columns.bytes[some]).any():
+                return False
+        return True
 
     def any_of(self, root: Path | None) -> bool:
-        """Whether any listed file is below ``root``."""
-        return root is not None and any((root / file.name).exists() for file in self.files)
+        """Whether any listed file, of many those evenly drawn, is below ``root``."""
+        if root is None:
+            return False
+        rows = self.columns.rows[evenly(len(self.columns), LONG)]
+        return any((root / name).exists() for name in self.columns.files.each_name(rows))
 
-    def choose(self, root: Path, paths: Sequence[Path], skip: bool) -> tuple[list[Path], list[str]]:
-        """Of the files ``paths`` below ``root`` those on the list, in their order there, and words on the others.
+    def choose(self, listing: Listing, skip: bool) -> Kept:
+        """Of the files of ``listing`` those on the list, in their order there, with words on the others.
 
-        With ``skip`` (``data.broken``) files that are gone or changed are no reason to refuse: those gone stay in the list
-        of paths, and are left out as others that do not decode.
+        Of a long list so many files, evenly drawn, are asked for their size. With ``skip`` (``data.broken``) files that are
+        gone or changed are no reason to refuse: those gone stay among the files, and are left out as others that do not decode.
 
         Raises:
             DataError: ``strict`` and not ``skip``, and files are missing or of another size.
         """
-        there = {path.relative_to(root).as_posix(): path for path in paths}
-        missing = [file.name for file in self.files if file.name not in there]
-        changed = []
+        files, root, own = listing.paths, listing.root, self.columns
+        at = files.rows_of(own.files)[own.rows]
+        gone, changed = np.flatnonzero(at < 0), np.empty(0, np.int64)
         if self.strict:
-            changed = [
-                f.name for f in self.files if f.bytes >= 0 and f.name in there and _size(there[f.name]) != f.bytes
-            ]
+            asked = np.flatnonzero((at >= 0) & (own.bytes >= 0))
+            asked = asked[evenly(len(asked), LONG)]
+            changed = asked[files.sizes(at[asked]) != own.bytes[asked]]
         said = [
-            f"{len(names)} of its {len(self.files)} images {what} ({_some(names)})"
-            for names, what in ((missing, "are not there any more"), (changed, "have another size"))
-            if names
+            f"{len(rows)} of its {len(own)} images {what} ({_some(own.files, own.rows[rows])})"
+            for rows, what in ((gone, "are not there any more"), (changed, "have another size"))
+            if len(rows)
         ]
-        new = [name for name in there if name not in self.by_name]
+        unknown = np.ones(len(files), dtype=bool)
+        unknown[at[at >= 0]] = False
+        new = np.flatnonzero(unknown)
         notes = [f"the parts are those of {self.file}, written when the run began"]
         if said and self.strict and not skip:
-            also = f"; {len(new)} others are new ({_some(new)})" if new else ""
+            also = f"; {len(new)} others are new ({_some(files, new)})" if len(new) else ""
             raise DataError(
                 f"{root} is not what this run began with: {'; '.join(said)}{also}. Put them back, or begin a run of another "
                 f"--name on what is there now; {self.file} lists what it began with"
             )
         if said:
             notes.append(f"since the run began: {'; '.join(said)}")
-        chosen = [root / f.name for f in self.files if f.name in there or (self.strict and skip)]
-        if not chosen:
-            raise DataError(f"none of the {len(self.files)} images that {self.file} lists is in {root}")
-        if new and self.extend:
+        listed = np.arange(len(own)) if self.strict and skip else np.flatnonzero(at >= 0)
+        if not len(listed):
+            raise DataError(f"none of the {len(own)} images that {self.file} lists is in {root}")
+        kept = Kept(files, at[listed], listed, notes)
+        if len(gone) and self.strict:
+            kept = Kept(own.files.at(root), own.rows, listed, notes)
+        if len(new) and self.extend:
             notes.append(f"{len(new)} images were added to {root} since that run began; they join training")
-            chosen += [there[name] for name in new]
-        elif new:
+            kept = Kept(files, np.concatenate([kept.rows, new]), np.concatenate([listed, np.full(len(new), -1)]), notes)
+        elif len(new):
             goes, scored = "it goes on with its first {} (a new --name takes them)", "its first {} alone are in a part"
-            said_of = (goes if self.strict else scored).format(len(self.files))
+            said_of = (goes if self.strict else scored).format(len(own))
             notes.append(f"{len(new)} images were added to {root} since this run began; {said_of}")
-        return chosen, notes
+        return kept
 
-    def without_size_of(self, file: str) -> "PartsList":
-        """The same list, in which the file of this name may have any size."""
-        return replace(self, files=tuple(replace(f, bytes=-1) if f.name == file else f for f in self.files))
+    def without_size_of(self, rows: Iterable[int]) -> "PartsList":
+        """The same list, in which the files at ``rows`` may have any size."""
+        sizes = self.columns.bytes.copy()
+        sizes[list(rows)] = -1
+        return replace(self, files=replace(self.columns, bytes=sizes), listing=None)
 
-    def division(self, root: Path, paths: Sequence[Path]) -> dict[PartName, list[int]]:
-        """The numbers, among ``paths`` below ``root``, of the images of each part of the folder; new ones train."""
-        parts: dict[PartName, list[int]] = {"train": []}
-        for number, path in enumerate(paths):
-            listed = self.by_name.get(path.relative_to(root).as_posix())
-            of = "train" if listed is None else listed.of
-            if of != "out":
-                parts.setdefault(cast(PartName, of), []).append(number)
-        return parts
+    def division(self, listed: Numbers) -> dict[PartName, Tensor]:
+        """The numbers of the images of each part of the folder, of which ``listed`` (N,) tells the row here; new ones train."""
+        of = np.where(listed < 0, -1, self.columns.of.of[listed].astype(np.int64))
+        words = self.columns.of.words
+        parts = {word: torch.from_numpy(np.flatnonzero(of == i)) for i, word in enumerate(words) if word != "out"}
+        train = torch.from_numpy(
+            np.flatnonzero((of < 0) | np.isin(of, [i for i, w in enumerate(words) if w == "train"]))
+        )
+        held = {cast(PartName, part): numbers for part, numbers in parts.items() if len(numbers)}
+        return {**held, "train": train}
 
     def numbered(self, labels: Tensor, classes: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...], int] | None:
         """``labels`` (N,) of ``classes`` in the numbers of the list, the names, and how many of them training knows.
@@ -169,54 +211,39 @@ class PartsList:
         """
         if images.paths is None:
             return
-        other = [
-            f"{listed.name}: {listed.label or 'no label'} -> {label or 'no label'}"
-            for path, label in zip(images.paths, _labels(images), strict=True)
-            if (listed := self.by_name.get(path.relative_to(root).as_posix())) is not None and listed.label != label
-        ]
-        if other:
+        files, rows = backing(images.paths, root)
+        own, found = self.columns, labels_in_words(images)
+        of_file = np.full(len(files), -1, dtype=np.int64)
+        at = files.rows_of(own.files)[own.rows]
+        of_file[at[at >= 0]] = np.flatnonzero(at >= 0)
+        listed = of_file[rows]
+        number = {word: i for i, word in enumerate(own.label.words)}
+        now = np.array([number.get(word, -1) for word in found.words], dtype=np.int64)[found.of]
+        other = np.flatnonzero((listed >= 0) & (now != own.label.of[listed]))
+        if len(other):
+            words = [
+                f"{files.name(rows[i])}: {own.label.words[own.label.of[listed[i]]] or 'no label'} -> "
+                f"{found.words[found.of[i]] or 'no label'}"
+                for i in other[:3].tolist()
+            ]
+            shown = ", ".join(map(escaped, words)) + (", ..." if len(other) > 3 else "")
             raise DataError(
-                f"{len(other)} images of {root} have another label than when this run began ({_some(other)}); put the labels "
+                f"{len(other)} images of {root} have another label than when this run began ({shown}); put the labels "
                 "back, or begin a run of another --name"
             )
 
 
-def listed_files(root: Path, base: Mapping[str, ImageSet], used: Mapping[str, ImageSet]) -> list[ListedFile]:
-    """Every file of the ``base`` parts of the folder ``root``, by their names, with what the run uses it for."""
-    part_of = {path: part for part, images in reversed(list(used.items())) for path in images.paths or ()}
-    found: dict[Path, ListedFile] = {}
-    for of in ("unlabeled", "test", "validation", "train"):
-        images = base.get(of)
-        if images is None:
-            continue
-        for path, label in zip(images.paths or (), _labels(images), strict=True):
-            found.setdefault(
-                path,
-                ListedFile(
-                    part=part_of.get(path, "unused"),
-                    of=of,
-                    name=path.relative_to(root).as_posix(),
-                    bytes=_size(path),
-                    label=label,
-                ),
-            )
-    return [found[path] for path in sorted(found)]
-
-
 def write_parts(file: Path, parts: PartsList) -> None:
-    """Write the list ``parts`` to ``file``, atomically.
+    """Write the list ``parts`` to ``file``, atomically, and of very many files an index beside it.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    table.writerows((f.part, f.of, escaped(f.name), f.bytes, escaped(f.label)) for f in parts.files)
-    content = text.getvalue().encode()
     head = {"images": len(parts.files), "classes": parts.classes, "trained": parts.trained}
-    head["sha256"] = _digest(head, content)
-    atomically(file, lambda out: out.write(f"# {json.dumps(head)}\n".encode() + content))
+    file.with_name(INDEX).unlink(missing_ok=True)
+    atomically(file, lambda out: write_table(out, parts.columns, head))
+    if parts.listing is not None and len(parts.files) >= LONG and parts.columns.files is parts.listing.paths:
+        write_index(file, parts.listing, parts.columns, head)
 
 
 def read_parts(file: Path, **rules: Any) -> PartsList | None:
@@ -228,73 +255,15 @@ def read_parts(file: Path, **rules: Any) -> PartsList | None:
     if not file.exists():
         return None
     try:
-        head, _, content = file.read_bytes().partition(b"\n")
-        said = json.loads(head.removeprefix(b"# "))
-        if said.pop("sha256") != _digest(said, content):
-            raise ValueError("its digest is another")
-        rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
-        files = tuple(
-            ListedFile(
-                part=row["part"],
-                of=row["of"],
-                name=unescaped(row["name"]),
-                bytes=int(row["bytes"]),
-                label=unescaped(row["label"]),
-            )
-            for row in rows
-        )
+        listing, files, said = read_index(file) or (None, *read_table(file))
+        return PartsList(file, files, classes=tuple(said["classes"]), trained=said["trained"], listing=listing, **rules)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise CheckpointError(
             f"{file} is damaged ({error}); it says which images were trained on and which are to be tested on. Put a whole "
             "one back, or remove it to divide the images anew"
         ) from error
-    return PartsList(file, files, classes=tuple(said["classes"]), trained=said["trained"], **rules)
 
 
-def _digest(head: dict[str, Any], content: bytes) -> str:
-    return hashlib.sha256(json.dumps(head).encode() + content).hexdigest()
-
-
-def escaped(name: str) -> str:
-    """A file's name as UTF-8 text on one line: other bytes, control characters and backslashes as escapes.
-
-    >>> escaped("a b/ä.png"), escaped("a\\nb"), unescaped(escaped("x\\udcff\\\\y")) == "x\\udcff\\\\y"
-    ('a b/ä.png', 'a\\\\x0ab', True)
-    """
-    return "".join(map(_escape, name))
-
-
-def _escape(c: str) -> str:
-    code = ord(c) - 0xDC00 if 0xDC80 <= ord(c) <= 0xDCFF else ord(c)
-    return "\\\\" if c == "\\" else f"\\x{code:02x}" if code != ord(c) or code < 32 or code == 127 else c
-
-
-def unescaped(name: str) -> str:
-    """The name that ``escaped`` was given."""
-
-    def one(found: re.Match[str]) -> str:
-        if found[1] is None:
-            return "\\"
-        byte = int(found[1], 16)
-        return chr(byte if byte < 128 else 0xDC00 + byte)
-
-    return re.sub(r"\\(?:\\|x([0-9a-f]{2}))", one, name)
-
-
-def _labels(images: ImageSet) -> list[str]:
-    if images.labels is not None:
-        return [images.classes[label] if label >= 0 else "" for label in images.labels.tolist()]
-    return (
-        [""] * len(images) if images.values is None else [f"{v:.9g}" if v == v else "" for v in images.values.tolist()]
-    )
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 (a million of them)
-    except OSError:
-        return -1
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(escaped(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+def _some(files: FileList, rows: Numbers) -> str:
+    names = [escaped(files.name(row)) for row in rows[:3].tolist()]
+    return ", ".join(names) + (", ..." if len(rows) > 3 else "")

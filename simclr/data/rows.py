@@ -1,13 +1,12 @@
-"""One image of a data set that somebody else has: read when it is asked for, by their code, and decoded by ours."""
+"""One image of a data set that somebody else has, or of a file of many: read when it is asked for, and decoded by ours."""
 
-import io
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
+from typing import Any, Protocol, overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,7 +16,17 @@ from simclr.data.bands import Bands
 from simclr.data.opened import Opened, limited, opened_array
 from simclr.errors import DataError, PipelineError, shown
 
-__all__ = ["IMAGE_KEYS", "LABEL_KEYS", "Row", "image_and_label", "is_image", "opened_row"]
+__all__ = [
+    "IMAGE_KEYS",
+    "LABEL_KEYS",
+    "Row",
+    "Store",
+    "Stored",
+    "StoredRows",
+    "image_and_label",
+    "is_image",
+    "opened_row",
+]
 
 IMAGE_KEYS = ("image", "img", "picture", "pixel_values", "jpg", "png")
 """What a row of a table calls its image, the first that is there."""
@@ -59,19 +68,70 @@ class Row:
             raise DataError(f"{self} cannot be read: {said} ({at.filename}, line {at.lineno})") from error
         return image_and_label(item, str(self))
 
+    @property
+    def suffix(self) -> str:
+        """How the name of its file ends; empty where it has none."""
+        return ""
+
     def image(self) -> Any:
-        """A path, an image of Pillow's, or an array (H, W), (H, W, C) or (C, H, W)."""
+        """A path, the bytes of a file, an image of Pillow's, or an array (H, W), (H, W, C) or (C, H, W)."""
         image, _ = self.read()
         if isinstance(image, Mapping):  # as Hugging Face has it before it is decoded
             image = image["path"] if image.get("bytes") is None else image["bytes"]
         if isinstance(image, str | os.PathLike):
             return Path(image)
-        if isinstance(image, bytes | bytearray):
-            try:
-                return Image.open(io.BytesIO(image))
-            except Exception as error:
-                raise DataError(f"{self}: not an image that can be read") from error
-        return image
+        return bytes(image) if isinstance(image, bytearray) else image
+
+
+class Store(Protocol):
+    """Images whose files, as they are, lie in larger ones: the members of tars, the cells of a table."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image's file. Raises DataError where they are not there."""
+
+    def describe(self, index: int) -> str:
+        """What messages call it."""
+
+    def suffix(self, index: int) -> str:
+        """How its name ends, ``.jpg``; empty where that is not known."""
+
+
+@dataclass(frozen=True)
+class Stored(Row):
+    """Image ``index`` of a ``Store``: what is done with a file is done with its bytes."""
+
+    def __str__(self) -> str:
+        return str(self.images.describe(self.index))
+
+    @property
+    def suffix(self) -> str:
+        """How the name of its file ends; empty where it has none."""
+        return str(self.images.suffix(self.index))
+
+    def read(self) -> tuple[Any, Any]:
+        """The bytes of its file, and no label: those of a store are read all at once."""
+        return self.images.read(self.index), None
+
+
+@dataclass(frozen=True)
+class StoredRows(Sequence[Row]):
+    """Every image of a store; each is made when it is asked for."""
+
+    store: Store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return Stored(self.store, range(len(self))[index], "")
 
 
 def is_image(thing: object) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from simclr.config import SamplerConfig
 from simclr.data.image_set import ImageSet
+from simclr.data.shard_order import pieces_of, shard_order, shards_of
 from simclr.distributed import derive_seed
 from simclr.errors import ConfigError, DataError
 
@@ -57,6 +58,11 @@ class EpochSampler:
     seed: int = 0
     """Seed of the order."""
 
+    shard: Tensor | None = field(default=None, compare=False, repr=False)
+    """int64 (images,): where they lie in shards, the number of each one's. The order is then one that reads shards forwards."""
+
+    _orders: dict[int, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
+
     def __post_init__(self) -> None:
         if self.images < self.batch_size:
             smaller = f" or set --train.batch-size {max(2, self.images // 2)}" if self.images > 1 else ""
@@ -77,7 +83,20 @@ class EpochSampler:
         epoch, position = divmod(step, self.steps_per_epoch)
         share = self.batch_size // world
         start = position * self.batch_size + rank * share
-        return epoch_permutation(self.images, self.seed, epoch)[start : start + share]
+        return self._order(epoch)[start : start + share]
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.shard is None:
+            return epoch_permutation(self.images, self.seed, epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = shard_order(self._piece, self.seed, epoch)
+        return self._orders[epoch]
+
+    @cached_property
+    def _piece(self) -> Tensor:
+        assert self.shard is not None
+        return pieces_of(self.shard)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -245,7 +264,7 @@ def make_sampler(chosen: SamplerConfig, images: ImageSet, batch_size: int, seed:
         DataError: fewer images than a batch, or labels that the sampler needs and the set has not.
     """
     if chosen.name == "shuffle":
-        return EpochSampler(images=len(images), batch_size=batch_size, seed=seed)
+        return EpochSampler(images=len(images), batch_size=batch_size, seed=seed, shard=shards_of(images))
     if images.labels is None:
         raise DataError(f"sampler.name={chosen.name} needs labels, and {images.name} has none")
     if chosen.name == "mined":

@@ -10,22 +10,18 @@ import torchvision
 from sklearn.datasets import load_digits
 
 from simclr.config import DataConfig
-from simclr.config.sources import GIVEN, OWN_SOURCES
+from simclr.config.sources import GIVEN, OWN_SOURCES, PACKED
 from simclr.data.channels import with_channels
 from simclr.data.decode import to_stored_size
-from simclr.data.folder_classes import read_classes
-from simclr.data.folder_layout import Layout, by_column, find_layout, scored_parts
+from simclr.data.folder_parts import folder_parts, load_whole
 from simclr.data.given import as_image_set
-from simclr.data.groups import across_parts, with_pages
 from simclr.data.image_set import ImageSet
-from simclr.data.listing import list_images
-from simclr.data.metadata import Metadata
+from simclr.data.listing import listing_of
 from simclr.data.omniglot import load_omniglot
+from simclr.data.packed.sources import packed_parts
 from simclr.data.parts_list import FILE, PartsList, listed_files
-from simclr.data.set_metadata import metadata_of_set
 from simclr.data.splits import divide_classes, divide_training, hold_out
-from simclr.data.survey import expand_pages, page_groups, reader_for
-from simclr.errors import ConfigError, DataError
+from simclr.errors import DataError
 
 __all__ = ["Split", "has_validation", "list_parts", "load_source", "load_whole"]
 
@@ -45,14 +41,14 @@ def load_source(config: DataConfig, split: Split, kept: PartsList | None = None)
         DataError: nothing there, nothing readable, a named set that is not on the disk and cannot be downloaded, or too
             little for the split that is asked for.
     """
-    return _part(config, split, _folder_parts(config, kept) if config.source == "folder" else {})
+    return _part(config, split, _own_parts(config, kept))
 
 
 def list_parts(config: DataConfig, kept: PartsList | None = None) -> tuple[ImageSet, PartsList | None]:
     """The training images as ``load_source`` gives them, and the list of a folder to be written with a run; else None."""
     if config.source != "folder":
         return load_source(config, "train"), None
-    own = _folder_parts(config, kept)
+    own = folder_parts(config, kept)
     train = _part(config, "train", own)
     base = {"train": _load(config, "train", own), "test": _load(config, "test", own)}
     base |= {part: own[part] for part in ("validation", "unlabeled") if part in own}
@@ -64,8 +60,9 @@ def list_parts(config: DataConfig, kept: PartsList | None = None) -> tuple[Image
     used["test"] = _part(config, "test", own)
     assert config.path is not None
     classes = max((images.classes for images in base.values()), key=len)
-    files = tuple(listed_files(config.path, base, used))
-    return train, PartsList(Path(FILE), files, classes=classes, trained=len(base["train"].classes))
+    files = listed_files(config.path, base, used, own)
+    trained = len(base["train"].classes)
+    return train, PartsList(Path(FILE), files, classes, trained=trained, listing=listing_of(files.files))
 
 
 def _part(config: DataConfig, split: Split, own: dict[str, ImageSet]) -> ImageSet:
@@ -89,7 +86,7 @@ def _part(config: DataConfig, split: Split, own: dict[str, ImageSet]) -> ImageSe
 
 def has_validation(config: DataConfig) -> bool:
     """Whether there are images to watch training by: a share that ``config`` asks for, or a part of a folder's own."""
-    return config.validation > 0 or (config.source == "folder" and "validation" in _folder_parts(config))
+    return config.validation > 0 or "validation" in _own_parts(config)
 
 
 def _load(config: DataConfig, split: Split, own: dict[str, ImageSet], training: ImageSet | None = None) -> ImageSet:
@@ -108,7 +105,7 @@ def _load(config: DataConfig, split: Split, own: dict[str, ImageSet], training: 
         return _own(config, part)
     if config.source == "omniglot":
         return hold_out(load_omniglot(config, "background"), config, part)
-    if config.source != "folder":
+    if config.source not in ("folder", *PACKED):
         return with_channels(_torchvision(config, part), config.channels)
     # Images without a label that the set keeps apart are for training alone.
     images = own[part] if "test" in own else hold_out(own["train"], config, part)
@@ -176,106 +173,8 @@ def _torchvision(config: DataConfig, split: Literal["train", "test"]) -> ImageSe
     )
 
 
-def _folder_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str, ImageSet]:
-    """The parts that a folder has by itself: ``train`` always; ``validation``, ``test`` and ``unlabeled`` perhaps."""
-    root = config.path
-    if root is None:
-        raise ConfigError("data.source is folder but data.path is not set; give the folder of images: --data.path DIR")
-    listing = list_images(root)
-    paths = list(listing.paths)
-    kept_notes: list[str] = []
-    if kept is not None:
-        paths, kept_notes = kept.choose(root, paths, skip=config.broken == "skip")
-    pages = of_file = None
-    if config.pages == "all":
-        paths, pages = expand_pages(paths)
-        of_file = page_groups(paths)
-    layout, said = _layout(root, paths), metadata_of_set(config, paths)
-    groups = with_pages(said.groups, of_file)
-    labels, classes, trained, notes = _labels(config, layout, said)
-    values = said.values
-    if kept is not None and labels is not None and (as_listed := kept.numbered(labels, classes)) is not None:
-        labels, classes, trained = as_listed
-    layout = layout if said.splits is None else by_column(layout, said.splits)
-    if labels is not None:
-        known = (labels >= 0).tolist()
-    else:
-        known = [False] * len(paths) if values is None else values.isfinite().tolist()
-    division, more = scored_parts(layout, known) if kept is None else (kept.division(root, paths), kept_notes)
-    if "test" not in division and kept is None:
-        more.append(
-            f"no test part: {100 * config.test_fraction:g} % of every class are held out (--data.test-fraction)"
-        )
-    training = division["train"] + division.get("unlabeled", [])
-    if config.validation and "validation" in division:
-        more.append("data.validation gives way to the validation part of the set's own")
-    if groups is not None and "test" in division:
-        both, images = across_parts(groups, torch.tensor(training), torch.tensor(division["test"]))
-        if both:
-            more.append(
-                f"{both} groups are in training and in the test part, with {images} test images; these are the set's own"
-            )
-    # One reader for all parts, else a value would be another gray in the test images.
-    reader, values_in_words = reader_for([paths[i] for i in training], config)
-    everything = ImageSet.from_files(
-        paths,
-        reader,
-        labels=labels,
-        classes=classes,
-        values=values,
-        groups=groups,
-        pages=pages,
-        name=str(root),
-        broken=config.broken,
-        notes=[*layout.notes, *notes, *more, *listing.notes(), *values_in_words],
-    )
-    parts: dict[str, ImageSet] = {}
-    for part, numbers in division.items():
-        parts[part] = everything if len(numbers) == len(paths) else everything.subset(torch.tensor(numbers))
-    # A class that training has not seen is none of training's.
-    parts["train"] = replace(parts["train"], classes=classes[:trained])
-    return parts
-
-
-def _layout(root: Path, paths: list[Path]) -> Layout:
-    below = [path.relative_to(root) for path in paths]
-    return find_layout([path.parts[:-1] for path in below], [path.as_posix() for path in below])
-
-
-def _labels(
-    config: DataConfig, layout: Layout, said: Metadata
-) -> tuple[torch.Tensor | None, tuple[str, ...], int, list[str]]:
-    """The labels of a folder's images, their names, how many of them training knows, and words on where they come from."""
-    labels, classes, notes = said.labels, said.classes, list(said.notes)
-    if labels is not None or said.values is not None or isinstance(config.labels, Path):
-        return labels, classes, len(classes), notes
-    found = read_classes(layout, config.labels)
-    labels = None if found.labels is None else torch.tensor(found.labels)
-    return labels, found.classes, found.trained, notes + found.notes
-
-
-def load_whole(config: DataConfig) -> ImageSet:
-    """Every image below the folder ``config.path``, undivided, in the order of the paths, with labels where there are any.
-
-    Raises:
-        DataError: nothing there, or nothing readable.
-    """
-    root = config.path
-    assert root is not None
-    listing = list_images(root)
-    paths, pages = sorted(listing.paths), None
-    if config.pages == "all":
-        paths, pages = expand_pages(paths)
-    labels, classes, _, notes = _labels(config, _layout(root, paths), said := metadata_of_set(config, paths))
-    reader, values_in_words = reader_for(paths, config)
-    return ImageSet.from_files(
-        paths,
-        reader,
-        labels=labels,
-        classes=classes,
-        values=said.values,
-        pages=pages,
-        name=str(root),
-        broken=config.broken,
-        notes=[*notes, *listing.notes(), *values_in_words],
-    )
+def _own_parts(config: DataConfig, kept: PartsList | None = None) -> dict[str, ImageSet]:
+    """The parts that a set of the user's own has by itself."""
+    if config.source in PACKED:
+        return {str(part): images for part, images in packed_parts(config).items()}
+    return folder_parts(config, kept) if config.source == "folder" else {}

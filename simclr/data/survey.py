@@ -1,11 +1,11 @@
 """What the files of a set have in common, found before the first is used: their range of values, their pages, and notes on it."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,12 @@ from simclr.config.data import DataConfig
 from simclr.cores import share_of_cores
 from simclr.data.bands import Bands, without_opacity
 from simclr.data.decode import Reader
+from simclr.data.file_list import FileList, Numbers, backing
+from simclr.data.file_order import evenly_in_order
 from simclr.data.opening import bands_are_pages, open_picture, page_numbers
 from simclr.data.pixel_faults import pixel_faults
+from simclr.data.places import Chosen
+from simclr.data.rows import Row
 from simclr.errors import DataError
 
 __all__ = ["Survey", "expand_pages", "page_groups", "pixel_faults", "reader_for", "survey"]
@@ -24,7 +28,7 @@ __all__ = ["Survey", "expand_pages", "page_groups", "pixel_faults", "reader_for"
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
 
-_Image = tuple[Path, int]
+_Image = tuple[Path | Row, int]
 """A file and a page of it."""
 
 _MOST_FILES = 1_000
@@ -34,8 +38,8 @@ _MOST_PIXELS = 400_000_000
 _MOST_VALUES = 8_000_000
 """Percentiles are those of so many values, drawn evenly from every image."""
 
-_CAN_BE_DEEP = frozenset({".tif", ".tiff", ".png", ".npy", ".pgm", ".pnm", ".ppm", ".jp2"})
-_CAN_HAVE_PAGES = frozenset({".tif", ".tiff", ".gif", ".webp", ".png", ".apng", ".avif"})
+_CAN_BE_DEEP = frozenset({"", ".tif", ".tiff", ".png", ".npy", ".pgm", ".pnm", ".ppm", ".jp2"})
+_CAN_HAVE_PAGES = frozenset({"", ".tif", ".tiff", ".gif", ".webp", ".png", ".apng", ".avif"})
 
 _NATURAL = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 """Largest values of floats and of integers of 8, 10, 12, 14 and 16 bits."""
@@ -59,8 +63,10 @@ _made: OrderedDict[object, Survey] = OrderedDict()
 """The last surveys, so that the parts of one set, which are loaded one by one, do not read its files again."""
 
 
-def survey(paths: Sequence[Path], config: DataConfig) -> Survey:
+def survey(paths: Sequence[Path] | Sequence[Row], config: DataConfig) -> Survey:
     """Look at up to 1,000 files, drawn evenly from the sorted ``paths``; of a set of 8-bit pictures at the headers alone.
+
+    Rows count as files, drawn evenly as they come.
 
     ``data.value_range`` of ``auto`` is one range for all images deeper than 8 bits. From the least to the largest value found:
     without negative ones 0 to 1, 255, 1023, 4095, 16383 or 65535, where the largest is between half of that and that, else 0 to
@@ -68,10 +74,9 @@ def survey(paths: Sequence[Path], config: DataConfig) -> Survey:
     themselves. ``percentiles`` are the 0.1 and the 99.9 percentile of all images, 8 bits or deeper. What is not finite counts
     for neither. Files that do not decode are passed over: they are named where they are used.
     """
-    every = sorted({str(path) for path in paths})  # of a million files in a second, which Paths are not
-    chosen = [Path(path) for path in _evenly(every, _MOST_FILES)]
+    chosen, count = _drawn(paths)
     key = (
-        len(every),
+        count,
         tuple(map(_identity, chosen)),
         config.value_range,
         config.channels,
@@ -79,13 +84,13 @@ def survey(paths: Sequence[Path], config: DataConfig) -> Survey:
         config.pages,
     )
     if key not in _made:
-        _made[key] = _survey(chosen, len(every), config)
+        _made[key] = _survey(chosen, count, config)
         while len(_made) > 8:
             _made.popitem(last=False)
     return _made[key]
 
 
-def reader_for(paths: Sequence[Path], config: DataConfig) -> tuple[Reader, list[str]]:
+def reader_for(paths: Sequence[Path] | Sequence[Row], config: DataConfig) -> tuple[Reader, list[str]]:
     """How the files of a set become pixels, and what to say about it; ``paths`` are those of training, or the whole folder.
 
     Every part of a set is read by the reader of the same ``paths``, else a value would be another gray in the test images.
@@ -102,24 +107,39 @@ def reader_for(paths: Sequence[Path], config: DataConfig) -> tuple[Reader, list[
     return reader, list(found.notes)
 
 
-def expand_pages(paths: Sequence[Path]) -> tuple[list[Path], list[int]]:
-    """Every page of every file: the files, each as often as it has pages, and the number of the page that each is of its file."""
+def expand_pages(paths: Sequence[Path]) -> tuple[Numbers, list[int]]:
+    """Every page of every file: which of ``paths`` each is of, int64 (N,), and its number in that file."""
     each = _pages(paths)
-    return [path for path, pages in zip(paths, each) for _ in pages], [page for pages in each for page in pages]
+    return np.repeat(np.arange(len(paths)), list(map(len, each))), [page for pages in each for page in pages]
 
 
-def page_groups(paths: Sequence[Path]) -> Tensor:
-    """int64 (N,): a number for each of the ``paths`` that is there several times, for its pages belong together; else -1.
+def page_groups(files: Numbers) -> Tensor:
+    """int64 (N,): a number for each of the ``files`` (N,) that is there several times, for its pages belong together; else -1.
 
-    >>> page_groups([Path("a.tif"), Path("b.tif"), Path("a.tif")]).tolist()
+    >>> page_groups(np.array([4, 5, 4])).tolist()
     [0, -1, 0]
     """
-    times = Counter(paths)
-    number = {path: i for i, path in enumerate(path for path, count in times.items() if count > 1)}
-    return torch.tensor([number.get(path, -1) for path in paths], dtype=torch.int64)
+    found, first, number, times = np.unique(files, return_index=True, return_inverse=True, return_counts=True)
+    several = np.where(times > 1, first, len(files))  # numbered as they come
+    rank = np.empty(len(found), dtype=np.int64)
+    rank[np.argsort(several, kind="stable")] = np.arange(len(found))
+    return torch.from_numpy(np.where(times > 1, rank, -1)[number])
 
 
-def _survey(chosen: list[Path], total: int, config: DataConfig) -> Survey:
+def _drawn(paths: Sequence[Path] | Sequence[Row]) -> tuple[Sequence[Path | Row], int]:
+    """The files to look at, and how many there are."""
+    if len(paths) and isinstance(paths[0], Row):
+        return [paths[i] for i in _evenly(range(len(paths)), _MOST_FILES)], len(paths)
+    files = paths.items if isinstance(paths, Chosen) else paths
+    if isinstance(files, FileList):
+        rows = backing(cast(Sequence[Path], paths), files.root)[1]
+        rows = np.unique(rows) if (np.diff(rows) <= 0).any() else rows
+        return evenly_in_order(files, rows, _MOST_FILES), len(rows)
+    every = sorted({str(path) for path in paths})
+    return [Path(path) for path in _evenly(every, _MOST_FILES)], len(every)
+
+
+def _survey(chosen: Sequence[Path | Row], total: int, config: DataConfig) -> Survey:
     seen = f"{total} files" if len(chosen) == total else f"{len(chosen)} of {total} files, which were looked at"
     each = _pages(chosen)
     notes = []
@@ -184,7 +204,7 @@ def _natural(low: float, high: float, floats: bool) -> tuple[float, float] | Non
     return (low, high) if low < high else None
 
 
-def _pages(paths: Sequence[Path]) -> list[tuple[int, ...]]:
+def _pages(paths: Sequence[Path | Row]) -> list[tuple[int, ...]]:
     able = [path for path in paths if path.suffix.lower() in _CAN_HAVE_PAGES]
     found = dict(zip(able, _in_threads(page_numbers, able)))
     return [found.get(path, (0,)) for path in paths]
@@ -255,14 +275,16 @@ def _in_threads(work: Callable[[_Item], _T], items: Sequence[_Item]) -> list[_T]
         return list(pool.map(work, items))
 
 
-def _evenly(items: list[_Item], most: int) -> list[_Item]:
+def _evenly(items: Sequence[_Item], most: int) -> list[_Item]:
     if len(items) <= most:
-        return items
+        return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
-def _identity(path: Path) -> tuple[str, int, int]:
+def _identity(path: Path | Row) -> tuple[str, int, int]:
     try:
+        if isinstance(path, Row):
+            return str(path), -1, -1
         found = path.stat()
         return str(path), found.st_size, found.st_mtime_ns
     except OSError:

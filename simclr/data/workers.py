@@ -9,7 +9,7 @@ import atexit
 import multiprocessing
 import signal
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from traceback import walk_tb
@@ -45,7 +45,7 @@ def read_by_workers(
     context: str | None = None,
     prefetch: int | None = None,
     generator: torch.Generator | None = None,
-) -> Iterator[Read]:
+) -> Generator[Read]:
     """``read(key)`` of every key, in order, called in ``workers`` processes, or in this one without any.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from simclr.commands import command
 from simclr.config.model import HeadConfig
 from simclr.config.yaml import from_dict, to_dict
 from simclr.errors import CheckpointError, ConfigError
@@ -120,7 +121,9 @@ def load_classifier(path: str | Path) -> Classifier:
     encoder = build_encoder(folder, encoder_description)
     file, weights = folder / "head.json", folder / "head.safetensors"
     if not file.exists():
-        raise CheckpointError(f"{folder} holds an encoder without a head: fine-tune it with scripts/finetune.py first")
+        raise CheckpointError(
+            f"{folder} holds an encoder without a head: fine-tune it with {command('finetune')} first"
+        )
     content, digests = read_sealed(file, FORMATS)
     values = Values(file, content)
     classes, temperature = values.texts("classes"), values.number("temperature", 1e-6, 1e6)

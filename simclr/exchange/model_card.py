@@ -11,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from simclr.commands import command
 from simclr.config import EncoderConfig
 from simclr.errors import CheckpointError
 from simclr.exchange.encoder import Encoder
@@ -204,7 +205,8 @@ def _licence(facts: CardFacts, licence: str | None) -> str:
         f"The weights are given under `{licence}`."
         if licence
         else "**TO BE FILLED IN before this is shared**: nobody has said under which licence these weights are given, nor what "
-        "the licence of the images allows. `export.py --format hub --license ID` writes it here and into the metadata."
+        f"the licence of the images allows. `{command('export')} RUN --format hub --license ID` writes it here and into the "
+        "metadata."
     )
     if facts.base_licence is None:
         return said

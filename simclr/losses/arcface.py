@@ -57,6 +57,8 @@ class ArcFaceLoss(DirectionsLoss):
         tensor([[1.0000, 0.9746]])
     """
 
+    shares: ClassVar[bool] = True
+
     def __init__(
         self,
         num_classes: int,

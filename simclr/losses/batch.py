@@ -10,7 +10,9 @@ __all__ = ["EmbeddedBatch"]
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedBatch:
-    """V views of B images of all processes, embedded, with all that is known of the images. The same in every process.
+    """V views of B images, embedded, with all that is known of the images.
+
+    Of the images of all processes together for `Loss.on_batch`; of this process's for `Loss.on_ranks`.
 
     >>> import torch
     >>> batch = EmbeddedBatch(torch.randn(2, 8, 16), torch.zeros(8, dtype=torch.int64), torch.arange(8), seed=0)

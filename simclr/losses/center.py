@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.losses.cross_entropy import CrossEntropyLoss
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
+from simclr.losses.label_loss import LabelLossConfig, SharedLabelLoss, check_classes, check_dim, check_sizes, require
+from simclr.losses.share import Share
 from simclr.numerics import widened
 
 __all__ = ["CenterConfig", "CenterCrossEntropyLoss", "CenterLoss"]
@@ -47,7 +48,7 @@ class CenterConfig(LabelLossConfig):
         return CenterCrossEntropyLoss(num_classes, dim, self.alpha, self.weight, self.label_smoothing)
 
 
-class CenterLoss(LabelLoss):
+class CenterLoss(SharedLabelLoss):
     """Half the squared distance to the centre of the own class, embeddings as they are, the mean over the batch.
 
     ``centers`` (num_classes, dim) is a buffer, zero at first; no optimizer touches it. In training mode a call computes
@@ -68,6 +69,8 @@ class CenterLoss(LabelLoss):
         tensor([0.6667, 0.0000])
     """
 
+    shares: ClassVar[bool] = True
+
     centers: Tensor
 
     def __init__(self, num_classes: int, dim: int, alpha: float = 0.5) -> None:
@@ -77,19 +80,19 @@ class CenterLoss(LabelLoss):
         self.num_classes, self.alpha = num_classes, alpha
         self.register_buffer("centers", torch.zeros(num_classes, dim))
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss, then the centres' step."""
         check_classes(labels, self.num_classes)
         check_dim(z, self.centers.shape[1])
         difference = z - F.embedding(labels, self.centers).to(z.dtype)
         squared = widened(difference).square().sum(1)
-        size = max(len(z), 1)
+        size = max(len(z) * share.ranks, 1)
         if self.training:
-            self._move(difference.detach(), labels)
-        mean_distance = squared.detach().sqrt().sum() / size
-        return (squared.sum() / (2 * size)).to(z.dtype), {"center_distance": mean_distance.to(z.dtype)}
+            self._move(share.all(difference.detach()), share.all(labels))  # N x D, and every process moves them alike
+        total, distance = share.sum(squared.sum(), squared.detach().sqrt().sum())
+        return (total / (2 * size)).to(z.dtype), {"center_distance": (distance / size).to(z.dtype)}
 
     @torch.no_grad()
     def _move(self, difference: Tensor, labels: Tensor) -> None:
@@ -106,11 +109,13 @@ class CenterLoss(LabelLoss):
         return f"num_classes={self.num_classes}, alpha={self.alpha}"
 
 
-class CenterCrossEntropyLoss(LabelLoss):
+class CenterCrossEntropyLoss(SharedLabelLoss):
     """Cross-entropy of a linear head plus ``weight`` times `CenterLoss`, on embeddings as they are: the paper's L.
 
     `statistics`: accuracy, cross_entropy, center_distance.
     """
+
+    shares: ClassVar[bool] = True
 
     def __init__(
         self, num_classes: int, dim: int, alpha: float = 0.5, weight: float = 0.003, label_smoothing: float = 0.0
@@ -125,12 +130,12 @@ class CenterCrossEntropyLoss(LabelLoss):
         """Class logits (N, C) of embeddings ``z`` (N, D)."""
         return self.cross_entropy.scores(z)
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_softmax + weight L_C."""
-        cross_entropy, of_classes = self.cross_entropy.compute(z, labels, indices, generator)
-        center, of_centers = self.center.compute(z, labels, indices, generator)
+        cross_entropy, of_classes = self.cross_entropy.compute_part(z, labels, indices, generator, share)
+        center, of_centers = self.center.compute_part(z, labels, indices, generator, share)
         statistics = {**of_classes, "cross_entropy": cross_entropy, **of_centers}
         return cross_entropy + self.weight * center, statistics
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.losses.label_loss import mean_where, require
+from simclr.losses.label_loss import require
 from simclr.losses.pair_loss import PairLoss, PairLossConfig, Pairs
 from simclr.numerics import differentiated_once, float32_products
 
@@ -64,6 +64,8 @@ class CircleLoss(PairLoss):
     (mean cosine distances of all pairs).
     """
 
+    shares: ClassVar[bool] = True
+
     def __init__(
         self,
         margin: float = 0.4,
@@ -90,15 +92,15 @@ class CircleLoss(PairLoss):
         push = self.gamma * (held + m).relu() * (similarity - m)
         anchors = pairs.anchors
         both = _log_sum_exp(pull, pairs.positive, anchors) + _log_sum_exp(push, pairs.negative, anchors)
-        count = anchors.sum()
         on_their_side = (pairs.positive & (held >= 1 - m)) | (pairs.negative & (held <= m))
-        statistics = {
-            "anchors": count,
-            "satisfied": on_their_side.sum() / (pairs.positive.sum() + pairs.negative.sum()),
-            "positive_distance": mean_where(1 - similarity, pairs.positive),
-            "negative_distance": mean_where(1 - similarity, pairs.negative),
-        }
-        return F.softplus(both).masked_fill(~anchors, 0).sum() / count.clamp(min=1), statistics
+        total, count, satisfied, compared = pairs.share.sum(
+            F.softplus(both).masked_fill(~anchors, 0).sum(),
+            anchors.sum(),
+            on_their_side.sum(),
+            pairs.positive.sum() + pairs.negative.sum(),
+        )
+        distances = pairs.mean_distances(1 - held)
+        return total / count.clamp(min=1), {"anchors": count, "satisfied": satisfied / compared, **distances}
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}, gamma={self.gamma}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simclr.distances import DistanceName, check_distance, pairwise_distance
-from simclr.losses.label_loss import mean_where, require
+from simclr.losses.label_loss import require
 from simclr.losses.pair_loss import PairLoss, PairLossConfig, Pairs
 
 __all__ = ["ContrastiveConfig", "ContrastiveLoss"]
@@ -67,6 +67,8 @@ class ContrastiveLoss(PairLoss):
     negative_pairs.
     """
 
+    shares: ClassVar[bool] = True
+
     def __init__(
         self,
         margin: float = 1.0,
@@ -92,17 +94,19 @@ class ContrastiveLoss(PairLoss):
         positive, negative = pairs.positive, pairs.negative
         hinge = torch.where(positive, d - self.positive_margin, self.margin - d).relu()
         hinge = hinge.masked_fill(~(positive | negative), 0)
-        count = positive.sum() + negative.sum()
+        (count,) = pairs.share.sum(positive.sum() + negative.sum())
         halves = 2 * count.clamp(min=1)
         # Of embeddings as they are the sum may leave float32 where its mean does not.
         loss = hinge.square().sum() / halves if self.normalize else (hinge * halves.to(d.dtype).rsqrt()).square().sum()
-        size = len(z)
+        size = len(z) * pairs.share.ranks
+        twice = [mask[:, :size].sum() for mask in (positive, negative)]
+        once = [mask[:, size:].sum() for mask in (positive, negative)]
+        loss, active, *numbers = pairs.share.sum(loss, (hinge.detach() > 0).sum(), *twice, *once)
         statistics = {
-            "active": (hinge.detach() > 0).sum() / count,
-            "positive_distance": mean_where(d, positive),
-            "negative_distance": mean_where(d, negative),
-            "positive_pairs": positive[:, :size].sum() // 2 + positive[:, size:].sum(),
-            "negative_pairs": negative[:, :size].sum() // 2 + negative[:, size:].sum(),
+            "active": active / count,
+            **pairs.mean_distances(d),
+            "positive_pairs": numbers[0] // 2 + numbers[2],
+            "negative_pairs": numbers[1] // 2 + numbers[3],
         }
         return loss, statistics
 

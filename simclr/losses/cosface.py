@@ -47,6 +47,8 @@ class CosFaceLoss(DirectionsLoss):
     Parameters, `statistics`, ``subcenters`` and ``sample_share``: see `DirectionsLoss`.
     """
 
+    shares: ClassVar[bool] = True
+
     def __init__(
         self,
         num_classes: int,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.losses.label_loss import LabelLossConfig, LinearHeadLoss, check_classes, require
+from simclr.losses.share import Share
 
 __all__ = ["CrossEntropyConfig", "CrossEntropyLoss"]
 
@@ -79,6 +80,8 @@ class CrossEntropyLoss(LinearHeadLoss):
     Raises `ValueError` on a CPU for labels outside 0..num_classes-1 (a GPU asserts).
     """
 
+    shares: ClassVar[bool] = True
+
     def __init__(
         self, num_classes: int, dim: int, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
     ) -> None:
@@ -91,22 +94,23 @@ class CrossEntropyLoss(LinearHeadLoss):
         self.register_buffer("class_weights", weights)
         self.class_weights: Tensor | None
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy; 0 for an empty batch."""
         hard = labels.ndim == 1
         if hard:
             check_classes(labels, self.num_classes)
-        logits = self.scores(z)
+        logits = self._part_scores(z, share)
         weight = None if self.class_weights is None else self.class_weights.to(z.dtype)
         target = labels if hard else labels.to(z.dtype)
         total = F.cross_entropy(
             logits, target, weight, ignore_index=_NO_LABEL, reduction="sum", label_smoothing=self.label_smoothing
         )
-        size = max(len(z), 1)
         likeliest = labels if hard else labels.argmax(1)
-        return total / size, {"accuracy": (logits.argmax(1) == likeliest).sum() / size}
+        total, right = share.sum(total, (logits.argmax(1) == likeliest).sum())
+        size = max(len(z) * share.ranks, 1)
+        return total / size, {"accuracy": right / size}
 
     def extra_repr(self) -> str:
         return f"label_smoothing={self.label_smoothing}"

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
+from simclr.losses.label_loss import LabelLossConfig, SharedLabelLoss, check_classes, check_dim, check_sizes, require
+from simclr.losses.share import ALONE, Share
 from simclr.numerics import full_precision, l2_normalize
 
 __all__ = ["LARGEST_COSINE", "DirectionsConfig", "DirectionsLoss"]
@@ -40,7 +41,7 @@ class DirectionsConfig(LabelLossConfig):
     very many classes, whose logits would not fit."""
 
 
-class DirectionsLoss(LabelLoss):
+class DirectionsLoss(SharedLabelLoss):
     """Cross-entropy of scaled cosines, the own class's with a margin: the mean over the batch.
 
     Parameters: ``weight`` (num_classes * subcenters, dim), the directions of class c in rows c * subcenters and
@@ -86,33 +87,35 @@ class DirectionsLoss(LabelLoss):
         """Class logits (N, C) of embeddings ``z`` (N, D): scaled cosines, without a margin."""
         return self.scale * self.cosines(z)
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of the scaled cosines, the own class's with its margin."""
         check_classes(labels, self.num_classes)
-        weight, labels = self._drawn(labels, generator)
+        weight, labels = self._drawn(labels, generator, share)
         cosines = self._cosines(z, weight)
         own = cosines.gather(1, labels.unsqueeze(1))
         logits = self.scale * cosines.scatter(1, labels.unsqueeze(1), self.with_margin(own))
-        size = max(len(z), 1)
+        size = max(len(z) * share.ranks, 1)
         angles = own.detach().clamp(-LARGEST_COSINE, LARGEST_COSINE).acos()
-        statistics = {
-            "accuracy": (cosines.argmax(1) == labels).sum() / size,
-            "angle": torch.rad2deg(angles.sum() / size),
-        }
-        return F.cross_entropy(logits, labels, reduction="sum") / size, statistics
+        total, right, angle = share.sum(
+            F.cross_entropy(logits, labels, reduction="sum"), (cosines.argmax(1) == labels).sum(), angles.sum()
+        )
+        return total / size, {"accuracy": right / size, "angle": torch.rad2deg(angle / size)}
 
-    def _drawn(self, labels: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _drawn(self, labels: Tensor, generator: torch.Generator | None, share: Share = ALONE) -> tuple[Tensor, Tensor]:
         """Directions of the classes that this call compares with, and the place of each label's among them."""
-        size = max(math.ceil(self.sample_share * self.num_classes), len(labels))
+        size = max(math.ceil(self.sample_share * self.num_classes), len(labels) * share.ranks)
         if size >= self.num_classes or not self.training:
-            return self.weight, labels
+            return share.alike(self.weight), labels
         # The largest of random numbers, of which the batch's own classes have larger ones: nothing waits for a device.
-        lot = torch.rand(self.num_classes, generator=generator, device=labels.device).index_fill(0, labels, 2.0)
+        lot = torch.rand(self.num_classes, generator=generator, device=labels.device).index_fill(
+            0, share.all(labels), 2.0
+        )
         classes = lot.topk(size).indices.sort().values
         rows = F.embedding(classes, self.weight.unflatten(0, (self.num_classes, -1)).flatten(1))
-        return rows.unflatten(1, (self.subcenters, -1)).flatten(0, 1), torch.searchsorted(classes, labels)
+        rows = share.alike(rows.unflatten(1, (self.subcenters, -1)).flatten(0, 1))
+        return rows, torch.searchsorted(classes, labels)
 
     def extra_repr(self) -> str:
         share = "" if self.sample_share == 1 else f", sample_share={self.sample_share}"

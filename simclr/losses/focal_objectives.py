@@ -15,14 +15,15 @@ from simclr.losses.focal import (
     soft_quality_focal_loss,
 )
 from simclr.losses.label_loss import (
-    LabelLoss,
     LabelLossConfig,
     LinearHeadLoss,
+    SharedLabelLoss,
     check_classes,
     check_sizes,
     linear,
     require,
 )
+from simclr.losses.share import ALONE, Share
 from simclr.losses.target_bins import TargetBins, choose_bins
 
 __all__ = ["DistributionFocalConfig", "DistributionFocalLoss", "QualityFocalConfig", "QualityFocalLoss"]
@@ -57,6 +58,7 @@ class QualityFocalLoss(LinearHeadLoss):
     Parameters: ``head``. `statistics`: accuracy (over the samples that have a class).
     """
 
+    shares: ClassVar[bool] = True
     sigmoids: ClassVar[bool] = True
 
     def __init__(self, num_classes: int, dim: int, beta: float = 2.0) -> None:
@@ -65,19 +67,21 @@ class QualityFocalLoss(LinearHeadLoss):
         self.beta = beta
         nn.init.constant_(self.head.bias, -4.0)  # sigma 0.018: rare classes, as focal losses start (Lin et al. 2017)
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss; 0 for an empty batch."""
-        logits = self.scores(z)
+        logits = self._part_scores(z, share)
         if labels.ndim == 2:
-            right = logits.argmax(1) == labels.argmax(1)
-            return soft_quality_focal_loss(logits, labels, self.beta), {"accuracy": right.sum() / max(len(z), 1)}
-        check_classes(labels.clamp(min=0), self.num_classes)
-        foreground = labels >= 0
-        right = (logits.argmax(1) == labels) & foreground
-        loss = quality_focal_loss(logits, labels, torch.ones_like(logits[:, 0]), self.beta)
-        return loss, {"accuracy": right.sum() / foreground.sum()}
+            right, counted = logits.argmax(1) == labels.argmax(1), torch.ones_like(labels[:, 0], dtype=torch.bool)
+            loss = soft_quality_focal_loss(logits, labels, self.beta)
+        else:
+            check_classes(labels.clamp(min=0), self.num_classes)
+            counted = labels >= 0
+            right = (logits.argmax(1) == labels) & counted
+            loss = quality_focal_loss(logits, labels, torch.ones_like(logits[:, 0]), self.beta)
+        loss, right, count = share.sum(loss, right.sum(), counted.sum())
+        return loss / share.ranks, {"accuracy": right / count}
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}"
@@ -122,7 +126,7 @@ class DistributionFocalConfig(LabelLossConfig):
         return DistributionFocalLoss(dim, self._bins(num_classes))
 
 
-class DistributionFocalLoss(LabelLoss):
+class DistributionFocalLoss(SharedLabelLoss):
     """`distribution_focal_loss` of a `DistributionHead` on embeddings as they are; mean over the batch.
 
     ``labels`` are the targets (N,) in the units of ``bins``: floating point or int64. Those beyond the first and last bin count
@@ -130,6 +134,8 @@ class DistributionFocalLoss(LabelLoss):
 
     Parameters: ``head``. `statistics`: mean_error (absolute, in the target's units), mean_error_bins.
     """
+
+    shares: ClassVar[bool] = True
 
     def __init__(self, dim: int, bins: TargetBins) -> None:
         super().__init__()
@@ -139,7 +145,10 @@ class DistributionFocalLoss(LabelLoss):
 
     def logits(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N bins"]:
         """Logits of the bins (N, count) of embeddings ``z`` (N, D)."""
-        return linear(self.head.linear, z)
+        return self._logits(z, ALONE)
+
+    def _logits(self, z: Tensor, share: Share) -> Tensor:
+        return linear(self.head.linear, z, share)
 
     def predict(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N"]:
         """Predicted numbers (N,) of embeddings ``z`` (N, D), in the target's units."""
@@ -150,14 +159,16 @@ class DistributionFocalLoss(LabelLoss):
         if labels.shape != (rows,) or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"targets are {labels.dtype} of shape {tuple(labels.shape)}, expected numbers ({rows},)")
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss; 0 for an empty batch."""
-        logits = self.logits(z)
+        logits = self._logits(z, share)
         target = labels.to(z.dtype)
-        loss = distribution_focal_loss(logits, self.bins.to_bins(target))
-        error = (self.bins.to_values(integral(logits.detach())) - target).abs().sum() / max(len(z), 1)
+        apart = (self.bins.to_values(integral(logits.detach())) - target).abs().sum() / max(len(z), 1)
+        loss, error = (
+            one / share.ranks for one in share.sum(distribution_focal_loss(logits, self.bins.to_bins(target)), apart)
+        )
         return loss, {"mean_error": error, "mean_error_bins": error / self.bins.step}
 
     def extra_repr(self) -> str:

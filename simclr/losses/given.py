@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
+from simclr.distributed import world_size
 from simclr.errors import ConfigError
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
@@ -113,6 +114,14 @@ class GivenLoss(Loss):
         told = told if isinstance(told, dict) else {}
         self.statistics = {name: one for name, one in told.items() if isinstance(one, Tensor) and one.numel() == 1}
         return loss.reshape(())
+
+    def on_ranks(self, batch: EmbeddedBatch, narrow: bool = False) -> Tensor:
+        """As a loss of ours does it; any other is given the batch of all processes, in each of them."""
+        if world_size() == 1 or not isinstance(self.loss, Loss):
+            return super().on_ranks(batch, narrow)
+        loss = self.loss.on_ranks(batch, narrow)
+        self.statistics = self.loss.statistics
+        return loss
 
     def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"] | None:
         """Class logits (N, C), where the loss is one of ours that has a classifier."""

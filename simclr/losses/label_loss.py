@@ -14,8 +14,9 @@ A new loss is a subclass of `LabelLoss` with one method:
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -26,6 +27,7 @@ from simclr.errors import require
 from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
+from simclr.losses.share import ALONE, Share
 from simclr.mining.tuples import check_labels
 from simclr.numerics import full_precision, wide_dtype, zero_with_graph
 
@@ -33,6 +35,7 @@ __all__ = [
     "LabelLoss",
     "LabelLossConfig",
     "LinearHeadLoss",
+    "SharedLabelLoss",
     "check_classes",
     "check_dim",
     "check_numbered",
@@ -40,9 +43,9 @@ __all__ = [
     "check_sizes",
     "check_targets",
     "linear",
-    "mean_of",
-    "mean_where",
     "require",
+    "sum_where",
+    "wide_sum",
 ]
 
 _ROUNDING = 1e-2
@@ -94,6 +97,11 @@ class LabelLoss(Loss, ABC):
 
         Raises `TypeError` for labels that are not int64 and `ValueError` for shapes that do not fit.
         """
+        return self._taken(z, labels, partial(self.compute, indices=indices, generator=generator))
+
+    def _taken(
+        self, z: Tensor, labels: Tensor, compute: Callable[..., tuple[Tensor, dict[str, Tensor]]], share: Share = ALONE
+    ) -> Tensor:
         if not isinstance(labels, Tensor):
             raise TypeError(f"labels are {type(labels).__name__}; expected int64 labels (N,), one for each embedding")
         if z.ndim != 2 or not z.is_floating_point():
@@ -106,17 +114,14 @@ class LabelLoss(Loss, ABC):
             raise
         with torch.autocast(z.device.type, enabled=False):
             z = full_precision(z)
-            loss, statistics = self.compute(z, labels, indices, generator)
+            loss, statistics = compute(z, labels)
             self.statistics = {name: value.detach() for name, value in statistics.items()}
-            return loss + zero_with_graph(z)
+            return loss + share.sum(zero_with_graph(z))[0]
 
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The loss of every view of ``batch`` as an image of its own, with the image's label and number."""
-        views = len(batch.z)
-        # Every rank draws the same negatives: the generator is theirs in common, not the process's own.
-        generator = torch.Generator(device=batch.z.device).manual_seed(batch.seed)
-        labels = batch.labels.repeat(views, *[1] * (batch.labels.ndim - 1))
-        return self(batch.z.flatten(0, 1), labels, batch.indices.repeat(views), generator=generator)
+        z, labels, indices, generator = _rows(batch)
+        return self(z, labels, indices, generator=generator)
 
     @abstractmethod
     def compute(
@@ -142,7 +147,45 @@ class LabelLoss(Loss, ABC):
         return None
 
 
-class LinearHeadLoss(LabelLoss):
+class SharedLabelLoss(LabelLoss):
+    """A loss of embeddings and labels that several processes share: one method for a part of it and for all of it.
+
+    A class whose `compute_part` is right for a part says ``shares = True``, see `Loss`.
+    """
+
+    @abstractmethod
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and statistics of all processes, given this one's rows ``z`` (A, D), ``labels`` and ``indices``.
+
+        ``generator`` is seeded alike in all of them. See `simclr.losses.share`.
+        """
+
+    def compute(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and statistics of the whole batch."""
+        return self.compute_part(z, labels, indices, generator, ALONE)
+
+    def on_share(self, batch: EmbeddedBatch, share: Share) -> Tensor:
+        """The loss of every view of every process's images, of which this one computes its part."""
+        z, labels, indices, generator = _rows(batch)
+        return self._taken(
+            z, labels, partial(self.compute_part, indices=indices, generator=generator, share=share), share
+        )
+
+
+def _rows(batch: EmbeddedBatch) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+    """Every view as an image of its own: embeddings, labels and numbers, and the generator of the step."""
+    views = len(batch.z)
+    # Every rank draws the same negatives: the generator is theirs in common, not the process's own.
+    generator = torch.Generator(device=batch.z.device).manual_seed(batch.seed)
+    labels = batch.labels.repeat(views, *[1] * (batch.labels.ndim - 1))
+    return batch.z.flatten(0, 1), labels, batch.indices.repeat(views), generator
+
+
+class LinearHeadLoss(SharedLabelLoss):
     """A loss of the class logits of a linear head on embeddings as they are, of labels or of shares of the classes.
 
     Parameters: ``head``, an ``nn.Linear(dim, num_classes)``.
@@ -158,25 +201,28 @@ class LinearHeadLoss(LabelLoss):
         """Class logits (N, C) of embeddings ``z`` (N, D), in z's full precision."""
         return linear(self.head, z)
 
+    def _part_scores(self, z: Tensor, share: Share) -> Tensor:
+        return linear(self.head, z, share)
+
     def check_labels(self, labels: Tensor, rows: int) -> None:
         """Raise unless ``labels`` are int64 (rows,) or a share of every class (rows, C)."""
         check_targets(labels, rows, self.num_classes)
 
 
-def linear(head: nn.Linear, z: Tensor) -> Tensor:
-    """``head`` of ``z`` (N, D) in the precision of ``z``, whatever that of its weights."""
+def linear(head: nn.Linear, z: Tensor, share: Share = ALONE) -> Tensor:
+    """``head`` of ``z`` (N, D) in the precision of ``z``, whatever that of its weights; of a part of all rows with ``share``."""
     check_dim(z, head.in_features)
-    return F.linear(z, head.weight.to(z.dtype), head.bias.to(z.dtype))
+    return F.linear(z, share.alike(head.weight).to(z.dtype), share.alike(head.bias).to(z.dtype))
 
 
-def mean_of(values: Tensor, count: Tensor) -> Tensor:
-    """Sum of ``values`` over ``count``, or over 1 where that is 0; finite wherever the mean is."""
-    return (values.sum(dtype=wide_dtype(values.device)) / count.clamp(min=1)).to(values.dtype)
+def wide_sum(values: Tensor) -> Tensor:
+    """Sum of ``values`` in the widest type: finite wherever their mean is."""
+    return values.sum(dtype=wide_dtype(values.device))
 
 
-def mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` over ``mask``; NaN where the mask is empty (a statistic without a value)."""
-    return (values.detach() * (mask * (1 / mask.sum()).to(values.dtype))).sum()
+def sum_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of ``values`` over ``mask``, in the widest type, without a gradient."""
+    return wide_sum(values.detach() * mask)
 
 
 def check_targets(targets: Tensor, rows: int, num_classes: int) -> None:

@@ -25,6 +25,7 @@ from simclr.errors import require
 from simclr.losses.arguments import Kind
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import Loss, LossConfig
+from simclr.losses.share import ALONE, Share
 from simclr.numerics import float32_products, full_precision, in_forward_mode, row_chunks, wide_dtype
 
 __all__ = ["LeJEPAConfig", "SIGRegLoss", "sigreg"]
@@ -78,6 +79,10 @@ def sigreg(
     >>> 0.7 < sigreg(z).item() < 1.5, sigreg(2 * z).item() > 100, sigreg(0 * z).item() > 1000
     (True, True, True)
     """
+    return _sigreg(z, slices, knots, seed, ALONE)
+
+
+def _sigreg(z: Tensor, slices: int, knots: int, seed: int, share: Share) -> Tensor:
     z = _checked(z, least=1)
     with torch.autocast(z.device.type, enabled=False):
         directions = _drawn(z.shape[-1], slices, seed, z.device).to(z.dtype)  # (D, M)
@@ -89,8 +94,10 @@ def sigreg(
         with float32_products():
             x = z @ directions  # (V, B, M)
         cosines, sines = (_MeanWavesForward if in_forward_mode() else _MeanWaves).apply(x, knot)  # each (K, V, M)
+        if share.ranks > 1:  # their means over all processes, with the gradient of these, before they are squared
+            cosines, sines = (both / share.ranks for both in share.sum(cosines, sines))
         apart = (cosines - normal[:, None, None]).square() + sines.square()
-        return (apart * weight[:, None, None]).sum(0).mean() * z.shape[1]
+        return (apart * weight[:, None, None]).sum(0).mean() * (z.shape[1] * share.ranks)
 
 
 @torch.library.custom_op("simclr::directions", mutates_args=())
@@ -190,6 +197,7 @@ class SIGRegLoss(Loss):
     """
 
     kind: ClassVar[Kind] = "views"
+    shares: ClassVar[bool] = True
 
     def __init__(self, weight: float = 0.02, slices: int = 256, knots: int = 17) -> None:
         super().__init__()
@@ -202,11 +210,15 @@ class SIGRegLoss(Loss):
         `seed` draws the directions: in a loop of your own give the number of the step, so that each has others, and on several
         processes the same to all.
         """
+        return self._part(views, seed, ALONE)
+
+    def _part(self, views: Tensor, seed: int, share: Share) -> Tensor:
         views = _checked(views, least=2)
         with torch.autocast(views.device.type, enabled=False):
-            invariance = _mean_square(views - views.mean(0))
-            normality = sigreg(views, self.slices, self.knots, seed)
-            deviation = _mean_square(views.detach() - views.detach().mean(1, keepdim=True)).sqrt()
+            invariance = share.mean(_mean_square(views - views.mean(0)))
+            normality = _sigreg(views, self.slices, self.knots, seed, share)
+            z = views.detach()
+            deviation = share.mean(_mean_square(z - share.mean(z.mean(1, keepdim=True)))).sqrt()
         self.statistics = {
             "invariance": invariance.detach(),
             "sigreg": normality.detach(),
@@ -217,6 +229,10 @@ class SIGRegLoss(Loss):
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The loss of the views, along directions of the step's own."""
         return self(batch.z, seed=batch.seed)
+
+    def on_share(self, batch: EmbeddedBatch, share: Share) -> Tensor:
+        """The loss of all processes' views, of which means alone are exchanged."""
+        return self._part(batch.z, batch.seed, share)
 
     def warning(self, loss: float, statistics: Mapping[str, float]) -> str | None:
         """Plain words where all embeddings have become one point, or the views of an image nothing in common."""

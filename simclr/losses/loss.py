@@ -22,13 +22,14 @@ The losses on labels share more: `simclr.losses.label_loss`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from simclr.losses.arguments import Kind, as_taken
 from simclr.losses.batch import EmbeddedBatch
+from simclr.losses.share import Share
 
 __all__ = ["Loss", "LossConfig"]
 
@@ -101,6 +102,10 @@ class Loss(nn.Module):
     sigmoids: ClassVar[bool] = False
     """Whether every one of the `scores` is a sigmoid of its own; else they are a softmax together."""
 
+    shares: ClassVar[bool] = False
+    """Whether `on_share` computes this process's part of the loss. It is asked of the class itself, not of those it derives
+    from: what changes a loss says again whether the part is still right."""
+
     statistics: dict[str, Tensor]
 
     def __init__(self) -> None:
@@ -115,6 +120,25 @@ class Loss(nn.Module):
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The scalar loss of ``batch``: the module's call with what it reads of it, here the views (V, B, D) alone."""
         return self(batch.z)
+
+    def on_ranks(self, batch: EmbeddedBatch, narrow: bool = False) -> Tensor:
+        """The scalar loss of the batches of all processes, of which ``batch`` is this one's; the same in each of them.
+
+        Its gradient in ``batch.z`` is such that the mean over the processes (DistributedDataParallel's) is that of one process
+        with the whole batch; parameters of the loss get that of one process themselves. A loss that ``shares`` computes this
+        process's part, any other all of it from the gathered batch. With ``narrow`` what is gathered travels as bfloat16. A
+        collective, in the backward pass too: all processes must call it.
+        """
+        share = Share.of(batch, narrow)
+        if share.ranks == 1:
+            return self.on_batch(batch)
+        if not vars(type(self)).get("shares", False):
+            return self.on_batch(share.whole(batch))
+        return self.on_share(replace(batch, z=share.entered(batch.z)), share)
+
+    def on_share(self, batch: EmbeddedBatch, share: Share) -> Tensor:
+        """What `on_ranks` gives, from the part of it that ``batch``, this process's, has: for a loss that ``shares``."""
+        raise NotImplementedError(f"{type(self).__name__} says that it shares, and has no on_share")
 
     def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"] | None:
         """Class logits (N, C) of embeddings ``z`` (N, D), or None for a loss that has no classifier of its own."""

@@ -15,8 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.distances import DistanceName, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_numbered, require
-from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_statistics
+from simclr.losses.label_loss import (
+    LabelLossConfig,
+    SharedLabelLoss,
+    check_classes,
+    check_numbered,
+    require,
+    wide_sum,
+)
+from simclr.losses.mined import Miner, Mining, all_of_batch, batch_all_statistics, triplet_statistics
+from simclr.losses.share import Share
 from simclr.losses.triplet import Reduction
 from simclr.mining.all import batch_all
 from simclr.mining.hardest import Fallback
@@ -86,7 +94,7 @@ class MarginConfig(LabelLossConfig):
         )
 
 
-class MarginLoss(LabelLoss):
+class MarginLoss(SharedLabelLoss):
     """Margin loss of L2-normalised embeddings: hinges of d_ap - beta + ``alpha`` and of beta - d_an + ``alpha``.
 
     For every mined triplet one hinge for its positive pair and one for its negative pair, both with the anchor's
@@ -107,6 +115,8 @@ class MarginLoss(LabelLoss):
         >>> loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).detach()  # sqrt(2) - 1.2 + 0.2
         tensor(0.4142)
     """
+
+    shares: ClassVar[bool] = True
 
     beta: Tensor
 
@@ -175,38 +185,44 @@ class MarginLoss(LabelLoss):
             beta = beta + F.embedding(indices, self.beta_sample.unsqueeze(1)).squeeze(1)
         return beta
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of hinges and boundaries over their number, and the statistics of what was mined."""
+        z, labels = share.all(z), share.all(labels)
         z = l2_normalize(z) if self.normalize else z
-        beta = self.boundaries(labels, indices).to(z.dtype)
+        every_beta = self.boundaries(labels, None if indices is None else share.all(indices)).to(z.dtype)  # (N,)
+        beta = share.own(share.alike(every_beta))
         if self.mining == "all":
-            return self._all(z, labels, beta)
-        mined = self.mine(z, labels, generator)
+            return self._all(z, labels, beta, every_beta, share)
+        mined = self.mine(z, labels, generator, share)
         valid, boundary = mined.triplets.valid, beta.unsqueeze(1)
         positive = (mined.positive - boundary + self.alpha).relu().masked_fill(~valid, 0)
         negative = (boundary - mined.negative + self.alpha).relu().masked_fill(~valid, 0)
         active = (positive.detach() > 0).sum() + (negative.detach() > 0).sum()
-        statistics = triplet_statistics(mined, self.alpha)
-        wide = wide_dtype(z.device)
-        total = positive.sum(dtype=wide) + negative.sum(dtype=wide) + self.nu * (valid.sum(1) * beta).sum()
-        return self._reduce(total, active, 2 * valid.sum(), beta, statistics)
+        statistics = triplet_statistics(mined, self.alpha, share)
+        total = wide_sum(positive) + wide_sum(negative) + self.nu * (valid.sum(1) * beta).sum()
+        return self._reduce(share.sum(total, active, 2 * valid.sum()), every_beta, statistics)
 
-    def _all(self, z: Tensor, labels: Tensor, beta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        d = pairwise_distance(z, kind=self.distance)
-        same = labels.unsqueeze(1) == labels
-        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    def _all(
+        self, z: Tensor, labels: Tensor, beta: Tensor, every_beta: Tensor, share: Share
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        anchors = share.anchors(len(z), z.device)
+        d = pairwise_distance(share.own(z), None if anchors is None else z, kind=self.distance)
+        same = share.own(labels).unsqueeze(1) == labels
+        itself = share.itself(len(z), z.device)
         boundary = beta.unsqueeze(1)
         hinge = torch.where(same, d - boundary + self.alpha, boundary - d + self.alpha).relu().masked_fill(itself, 0)
-        statistics = batch_all_statistics(batch_all(d.detach(), labels, self.alpha))
-        pairs = torch.full((), len(z) * (len(z) - 1), device=z.device)
+        every = all_of_batch(batch_all(d.detach(), labels, self.alpha, anchors=anchors), share)
+        pairs = torch.full((), d.numel() - len(d), device=z.device)
         total = hinge.sum(dtype=None if self.normalize else wide_dtype(z.device)) + self.nu * beta.sum()
-        return self._reduce(total, (hinge.detach() > 0).sum(), pairs, beta, statistics)
+        sums = share.sum(total, (hinge.detach() > 0).sum(), pairs)
+        return self._reduce(sums, every_beta, batch_all_statistics(every))
 
     def _reduce(
-        self, total: Tensor, active: Tensor, count: Tensor, beta: Tensor, statistics: dict[str, Tensor]
+        self, sums: tuple[Tensor, ...], beta: Tensor, statistics: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        total, active, count = sums
         divisor = active if self.reduction == "active" else count
         loss = (total / divisor.clamp(min=1)).where(divisor > 0, 0 * total)
         return loss.to(beta.dtype), {**statistics, "active": active / count, "beta": beta.mean()}

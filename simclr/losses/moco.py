@@ -23,6 +23,7 @@ from simclr.errors import require
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import LossConfig
 from simclr.losses.ntxent.loss import checked_views
+from simclr.losses.share import ALONE, Share
 from simclr.losses.temperature import TemperatureLoss, check_temperature
 from simclr.numerics import float32_products, unit_rows
 
@@ -104,6 +105,10 @@ def momentum_contrast(
     >>> momentum_contrast(z, z, temperature=1.0)  # log(e + 2) - 1
     tensor(0.5514)
     """
+    return _part(views, keys, temperature, negatives, ALONE)
+
+
+def _part(views: Tensor, keys: Tensor, temperature: float | Tensor, negatives: Negatives, share: Share) -> Tensor:
     if views.shape != keys.shape:
         raise ValueError(
             f"views has shape {tuple(views.shape)} and keys {tuple(keys.shape)}; momentum contrast expects one key for "
@@ -113,18 +118,22 @@ def momentum_contrast(
     k, _ = checked_views(keys.detach(), temperature)
     num_views, batch, _ = q.shape
     with torch.autocast(q.device.type, enabled=False):
-        q, k = (unit_rows(x.flatten(0, 1)) for x in (q, k))  # (V*B, D)
+        q, k = (
+            unit_rows(q.flatten(0, 1)),
+            unit_rows(share.all(k.flatten(0, 1))),
+        )  # (V*b, D) of this process, (V*B, D) of all
         with float32_products():
-            similarity = (q @ k.T / temperature).view(num_views, batch, num_views, batch)
-    own_image = torch.eye(batch, dtype=torch.bool, device=q.device)[None, :, None, :]
+            similarity = (q @ k.T / temperature).view(num_views, batch, num_views, batch * share.ranks)
+    first = share.rank * batch  # of this process's images among all
+    own_image = torch.eye(batch, similarity.shape[3], dtype=torch.bool, device=q.device).roll(first, 1)[None, :, None]
     others = similarity.masked_fill(own_image, float("-inf"))
     all_views = negatives == "all"  # (V, 1 or V, B): view of the embedding, of the keys, image
     others = others.logsumexp(dim=(2, 3))[:, None] if all_views else others.logsumexp(dim=3).movedim(1, 2)
-    positives = similarity.diagonal(dim1=1, dim2=3)  # (V, V, B): view of the embedding, of the key, image
+    positives = similarity.diagonal(first, dim1=1, dim2=3)  # (V, V, B): view of the embedding, of the key, image
     # log(e^p + e^n) - p, exact also where it is far below the rounding of either term
     pairs = -nn.functional.logsigmoid(positives - others)
     other_view = ~torch.eye(num_views, dtype=torch.bool, device=q.device)[:, :, None]
-    return torch.where(other_view, pairs, 0.0).sum() / (num_views * (num_views - 1) * batch)
+    return share.mean(torch.where(other_view, pairs, 0.0).sum() / (num_views * (num_views - 1) * batch))
 
 
 class MoCoLoss(TemperatureLoss):
@@ -135,6 +144,8 @@ class MoCoLoss(TemperatureLoss):
     >>> MoCoLoss()(torch.randn(2, 8, 16), keys=torch.randn(2, 8, 16)).shape
     torch.Size([])
     """
+
+    shares: ClassVar[bool] = True
 
     def __init__(
         self, temperature: float | Tensor = 0.2, negatives: Negatives = "all", *, temperature_learned: bool = False
@@ -153,6 +164,11 @@ class MoCoLoss(TemperatureLoss):
         """The loss of the views and the average's embeddings of them."""
         assert batch.keys is not None
         return self(batch.z, batch.keys)
+
+    def on_share(self, batch: EmbeddedBatch, share: Share) -> Tensor:
+        """The loss of this process's views against all processes' keys, which alone are gathered, and its mean over them."""
+        assert batch.keys is not None
+        return _part(batch.z, batch.keys, self.tau(share), self.negatives, share)
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (super().extra_repr(), f"negatives={self.negatives!r}")))

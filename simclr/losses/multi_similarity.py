@@ -20,7 +20,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from simclr.losses.label_loss import mean_where, require
+from simclr.losses.label_loss import require
 from simclr.losses.pair_loss import PairLoss, PairLossConfig, Pairs, log_one_plus_sum_exp
 from simclr.numerics import float32_products
 
@@ -63,6 +63,8 @@ class MultiSimilarityLoss(PairLoss):
     (mean cosine distances of all pairs).
     """
 
+    shares: ClassVar[bool] = True
+
     def __init__(
         self,
         alpha: float = 2.0,
@@ -90,14 +92,14 @@ class MultiSimilarityLoss(PairLoss):
         positive, negative = self._kept(similarity.detach(), pairs)
         pull = log_one_plus_sum_exp(-self.alpha * (similarity - self.base), positive) / self.alpha
         push = log_one_plus_sum_exp(self.beta * (similarity - self.base), negative) / self.beta
-        anchors = pairs.anchors.sum()
-        statistics = {
-            "pairs": positive.sum() + negative.sum(),
-            "active": (positive | negative).any(1).sum() / anchors,
-            "positive_distance": mean_where(1 - similarity, pairs.positive),
-            "negative_distance": mean_where(1 - similarity, pairs.negative),
-        }
-        return (pull + push).sum() / anchors.clamp(min=1), statistics
+        total, anchors, kept, active = pairs.share.sum(
+            (pull + push).sum(),
+            pairs.anchors.sum(),
+            positive.sum() + negative.sum(),
+            (positive | negative).any(1).sum(),
+        )
+        statistics = {"pairs": kept, "active": active / anchors, **pairs.mean_distances(1 - similarity)}
+        return total / anchors.clamp(min=1), statistics
 
     def _kept(self, similarity: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The pairs that mining keeps, of anchors with both kinds."""

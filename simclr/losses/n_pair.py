@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, require
+from simclr.losses.label_loss import LabelLossConfig, SharedLabelLoss, require, wide_sum
+from simclr.losses.share import Share
 from simclr.numerics import l2_normalize, widened
 
 __all__ = ["NPairConfig", "NPairLoss"]
@@ -46,7 +47,7 @@ class NPairConfig(LabelLossConfig):
         return NPairLoss(self.l2_weight, temperature=self.temperature)
 
 
-class NPairLoss(LabelLoss):
+class NPairLoss(SharedLabelLoss):
     """N-pair-mc loss, the mean over the pairs of the batch: of normalised embeddings, or as they are without a ``temperature``.
 
     In the order of the batch, the first and second sample of a class are a pair (anchor, positive), the third and
@@ -65,16 +66,22 @@ class NPairLoss(LabelLoss):
         tensor(0.3133)
     """
 
+    shares: ClassVar[bool] = True
+
     def __init__(self, l2_weight: float = 0.0, *, temperature: float | None = 0.1) -> None:
         super().__init__()
         require(l2_weight >= 0, "l2_weight", l2_weight, "0 or more")
         require(temperature is None or 0 < temperature < math.inf, "temperature", temperature, "positive, or none")
         self.l2_weight, self.temperature = l2_weight, temperature
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over the valid columns of all rows' products; rows that are no anchor are masked out."""
+        """Cross-entropy over the valid columns of all rows' products; rows that are no anchor are masked out.
+
+        Anchor and positive may be of two processes: each takes a run of the rows sorted by class, whosever they are.
+        """
+        z, labels = share.all(z), share.all(labels)
         if len(z) < 2:
             zero = z.new_zeros(())
             count = torch.full((), len(z), device=z.device)
@@ -86,24 +93,31 @@ class NPairLoss(LabelLoss):
         # Row i of the sorted batch is an anchor if it has an even place and its class goes on.
         is_anchor = F.pad(grouped[1:] == grouped[:-1], (0, 1)) & (place % 2 == 0)
         z = F.embedding(order, z)
-        anchor, positive = z, z.roll(-1, 0)
-        own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-        allowed = (own | (grouped.unsqueeze(1) != grouped)) & is_anchor
+        size = len(z) // share.ranks
+        rows = slice(share.rank * size, (share.rank + 1) * size)
+        anchor, positive = z[rows], z.roll(-1, 0)
+        numbers = torch.arange(len(z), device=z.device)
+        own = numbers[rows].unsqueeze(1) == numbers
+        allowed = (own | (grouped[rows].unsqueeze(1) != grouped)) & is_anchor
         if self.temperature is None:
             products = anchor @ positive.t()
         else:
             products = l2_normalize(anchor) @ l2_normalize(positive).t() / self.temperature
         logits = products.masked_fill(~(allowed | own), -torch.inf)
-        terms = logits.logsumexp(1) - logits.diagonal()
+        terms = logits.logsumexp(1) - logits.diagonal(rows.start)
         count = is_anchor.sum()
-        loss = mean_of(terms.masked_fill(~is_anchor, 0), count)
         squares = widened(z).square().sum(1)
         lengths = (squares + squares.roll(-1, 0)) / 2
-        mean_square = lengths.masked_fill(~is_anchor, 0).sum() / count.clamp(min=1)
-        right = (logits.detach().argmax(1) == torch.arange(len(z), device=z.device)) & is_anchor
+        right = (logits.detach().argmax(1) == numbers[rows]) & is_anchor[rows]
+        total, squared, right = share.sum(
+            wide_sum(terms.masked_fill(~is_anchor[rows], 0)),
+            lengths.masked_fill(~is_anchor, 0)[rows].sum(),
+            right.sum(),
+        )
+        loss, mean_square = total / count.clamp(min=1), squared / count.clamp(min=1)
         statistics = {
             "pairs": count,
-            "accuracy": right.sum() / count,
+            "accuracy": right / count,
             "samples_dropped": len(z) - 2 * count,
             "embedding_length": mean_square.detach().sqrt().to(z.dtype),
         }

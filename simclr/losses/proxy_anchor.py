@@ -23,8 +23,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, check_classes, check_dim, check_sizes, require
+from simclr.losses.label_loss import LabelLossConfig, SharedLabelLoss, check_classes, check_dim, check_sizes, require
 from simclr.losses.pair_loss import log_one_plus_sum_exp
+from simclr.losses.share import ALONE, Share
 from simclr.numerics import float32_products, full_precision, l2_normalize
 
 __all__ = ["ProxyAnchorConfig", "ProxyAnchorLoss"]
@@ -52,7 +53,7 @@ class ProxyAnchorConfig(LabelLossConfig):
         return ProxyAnchorLoss(num_classes, dim, self.margin, self.alpha)
 
 
-class ProxyAnchorLoss(LabelLoss):
+class ProxyAnchorLoss(SharedLabelLoss):
     """Proxy-anchor loss, which normalises embeddings and proxies by definition.
 
     The pull is a mean over the classes in the batch, the push one over all classes.
@@ -62,6 +63,8 @@ class ProxyAnchorLoss(LabelLoss):
 
     Raises `ValueError` on a CPU for labels outside 0..num_classes-1 (a GPU asserts).
     """
+
+    shares: ClassVar[bool] = True
 
     def __init__(self, num_classes: int, dim: int, margin: float = 0.1, alpha: float = 32.0) -> None:
         super().__init__()
@@ -73,32 +76,40 @@ class ProxyAnchorLoss(LabelLoss):
 
     def cosines(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
         """Cosine of ``z`` (N, D) to every proxy: (N, C), float32 or float64."""
+        return self._cosines(z, ALONE)
+
+    def _cosines(self, z: Tensor, share: Share) -> Tensor:
         check_dim(z, self.proxies.shape[1])
         with torch.autocast(z.device.type, enabled=False), float32_products():
             z = full_precision(z)
-            return l2_normalize(z) @ l2_normalize(self.proxies.to(z.dtype)).t()
+            return l2_normalize(z) @ l2_normalize(share.alike(self.proxies).to(z.dtype)).t()
 
     def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"]:
         """Class logits (N, C) of embeddings ``z`` (N, D): scaled cosines."""
         return self.alpha * self.cosines(z)
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The pull to the own proxies and the push from the others."""
         check_classes(labels, self.num_classes)
-        cosines = self.cosines(z).t()  # (C, N): the proxies are the anchors
+        cosines = self._cosines(z, share).t()  # (C, A): the proxies are the anchors
         own = torch.arange(self.num_classes, device=z.device).unsqueeze(1) == labels
-        pull = log_one_plus_sum_exp(-self.alpha * (cosines - self.margin), own)
-        push = log_one_plus_sum_exp(self.alpha * (cosines + self.margin), ~own)
-        present = own.any(1).sum()
-        size = max(len(z), 1)
-        to_own = (cosines.detach() * own).sum()
+        pull = log_one_plus_sum_exp(-self.alpha * (cosines - self.margin), own, share)
+        push = log_one_plus_sum_exp(self.alpha * (cosines + self.margin), ~own, share)
+        size = max(len(z) * share.ranks, 1)
+        members, right, to_own, to_all = share.sum(
+            own.sum(1),
+            (cosines.argmax(0) == labels).sum(),
+            (cosines.detach() * own).sum(),
+            cosines.detach().sum(),
+        )
+        present = (members > 0).sum()
         statistics = {
-            "accuracy": (cosines.argmax(0) == labels).sum() / size,
+            "accuracy": right / size,
             "classes": present,
             "positive_distance": 1 - to_own / size,
-            "negative_distance": 1 - (cosines.detach().sum() - to_own) / (size * max(self.num_classes - 1, 1)),
+            "negative_distance": 1 - (to_all - to_own) / (size * max(self.num_classes - 1, 1)),
         }
         return pull.sum() / present.clamp(min=1) + push.sum() / self.num_classes, statistics
 

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.distances import DistanceName, paired_distance, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, mean_where, require
+from simclr.losses.label_loss import LabelLossConfig, SharedLabelLoss, require, sum_where, wide_sum
 from simclr.losses.mined import Miner, triplet_statistics
+from simclr.losses.share import ALONE, Share
 from simclr.losses.triplet import Reduction
-from simclr.mining.tuples import positive_table
+from simclr.mining.tuples import positive_table, widest
 from simclr.numerics import l2_normalize, row_chunks
 
 __all__ = ["QuadrupletConfig", "QuadrupletLoss", "QuadrupletMining", "nearest_pair_outside", "random_pair_outside"]
@@ -62,7 +63,7 @@ class QuadrupletConfig(LabelLossConfig):
         )
 
 
-class QuadrupletLoss(LabelLoss):
+class QuadrupletLoss(SharedLabelLoss):
     """Quadruplet loss of L2-normalised embeddings: the mean of its first hinges plus the mean of its second hinges.
 
     Quadruplets are mined: all of a batch are N^4. ``mining`` draws "random" ones, or takes the hardest ("hard"), which never
@@ -73,6 +74,8 @@ class QuadrupletLoss(LabelLoss):
     `statistics`: those of `TripletLoss` for the first term; active and second_active (shares), outside_distance (mean
     of d_lk).
     """
+
+    shares: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -93,32 +96,37 @@ class QuadrupletLoss(LabelLoss):
         self.distance, self.reduction, self.normalize = distance, reduction, normalize
         self.mine = Miner(strategy=mining, distance=distance, margin=margin, unit=normalize)
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms of the mined quadruplets."""
+        z, labels = share.all(z), share.all(labels)
         z = l2_normalize(z) if self.normalize else z
-        mined = self.mine(z, labels, generator)
+        mined = self.mine(z, labels, generator, share)
         valid = mined.triplets.valid
         if self.mining == "hard":
-            left, right, exists = nearest_pair_outside(pairwise_distance(z.detach(), kind=self.distance), labels)
-            left, right, exists = left.unsqueeze(1), right.unsqueeze(1), exists.unsqueeze(1)
+            rows = z.detach()
+            distances = pairwise_distance(share.own(rows), None if share.ranks == 1 else rows, kind=self.distance)
+            left, right, exists = (one.unsqueeze(1) for one in nearest_pair_outside(distances, labels, share))
         else:
-            left, right, exists = random_pair_outside(labels, valid.shape[1], generator)
+            drawn = random_pair_outside(labels, widest(labels), generator)
+            left, right, exists = (share.own(one)[:, : valid.shape[1]] for one in drawn)
         outside = paired_distance(F.embedding(left, z), F.embedding(right, z), self.distance, unit=self.normalize)
         exists = exists & valid
         first = (mined.positive - mined.negative + self.margin).relu()
         second = (mined.positive - outside + self.second_margin).relu()
-        statistics = triplet_statistics(mined, self.margin)
-        first_mean, statistics["active"] = self._mean(first, valid)
-        second_mean, statistics["second_active"] = self._mean(second, exists)
-        statistics["outside_distance"] = mean_where(outside, exists)
+        statistics = triplet_statistics(mined, self.margin, share)
+        first_mean, statistics["active"] = self._mean(first, valid, share)
+        second_mean, statistics["second_active"] = self._mean(second, exists, share)
+        far, count = share.sum(sum_where(outside, exists), exists.sum())
+        statistics["outside_distance"] = (far / count).to(z.dtype)
         return first_mean + second_mean, statistics
 
-    def _mean(self, hinge: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _mean(self, hinge: Tensor, valid: Tensor, share: Share) -> tuple[Tensor, Tensor]:
         hinge = hinge.masked_fill(~valid, 0)
-        active, count = (hinge.detach() > 0).sum(), valid.sum()
-        return mean_of(hinge, active if self.reduction == "active" else count), active / count
+        total, active, count = share.sum(wide_sum(hinge), (hinge.detach() > 0).sum(), valid.sum())
+        mean = total / (active if self.reduction == "active" else count).clamp(min=1)
+        return mean.to(hinge.dtype), active / count
 
     def extra_repr(self) -> str:
         return (
@@ -126,26 +134,30 @@ class QuadrupletLoss(LabelLoss):
         )
 
 
-def nearest_pair_outside(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For every anchor the nearest two samples (l, k) of two classes, neither its own: l (N,), k (N,), exists (N,).
+def nearest_pair_outside(distances: Tensor, labels: Tensor, share: Share = ALONE) -> tuple[Tensor, Tensor, Tensor]:
+    """For every anchor the nearest two samples (l, k) of two classes, neither its own: l (A,), k (A,), exists (A,).
+
+    ``distances`` (A, N) are those of this process's rows, the anchors, to the ``labels`` (N,) of all processes.
 
     For every row its nearest sample of another class, and its nearest of a class that is neither its own nor that
     one's: whichever class an anchor has, one of the two is the row's nearest outside it. O(N^2) memory.
     """
-    size = len(labels)
+    size = len(distances)
     nearest, second = distances.new_empty(size), distances.new_empty(size)
     of_nearest, of_second, left, right = (distances.new_zeros(size, dtype=torch.int64) for _ in range(4))
     exists = distances.new_zeros(size, dtype=torch.bool)
     if size == 0:
         return left, left, exists
-    table = positive_table(labels)
-    for rows in row_chunks(size, size, distances.device):
+    table = positive_table(labels, share.anchors(len(labels), labels.device))
+    for rows in row_chunks(size, len(labels), distances.device):
         others = table.hide_own_class(distances[rows], rows, torch.inf)
         nearest[rows], of_nearest[rows] = others.min(1)
         others.masked_fill_(labels[of_nearest[rows]].unsqueeze(1) == labels, torch.inf)
         second[rows], of_second[rows] = others.min(1)
-    for rows in row_chunks(size, size, distances.device):
-        own = labels[rows].unsqueeze(1)
+    nearest, second, of_nearest, of_second = (share.all(one) for one in (nearest, second, of_nearest, of_second))
+    of_anchors = share.own(labels)
+    for rows in row_chunks(size, len(labels), distances.device):
+        own = of_anchors[rows].unsqueeze(1)
         blocked = labels[of_nearest] == own  # (rows, N): the row's nearest is of the anchor's class
         value = torch.where(blocked, second, nearest).masked_fill_(own == labels, torch.inf)
         least, left[rows] = value.min(1)

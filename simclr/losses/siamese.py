@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.distances import DistanceName, check_distance, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_where, require
+from simclr.losses.label_loss import LabelLossConfig, SharedLabelLoss, require, sum_where
+from simclr.losses.share import ALONE, Share
 from simclr.numerics import l2_normalize
 
 __all__ = ["SiameseConfig", "SiameseLoss"]
@@ -50,7 +51,7 @@ class SiameseConfig(LabelLossConfig):
         )
 
 
-class SiameseLoss(LabelLoss):
+class SiameseLoss(SharedLabelLoss):
     """Cross-entropy of p(same) = sigmoid(w (t - d)) on L2-normalised embeddings, over all pairs i < j of the batch.
 
     ``balanced``: the mean over pairs of one class plus the mean over pairs of two classes, halved (only one of them
@@ -60,6 +61,8 @@ class SiameseLoss(LabelLoss):
     `statistics`: accuracy (balanced, or over all pairs, as the loss), threshold, steepness, positive_distance,
     negative_distance.
     """
+
+    shares: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -79,32 +82,43 @@ class SiameseLoss(LabelLoss):
 
     def logits(self, distances: Annotated[Tensor, "float ..."]) -> Annotated[Tensor, "float ..."]:
         """Log-odds w (t - d) that two images at these ``distances`` (any shape) are of one class."""
-        return self.log_steepness.exp() * (self.threshold - distances)
+        return self._logits(distances, ALONE)
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def _logits(self, distances: Tensor, share: Share) -> Tensor:
+        return share.alike(self.log_steepness).exp() * (share.alike(self.threshold) - distances)
+
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy from log-odds; the matrix holds every pair twice."""
-        d = pairwise_distance(l2_normalize(z) if self.normalize else z, kind=self.distance)
-        same = labels.unsqueeze(1) == labels
-        logits = self.logits(d)
+        every, classes = share.all(z), share.all(labels)
+        every = l2_normalize(every) if self.normalize else every
+        d = pairwise_distance(share.own(every), None if share.ranks == 1 else every, kind=self.distance)
+        same = labels.unsqueeze(1) == classes
+        logits = self._logits(d, share)
         loss = F.softplus(torch.where(same, -logits, logits))
         right = (logits.detach() > 0) == same
-        positive, negative = same.clone().fill_diagonal_(False), ~same
-        weight = self._weights(positive, negative, loss.dtype)
+        positive, negative = same & ~share.itself(len(every), z.device), ~same
+        positives, negatives = share.sum(positive.sum(), negative.sum())
+        weight = self._weights(positive, negative, positives, negatives, loss.dtype)
+        total, accuracy, near, far = share.sum(
+            (loss * weight).sum(), (right * weight).sum(), sum_where(d, positive), sum_where(d, negative)
+        )
         statistics = {
-            "accuracy": (right * weight).sum(),
+            "accuracy": accuracy,
             "threshold": self.threshold,
             "steepness": self.log_steepness.exp(),
-            "positive_distance": mean_where(d, positive),
-            "negative_distance": mean_where(d, negative),
+            "positive_distance": (near / positives).to(d.dtype),
+            "negative_distance": (far / negatives).to(d.dtype),
         }
-        return (loss * weight).sum(), statistics
+        return total, statistics
 
-    def _weights(self, positive: Tensor, negative: Tensor, dtype: torch.dtype) -> Tensor:
-        """Weight of each pair, (N, N), sum 1 where there is a pair."""
+    def _weights(
+        self, positive: Tensor, negative: Tensor, positives: Tensor, negatives: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """Weight of each pair, (A, N), sum 1 over all processes where there is a pair."""
         positive, negative = positive.to(dtype), negative.to(dtype)
-        positives, negatives = positive.sum(), negative.sum()
+        positives, negatives = positives.to(dtype), negatives.to(dtype)
         if not self.balanced:
             return (positive + negative) / (positives + negatives).clamp(min=1)
         kinds = (positives.clamp(max=1) + negatives.clamp(max=1)).clamp(min=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from simclr.losses.arguments import Kind, hint
 from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import LossConfig
+from simclr.losses.share import ALONE, Share
 from simclr.losses.temperature import TemperatureLoss, check_temperature, usable_temperature
 from simclr.mining.given import Listed, as_labels
 from simclr.numerics import float32_products, unit_rows
@@ -63,6 +64,10 @@ def sup_con(
     >>> sup_con(z, torch.tensor([0, 0, 1]), temperature=1.0)  # log(e + 1) - 1
     tensor(0.3133)
     """
+    return _part(views, labels, temperature, ALONE)
+
+
+def _part(views: Tensor, labels: Tensor | Listed, temperature: float | Tensor, share: Share) -> Tensor:
     if not views.is_floating_point():
         raise TypeError(f"views has dtype {views.dtype}; SupCon expects floating point embeddings (V, B, D)")
     if views.dim() != 3 or 0 in views.shape:
@@ -83,18 +88,20 @@ def sup_con(
     check_temperature(temperature)
     temperature = usable_temperature(temperature, z)
     rows = rows.repeat(views.shape[0])  # (N,)
-    if len(z) == 1:
+    if len(z) * share.ranks == 1:
         return (z * 0.0).sum() + 0 * temperature  # the logsumexp over no other row would be -inf
     with torch.autocast(z.device.type, enabled=False):
-        z = unit_rows(z)
+        others, classes = unit_rows(share.all(z)), share.all(rows)  # (N, D), (N,)
         with float32_products():
-            logits = (z @ z.T) / temperature  # (N, N)
-        positive = (rows[:, None] == rows[None, :]).fill_diagonal_(False)
+            logits = (share.own(others) @ others.T) / temperature  # (A, N), the rows of this process
+        itself = share.itself(len(others), z.device)
+        positive = (rows[:, None] == classes[None, :]) & ~itself
         count = positive.sum(dim=1)  # |P(i)|
         mean_positive = (positive.to(z.dtype) * logits).sum(dim=1) / count.clamp(min=1)
-        logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
+        logits = logits.masked_fill(itself, float("-inf"))
         per_anchor = (logits.logsumexp(dim=1) - mean_positive) * (count > 0)
-        return per_anchor.sum() / (count > 0).sum().clamp(min=1)
+        total, anchors = share.sum(per_anchor.sum(), (count > 0).sum())
+        return total / anchors.clamp(min=1)
 
 
 class SupConLoss(TemperatureLoss):
@@ -104,6 +111,7 @@ class SupConLoss(TemperatureLoss):
     """
 
     kind: ClassVar[Kind] = "views and labels"
+    shares: ClassVar[bool] = True
 
     def __init__(self, temperature: float | Tensor = 0.1, *, temperature_learned: bool = False) -> None:
         super().__init__(temperature, temperature_learned)
@@ -117,3 +125,7 @@ class SupConLoss(TemperatureLoss):
     def on_batch(self, batch: EmbeddedBatch) -> Tensor:
         """The loss of the views and the images' labels."""
         return self(batch.z, batch.labels)
+
+    def on_share(self, batch: EmbeddedBatch, share: Share) -> Tensor:
+        """The loss of all processes' views, of which this one's are the anchors of its part."""
+        return _part(batch.z, batch.labels, self.tau(share), share)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from simclr.errors import require
 from simclr.losses.loss import Loss
+from simclr.losses.share import ALONE, Share
 from simclr.numerics import in_forward_mode, in_transform
 
 __all__ = ["COLDEST", "LearnedTemperature", "TemperatureLoss", "check_temperature", "usable_temperature"]
@@ -88,13 +89,13 @@ class TemperatureLoss(Loss):
         check_temperature(temperature, learned=temperature_learned)
         self.temperature = LearnedTemperature(float(temperature)) if temperature_learned else temperature
 
-    def tau(self) -> float | Tensor:
+    def tau(self, share: Share = ALONE) -> float | Tensor:
         """The temperature of a call."""
         if not isinstance(self.temperature, LearnedTemperature):
-            return self.temperature
+            return share.alike(self.temperature) if isinstance(self.temperature, Tensor) else self.temperature
         tau: Tensor = self.temperature()
         self.statistics = {"temperature": tau.detach()}
-        return tau
+        return share.alike(tau)
 
     def extra_repr(self) -> str:
         return "" if isinstance(self.temperature, LearnedTemperature) else f"temperature={self.temperature}"

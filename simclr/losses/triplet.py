@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from simclr.distances import DistanceName, pairwise_distance
-from simclr.losses.label_loss import LabelLoss, LabelLossConfig, mean_of, require
-from simclr.losses.mined import Miner, Mining, batch_all_statistics, triplet_statistics
+from simclr.losses.label_loss import LabelLossConfig, SharedLabelLoss, require, wide_sum
+from simclr.losses.mined import Miner, Mining, all_of_batch, batch_all_statistics, triplet_statistics
+from simclr.losses.share import Share
 from simclr.mining.all import batch_all
 from simclr.mining.hardest import Fallback
 from simclr.numerics import l2_normalize
@@ -69,7 +70,7 @@ class TripletConfig(LabelLossConfig):
         )
 
 
-class TripletLoss(LabelLoss):
+class TripletLoss(SharedLabelLoss):
     """Triplet loss of L2-normalised embeddings: mean of max(0, d_ap - d_an + ``margin``) over mined triplets.
 
     ``mining``: "all" (every triplet), "hard" (one an anchor), "semi-hard", "distance-weighted", "random" (one a
@@ -82,6 +83,8 @@ class TripletLoss(LabelLoss):
     order_violations (share with d_an <= d_ap), positive_distance, negative_distance (means over the mined triplets;
     over all pairs for "all").
     """
+
+    shares: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -110,22 +113,26 @@ class TripletLoss(LabelLoss):
             nonzero_below=nonzero_below,
         )
 
-    def compute(
-        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None
+    def compute_part(
+        self, z: Tensor, labels: Tensor, indices: Tensor | None, generator: torch.Generator | None, share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean hinge, and the statistics of the mined triplets."""
+        z, labels = share.all(z), share.all(labels)
         z = l2_normalize(z) if self.normalize else z
         if self.mining == "all":
-            return self._all(z, labels)
-        mined = self.mine(z, labels, generator)
-        statistics = triplet_statistics(mined, self.margin)
+            return self._all(z, labels, share)
+        mined = self.mine(z, labels, generator, share)
+        statistics = triplet_statistics(mined, self.margin, share)
         hinge = (mined.positive - mined.negative + self.margin).relu().masked_fill(~mined.triplets.valid, 0)
-        active = (hinge.detach() > 0).sum()
+        total, active = share.sum(wide_sum(hinge), (hinge.detach() > 0).sum())
         statistics["active"] = active / statistics["triplets"]
-        return mean_of(hinge, active if self.reduction == "active" else statistics["triplets"]), statistics
+        count = active if self.reduction == "active" else statistics["triplets"]
+        return (total / count.clamp(min=1)).to(z.dtype), statistics
 
-    def _all(self, z: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        every = batch_all(pairwise_distance(z, kind=self.distance), labels, self.margin)
+    def _all(self, z: Tensor, labels: Tensor, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
+        anchors = share.anchors(len(z), z.device)
+        distances = pairwise_distance(share.own(z), None if anchors is None else z, kind=self.distance)
+        every = all_of_batch(batch_all(distances, labels, self.margin, anchors=anchors), share)
         statistics = {**batch_all_statistics(every), "active": every.active / every.triplets}
         count = every.active if self.reduction == "active" else every.triplets
         return (every.loss / count.clamp(min=1)).to(z.dtype), statistics

@@ -28,29 +28,34 @@ class AllTriplets(NamedTuple):
     """Mean distance of the positive pairs, float64; NaN where there is none."""
     negative_distance: Tensor
     """Mean distance of the negative pairs, float64; NaN where there is none."""
+    positive_pairs: Tensor
+    """int64: over so many pairs (a, p) that mean is taken."""
+    negative_pairs: Tensor
+    """int64: over so many pairs (a, n)."""
 
 
-def batch_all(distances: Tensor, labels: Tensor, margin: float) -> AllTriplets:
+def batch_all(distances: Tensor, labels: Tensor, margin: float, *, anchors: Tensor | None = None) -> AllTriplets:
     """Sum of the triplet hinge over all triplets of ``distances`` (N, N) and ``labels`` (N,) int64.
 
-    The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. O(N^2) memory,
-    O(N^2 log N) time. A sum of hinges: its second derivative in the distances is 0.
+    The loss of Schroff et al. 2015, summed over the set that Hermans et al. 2017 call batch-all. With ``anchors`` (A,) int64 over
+    the triplets of these samples alone, whose ``distances`` are (A, N). O(N^2)
+    memory, O(N^2 log N) time. A sum of hinges: its second derivative in the distances is 0.
     """
-    distances, labels = distances_and_labels(distances, labels)
+    distances, labels = distances_and_labels(distances, labels, anchors)
     function = _BatchAllForward if in_forward_mode() else _BatchAll
-    return AllTriplets(*cast(tuple[Tensor, ...], function.apply(distances, labels, margin))[:-1])
+    return AllTriplets(*cast(tuple[Tensor, ...], function.apply(distances, labels, margin, anchors))[:-1])
 
 
 class _BatchAll(OneByOne):
     @staticmethod
-    def forward(distances: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, ...]:
-        table = positive_table(labels)
-        size, width = table.samples.shape
+    def forward(distances: Tensor, labels: Tensor, margin: float, anchors: Tensor | None) -> tuple[Tensor, ...]:
+        table = positive_table(labels, anchors)
+        width = table.samples.shape[1]
         slope = torch.zeros_like(distances)  # d loss / d distances
         wide = wide_dtype(distances.device)
         loss, active, hard, near, far = torch.zeros(5, dtype=wide, device=distances.device).unbind()
         walk = _compare if width <= FEW else _sort
-        for rows in row_chunks(size, size, distances.device) if width else ():
+        for rows in row_chunks(len(distances), len(labels), distances.device) if width else ():
             block, real = distances[rows], table.valid[rows]
             positive = block.gather(1, table.samples[rows])
             others = table.hide_own_class(block, rows, torch.inf)
@@ -65,10 +70,11 @@ class _BatchAll(OneByOne):
             near += of_positives
             far += block.sum(dtype=wide) - of_positives
             slope[rows] = above.neg_().scatter_add_(1, table.samples[rows], below)
-        positives, negatives = table.valid.sum(1), table.negatives(size)
+        positives, negatives = table.valid.sum(1), table.negatives(len(labels))
         triplets = positives * negatives
-        means = near / positives.sum(), far / negatives.sum()
-        return loss, triplets.sum(), active.long(), hard.long(), (triplets == 0).sum(), *means, slope
+        pairs = positives.sum(), negatives.sum()
+        means = near / pairs[0], far / pairs[1]
+        return loss, triplets.sum(), active.long(), hard.long(), (triplets == 0).sum(), *means, *pairs, slope
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -76,17 +82,17 @@ class _BatchAll(OneByOne):
         ctx.save_for_backward(output[-1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * grad.to(slope.dtype), None, None
+        return slope * grad.to(slope.dtype), None, None, None
 
 
 class _BatchAllForward(_BatchAll):
     """With its forward mode, which a compiler takes for no part of a function."""
 
     @staticmethod
-    def forward(distances: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, ...]:
-        loss, *others = _BatchAll.forward(distances, labels, margin)
+    def forward(distances: Tensor, labels: Tensor, margin: float, anchors: Tensor | None) -> tuple[Tensor, ...]:
+        loss, *others = _BatchAll.forward(distances, labels, margin, anchors)
         return loss.clone(), *others  # no view: it gets a tangent
 
     @staticmethod

@@ -21,6 +21,7 @@ __all__ = [
     "given_triplets",
     "positive_table",
     "sort_into_intervals",
+    "widest",
 ]
 
 FEW = 24
@@ -131,6 +132,13 @@ def positive_table(labels: Tensor, anchors: Tensor | None = None) -> Positives:
     valid = column < size.unsqueeze(1)
     own = torch.arange(len(labels), device=labels.device) if anchors is None else anchors
     return Positives(order[first.unsqueeze(1) + column.where(valid, 0)], valid, own.unsqueeze(1))
+
+
+def widest(labels: Tensor) -> int:
+    """P of the `positive_table` of all samples of ``labels`` (N,) int64."""
+    grouped = labels.sort().values
+    size = torch.searchsorted(grouped, labels, right=True) - torch.searchsorted(grouped, labels)
+    return max(_largest(size, len(labels)) - 1, 0)
 
 
 def given_triplets(labels: Tensor) -> Triplets:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from simclr.errors import ConfigError
-from simclr.mining.tuples import Positives, Triplets, distances_and_labels, positive_table
+from simclr.mining.tuples import Positives, Triplets, distances_and_labels, positive_table, widest
 from simclr.numerics import in_transform, row_chunks
 
 __all__ = ["distance_weighted", "distance_weights", "random_negatives"]
@@ -52,12 +52,14 @@ def distance_weighted(
     nonzero_below: float = 1.4,
     generator: torch.Generator | None = None,
     anchors: Tensor | None = None,
+    of_all: bool = False,
 ) -> Triplets:
     """One negative for every positive pair, drawn so that its distance is uniform over [``cutoff``, ``nonzero_below``).
 
     ``distances`` (A, N) are euclidean distances of unit vectors in ``dimensions``, of the samples ``anchors`` (A,), by
     default all N in order; ``labels`` (N,) int64. An anchor whose negatives all have weight 0 draws evenly from them;
-    one without a negative has no valid triplet. ``generator``, on the device of ``distances``, makes draws repeatable.
+    one without a negative has no valid triplet. ``generator``, on the device of ``distances``, makes draws repeatable;
+    ``of_all`` draws for all N samples and keeps what falls to the ``anchors``, as several processes do that draw as one.
 
     The largest log-weight of each *row* is subtracted before exp. With the largest of the whole matrix, at D = 512, one
     close pair takes every other anchor's weights to zero.
@@ -76,7 +78,7 @@ def distance_weighted(
         weight = log_weight.sub_(log_weight.amax(1, keepdim=True)).clamp_(min=-80).exp_()  # exp is slow far below
         return torch.nn.functional.threshold(weight, 1e-30, 0.0, inplace=True)
 
-    return _draw(distances, labels, weights, generator, anchors)
+    return _draw(distances, labels, weights, generator, anchors, of_all)
 
 
 @torch.no_grad()
@@ -86,6 +88,7 @@ def random_negatives(
     *,
     generator: torch.Generator | None = None,
     anchors: Tensor | None = None,
+    of_all: bool = False,
 ) -> Triplets:
     """One negative for every positive pair, each of the anchor's negatives equally likely. As `distance_weighted`."""
     distances, labels = distances_and_labels(distances, labels, anchors)
@@ -95,6 +98,7 @@ def random_negatives(
         lambda block, rows, table: table.hide_own_class(torch.ones_like(block), rows, 0),
         generator,
         anchors,
+        of_all,
     )
 
 
@@ -104,6 +108,7 @@ def _draw(
     weights: Callable[[Tensor, slice, Positives], Tensor],
     generator: torch.Generator | None,
     anchors: Tensor | None,
+    of_all: bool,
 ) -> Triplets:
     """One negative for every positive pair by inverting the cumulative sum of ``weights(block, rows, table)``.
 
@@ -114,7 +119,10 @@ def _draw(
     size, width = table.samples.shape
     if width == 0:
         return Triplets(table.samples, negative, table.valid)
-    uniform = torch.rand(size, width, dtype=distances.dtype, device=distances.device, generator=generator)
+    drawn = (size, width) if anchors is None or not of_all else (len(labels), widest(labels))
+    uniform = torch.rand(drawn, dtype=distances.dtype, device=distances.device, generator=generator)
+    if anchors is not None and of_all:
+        uniform = uniform[anchors, :width]
     for rows in row_chunks(size, len(labels), distances.device):
         weight = weights(distances[rows], rows, table)
         cumulative = weight.cumsum(1)

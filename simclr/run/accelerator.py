@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from simclr.config import LoopConfig, TrainConfig
+from simclr.config.yaml import flat_fields, to_dict
 from simclr.data import ImageSet
 from simclr.distributed import rank
-from simclr.errors import ConfigError
+from simclr.errors import LaunchError
 from simclr.numerics import native_bf16
+from simclr.processes import agree, code_digest, on_cpu, process_group
 from simclr.run.flops import model_flops, peak_flops
 from simclr.run.profile import StepProfile
 from simclr.run.sharded import refuse_engine, take_fsdp
@@ -35,14 +38,19 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """The process group, placement, precision and trackers of a run.
 
     Raises:
-        ConfigError: a launcher started several processes, and they do not see each other: each would train alone; or accelerate
-            is set to what a run cannot do.
+        ConfigError: processes that were started with different settings, versions or devices, or accelerate is set to what
+            a run cannot do.
+        LaunchError: processes that do not see each other, or are more than GPUs.
     """
     # accelerate keeps one state a process, which would refuse a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    agree(_settings(config), "start the same command and the same version on all machines")
+    process_group()
+    several = int(os.environ.get("WORLD_SIZE", "1"))
     precision = resolved_precision(config.train)
     refuse_engine(precision)
     accelerator = Accelerator(
+        cpu=True if several > 1 and on_cpu() else None,
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=list(config.train.trackers) or None,
         project_dir=config.run_dir,
@@ -50,11 +58,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.schedule.head_epochs > 0)],
     )
     take_fsdp(accelerator)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise ConfigError(
-            f"the launcher started {launched} processes (WORLD_SIZE), and each sees {accelerator.num_processes}: without a GPU "
-            "set ACCELERATE_USE_CPU=true before torchrun, or start accelerate launch --cpu --num_processes 1"
+    if several != accelerator.num_processes:
+        raise LaunchError(
+            f"the launcher started {several} processes (WORLD_SIZE), and each sees {accelerator.num_processes}: ask accelerate's "
+            "config for nothing but data parallel training, or start one process"
         )
     if accelerator.gradient_accumulation_steps != 1:
         if accelerator.is_main_process:
@@ -66,6 +73,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             )
         accelerator.gradient_accumulation_steps = 1  # or accelerate divides every loss by it
     return accelerator
+
+
+def _settings(config: TrainConfig) -> dict[str, object]:
+    """What all processes must have in common before they begin."""
+    settings = {name: value for name, value in flat_fields(to_dict(config)).items() if name not in ("data.path", "out")}
+    versions = {f"the version of {name}": version(name) for name in ("torch", "torchvision", "timm", "accelerate")}
+    device = "CPUs" if on_cpu() else "a GPU"
+    code, precision = code_digest(), resolved_precision(config.train)
+    return settings | versions | {"a digest of simclr": code, "to train on": device, "an arithmetic of": precision}
 
 
 def resolved_precision(loop: LoopConfig) -> str:

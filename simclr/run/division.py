@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from simclr.config import TrainConfig
+from simclr.config.sources import PACKED
 from simclr.config.yaml import load_config
 from simclr.data import ImageSet
+from simclr.data.file_list import positions_of
 from simclr.data.left_out import BAD_IMAGES, LeftOut, read_bad_images
 from simclr.data.loader import fits_on, place_and_tell, say_left_out
 from simclr.data.originals import LONGEST
+from simclr.data.packed.kept import PackedList, expect_packed
 from simclr.data.parts_list import FILE, PartsList, read_parts, write_parts
 from simclr.data.rotations import with_rotations
 from simclr.data.sources import list_parts, load_source
@@ -71,8 +75,8 @@ class Division(NamedTuple):
     kept: PartsList | None
     """The list that the run goes by; None where its images are divided anew."""
 
-    listed: PartsList | None
-    """What is to be written with the run; None where that is there already, or the set is no folder."""
+    listed: PartsList | PackedList | None
+    """What is to be written with the run; None where that is there already, or the set is no files."""
 
     given: ImageSet | None = None
     """What they are a part of, where no source can load it."""
@@ -88,6 +92,8 @@ def open_images(config: TrainConfig, given: Given = NOTHING) -> Division:
     expect_given(config, given)
     if given.images is not None:
         return Division(divide_training(given.images, config.data, "train"), None, None, given.images)
+    if config.data.source in PACKED:
+        return Division(load_source(config.data, "train"), None, expect_packed(config.run_dir, config.data))
     kept = kept_parts(config)
     if kept is None or not kept.strict:
         images, listed = list_parts(config.data, kept)
@@ -136,9 +142,9 @@ def place_images(
     placed = place_part(images, device, where, left_out, shapes)
     if left_out.since:
         still: dict[int, str] = {}
-        broke = torch.tensor([str(path) in left_out.since for path in placed.places]).nonzero().flatten()
+        broke = positions_of(left_out.since, placed.places)
         if placed.pixels is None and not rank():
-            again = [i for i in broke.tolist() if not _decodes(placed, i)]
+            again = [i for i in broke if not _decodes(placed, i)]
             still = {i: placed.describe(i) for i in again}
         for found in gather_rare(still or None):
             left_out.miss(found.values())
@@ -161,10 +167,11 @@ def place_part(
     Raises:
         DataError: files that do not decode and are not to be skipped, or all of them; in all processes alike.
     """
-    gone, pages = left_out.at_start, images.pages or (0,) * len(images)
-    if gone and images.places:
-        there = [(str(path), page) not in gone for path, page in zip(images.places, pages, strict=True)]
-        images = images.subset(torch.tensor(there).nonzero().flatten())
+    if (gone := left_out.at_start) and images.places:
+        there = torch.ones(len(images), dtype=torch.bool)
+        for i in positions_of({path for path, _ in gone}, images.places):
+            there[i] = (images.describe(i), images.page(i)) not in gone
+        images = images.subset(there.nonzero().flatten())
     placed, broken, fault = images, dict[int, str](), None
     try:
         placed, broken = place_and_tell(images, device, where, shapes, look=not left_out.resumed)
@@ -201,6 +208,8 @@ def expect_whole_file(config: TrainConfig, error: DataError) -> None:
     parts, root = read_parts(config.run_dir / FILE), config.data.path
     if parts is None or root is None or rank():
         return
-    named = next((file.name for file in parts.files if str(error).startswith(f"{root / file.name}: ")), None)
-    if named is not None:
-        write_parts(config.run_dir / FILE, parts.without_size_of(named))
+    words = str(error).split(": ")  # a name may hold one
+    named = {": ".join(words[:end]) for end in range(1, len(words))}
+    if rows := positions_of(named, parts.columns.files.at(root)):
+        at = np.flatnonzero(np.isin(parts.columns.rows, rows[:1]))
+        write_parts(config.run_dir / FILE, parts.without_size_of(at.tolist()))

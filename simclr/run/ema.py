@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from simclr.distributed import gather_rows
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective
 from simclr.run.accelerator import maybe_compiled
@@ -103,7 +102,7 @@ def rising_decay(step: int, start: float, total_steps: int) -> float:
 def momentum_keys(
     weights: Weights, accelerator: Accelerator, chunk: int | None, compile_mode: str
 ) -> Callable[[Tensor], Tensor]:
-    """A function from this process's views (V, B, C, S, S) to the keys (V, global B, D) of all processes.
+    """A function from views (V, B, C, S, S) to their keys (V, B, D).
 
     The average is in eval mode, so that an image's key does not depend on the others in the batch, and ``chunk`` images at a
     time cut them as it likes.
@@ -116,6 +115,6 @@ def momentum_keys(
         with accelerator.autocast():
             # A copy: in some modes the next call of a compiled module writes over what this one gave.
             keys = [embed(piece).clone() for piece in views.split(chunk or views.shape[1], dim=1)]
-        return gather_rows(torch.cat(keys, dim=1))
+        return torch.cat(keys, dim=1)
 
     return keys_of

@@ -8,6 +8,7 @@ from simclr.config import DataConfig, TrainConfig
 from simclr.config.yaml import differences, load_config, save_config, to_dict
 from simclr.config.yaml_text import read_yaml
 from simclr.data import ImageSet
+from simclr.data.packed.kept import PackedList, write_packed
 from simclr.data.parts_list import FILE, PartsList, write_parts
 from simclr.distributed import derive_seed
 from simclr.errors import ConfigError
@@ -189,7 +190,7 @@ def _is_a_path(changed: str, found: TrainConfig, config: TrainConfig) -> bool:
     return changed.startswith("data.path:") or (both_files and changed.startswith("data.labels:"))
 
 
-def claim(config: TrainConfig, listed: PartsList | None = None) -> None:
+def claim(config: TrainConfig, listed: PartsList | PackedList | None = None) -> None:
     """Make the run's folder and write its config there, and the list of its images. Call it on one process only.
 
     Images that were found by another path than the run's are found by that one from now on; a run that is made longer loses its
@@ -203,7 +204,9 @@ def claim(config: TrainConfig, listed: PartsList | None = None) -> None:
         for path in config.run_dir.rglob(".*.partial"):
             if is_leftover(path) and path.is_file():
                 path.unlink(missing_ok=True)
-        if listed is not None:  # before the config: a run without a list would be one of an earlier version
+        if isinstance(listed, PackedList):
+            write_packed(config.run_dir, listed)
+        elif listed is not None:  # before the config: a run without a list would be one of an earlier version
             write_parts(config.run_dir / FILE, listed)
         if not written.exists():
             save_config(config, written)

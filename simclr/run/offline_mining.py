@@ -41,8 +41,10 @@ class OfflineMiner:
         device: torch.device,
         say: Callable[[str], None],
         left_out: LeftOut | None = None,
+        workers: int = 0,
     ) -> None:
         self.sampler, self.images, self.model, self.left_out = sampler, images, model, left_out
+        self.workers = workers
         self.settings, self.augment, self.seed, self.device, self.say = settings, augment, seed, device, say
         self.distance: DistanceName = getattr(objective, "distance", "euclidean")
         self.normalize = getattr(objective, "normalize", True)
@@ -58,7 +60,14 @@ class OfflineMiner:
         model, was_training = whole_model(self.model), self.model.training
         model.eval()
         chosen = self.images.subset(subset)
-        z, rows = embed_images(chosen, lambda x: model(x[None])[0], self.augment, self.device, self.left_out)
+        z, rows = embed_images(
+            chosen,
+            lambda x: model(x[None])[0],
+            self.augment,
+            self.device,
+            self.left_out,
+            workers=self.workers,
+        )
         model.train(was_training)
         subset = subset[rows]
         found = offline_triplets(
@@ -98,5 +107,6 @@ def mine_offline(run: Run, model: ContrastiveModel, batches: Batches, say: Calla
         device=run.accelerator.device,
         say=say,
         left_out=run.left_out,
+        workers=config.data.workers,
     )
     batches.call_every(run.sampler.period, miner)

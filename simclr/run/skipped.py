@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from simclr.commands import as_called
 from simclr.data.embed import embed_images
 from simclr.errors import CheckpointError
 from simclr.files import WriteError, write_json, write_tensors
@@ -143,7 +144,7 @@ def _keep(run: Run, learner: Learner, skip: Skip, log: RunLog) -> str:
     others = [path for path in folder.parent.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path != folder]
     for path in sorted(others, key=lambda path: path.stat().st_mtime)[: -_KEPT + 1]:
         shutil.rmtree(path, ignore_errors=True)
-    return f". To see where it began: python scripts/replay.py {shlex.quote(str(folder))}"
+    return f". To see where it began: {as_called('python scripts/replay.py')} {shlex.quote(str(folder))}"
 
 
 @torch.no_grad()

@@ -1,6 +1,9 @@
 """The score while training goes on, on images kept from training. The test set is never looked at before the end."""
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from augment import AugmentConfig
 from simclr.config import DataConfig
@@ -39,8 +42,9 @@ class ValidationScore:
         split_seed: int,
         validation: ImageSet | None = None,
         left_out: LeftOut | None = None,
+        workers: int = 0,
     ) -> None:
-        self.augment, self.left_out = augment, left_out
+        self.augment, self.left_out, self.workers = augment, left_out, workers
         generator = torch.Generator().manual_seed(derive_seed(split_seed, "online"))
         known = torch.ones(len(images), dtype=torch.bool) if images.labels is None else images.labels >= 0
         labelled = known.nonzero().flatten()
@@ -65,21 +69,23 @@ class ValidationScore:
                 predicted = self._predictions(model, objective, device)
                 if predicted is not None:
                     return predicted
-            backbone = model.backbone
-            bank, known = embed_images(self.bank, backbone, self.augment, device, self.left_out)
-            queries, asked = embed_images(self.queries, backbone, self.augment, device, self.left_out)
+            bank, known = self._embedded(self.bank, model.backbone, device)
+            queries, asked = self._embedded(self.queries, model.backbone, device)
             assert self.bank.labels is not None and self.queries.labels is not None
             found = nearest_neighbour_vote(bank, self.bank.labels[known].to(device), queries)
             name = "online_knn" if self.validation is None else "validation_knn"
             return {name: (found.cpu() == self.queries.labels[asked]).float().mean().item()}
 
+    def _embedded(
+        self, images: ImageSet, module: Callable[[Tensor], Tensor], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        return embed_images(images, module, self.augment, device, self.left_out, workers=self.workers)
+
     def _predictions(
         self, model: ContrastiveModel, objective: Objective, device: torch.device
     ) -> dict[str, float] | None:
         assert self.validation is not None
-        z, rows = embed_images(
-            self.validation, lambda images: model(images[None])[0], self.augment, device, self.left_out
-        )
+        z, rows = self._embedded(self.validation, lambda images: model(images[None])[0], device)
         numbers, scores = objective.numbers(z), objective.scores(z)
         if numbers is not None:
             target = self.validation.values if self.validation.labels is None else self.validation.labels
@@ -118,5 +124,7 @@ def make_validation_score(
                 f"none of the validation images of {images.name} has a label to compare with; label some, or set "
                 f"--data.validation 0"
             )
-        return ValidationScore(images, augment, data.split_seed, validation, left_out)
-    return ValidationScore(images, augment, data.split_seed, left_out=left_out) if images.labels is not None else None
+        return ValidationScore(images, augment, data.split_seed, validation, left_out, data.workers)
+    if images.labels is None:
+        return None
+    return ValidationScore(images, augment, data.split_seed, left_out=left_out, workers=data.workers)

@@ -35,6 +35,7 @@ class FeatureWatch:
 
     def __init__(self, run: Run, start: nn.Module | None, ranks: bool) -> None:
         self.augment, self.left_out, self.ranks = run.config.augment, run.left_out, ranks
+        self.workers = run.config.data.workers
         if run.validation is not None and len(run.validation.queries) >= _FEWEST:
             images = run.validation.queries
             self.images = images.subset(torch.arange(min(_IMAGES, len(images))))
@@ -57,7 +58,7 @@ class FeatureWatch:
     def _features(self, backbone: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
         """(N, F) and the numbers (N,) of the images, in eval mode; the modules' modes are as before afterwards."""
         with evaluating(backbone):
-            return embed_images(self.images, backbone, self.augment, device, self.left_out)
+            return embed_images(self.images, backbone, self.augment, device, self.left_out, workers=self.workers)
 
 
 def open_watch(run: Run, model: ContrastiveModel) -> FeatureWatch | None:

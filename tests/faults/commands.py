@@ -20,22 +20,35 @@ LAUNCHERS = {
     ("torchrun", 1): [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"],
     ("torchrun", 2): [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
 }
+RESTARTING = {(name, 2): [*words, "--max_restarts", "1"] for (name, count), words in LAUNCHERS.items() if count == 2}
+"""Which start all processes once more when one of them fell."""
+
+_EACH = 'export WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1; for r in 0 1; do RANK=$r LOCAL_RANK=$r "$@" & done; wait'
+BY_HAND = ["bash", "-c", _EACH, "bash", sys.executable]
+"""Two processes that nobody supervises, at the port MASTER_PORT."""
 
 
 class Command:
     """scripts/pretrain.py by a launcher, in ``folder``, whose processes are known by a mark in their environment."""
 
     def __init__(
-        self, folder: Path, launcher: str, count: int, words: list[str], without: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        launcher: str,
+        count: int,
+        words: list[str],
+        without: tuple[str, ...] = (),
+        by: list[str] | None = None,
+        more: dict[str, str] | None = None,
     ) -> None:
         self.folder, self.mark = folder, uuid.uuid4().hex
         environment = os.environ | {"OMP_NUM_THREADS": "1", "FAULTS_MARK": self.mark}
         if launcher != "python":
             environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
-        environment = {name: value for name, value in environment.items() if name not in without}
+        environment = {name: value for name, value in environment.items() if name not in without} | (more or {})
         with (folder / f"{self.mark}.log").open("wb") as log:  # the process has its own descriptor of it
             self.process = subprocess.Popen(
-                [*LAUNCHERS[launcher, count], str(ROOT / "scripts" / "pretrain.py"), *words],
+                [*(by or LAUNCHERS[launcher, count]), str(ROOT / "scripts" / "pretrain.py"), *words],
                 cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -65,7 +78,13 @@ class Command:
                 continue
             script = next((i for i, word in enumerate(words) if word.endswith(b"pretrain.py")), None)
             launches = any(word in (b"accelerate.commands.launch", b"torch.distributed.run") for word in words)
-            if script is not None and not launches and (parent == self.process.pid or number == self.process.pid):
+            shell = words[0] == b"bash"
+            if (
+                script is not None
+                and not launches
+                and not shell
+                and (parent == self.process.pid or number == self.process.pid)
+            ):
                 found.append(number)
         return found
 

@@ -23,8 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.losses.arguments import Kind
+from simclr.losses.batch import EmbeddedBatch
 from simclr.losses.loss import LossConfig
+from simclr.losses.ntxent.shared import own_negative_logsumexp
 from simclr.losses.ntxent.tiled import negative_logsumexp
+from simclr.losses.share import ALONE, Share
 from simclr.losses.temperature import (
     COLDEST,
     LearnedTemperature,
@@ -170,27 +173,42 @@ def nt_xent(
         TypeError: `views` is not floating point.
         ValueError: `views` is not (V, B, D) with V >= 2 and B, D >= 1, or `temperature` is not above 0.
     """
+    return nt_xent_part(views, temperature, decoupled, ALONE, coldest=coldest)
+
+
+def nt_xent_part(
+    views: Tensor, temperature: float | Tensor, decoupled: bool, share: Share, *, coldest: float | None = None
+) -> Tensor:
+    """`nt_xent` of the views of all processes, of which this one has `views` (V, b, D): it compares its rows with all of them.
+
+    The gradient in `views` is that of the sum over processes, so `simclr.losses.share` has it.
+    """
     views, temperature = checked_views(views, temperature)
     num_views, batch, _ = views.shape
     with torch.autocast(views.device.type, enabled=False):
         z = unit_rows(views.flatten(0, 1))  # (N, D)
-        if batch == 1 and (decoupled or num_views == 2):
+        if batch * share.ranks == 1 and (decoupled or num_views == 2):
             return (z * 0).sum() + 0 * temperature
-        negatives = negative_logsumexp(z, num_views, temperature, coldest).view(num_views, batch)
+        if share.ranks == 1:
+            negatives = negative_logsumexp(z, num_views, temperature, coldest).view(num_views, batch)
+        else:
+            z = share.rounded(z)
+            negatives = own_negative_logsumexp(z, share, temperature, coldest).view(num_views, batch)
         z = z.view(views.shape)
         if num_views == 2:
             # loss = log(1 + exp(negatives - positive)): exact also where it is far below the rounding of either term.
             positive = (z[0] * z[1]).sum(dim=-1) / temperature  # (B,)
-            return (negatives - positive).mean() if decoupled else -F.logsigmoid(positive - negatives).mean()
+            terms = negatives - positive if decoupled else -F.logsigmoid(positive - negatives)
+            return share.mean(terms.mean())
         with float32_products():
             positives = torch.einsum("vbd,wbd->vwb", z, z) / temperature
         own = torch.eye(num_views, dtype=torch.bool, device=z.device)[:, :, None]
         denominator = negatives  # (V, B)
         if not decoupled:
             others = positives.masked_fill(own, float("-inf")).logsumexp(dim=1)
-            denominator = others if batch == 1 else torch.logaddexp(negatives, others)
+            denominator = others if batch * share.ranks == 1 else torch.logaddexp(negatives, others)
         pairs = num_views * (num_views - 1) * batch
-        return denominator.mean() - positives.masked_fill(own, 0.0).sum() / pairs
+        return share.mean(denominator.mean() - positives.masked_fill(own, 0.0).sum() / pairs)
 
 
 class NTXentLoss(TemperatureLoss):
@@ -204,6 +222,7 @@ class NTXentLoss(TemperatureLoss):
     """
 
     kind: ClassVar[Kind] = "views"
+    shares: ClassVar[bool] = True
 
     def __init__(
         self, temperature: float | Tensor = 0.5, decoupled: bool = False, *, temperature_learned: bool = False
@@ -213,8 +232,15 @@ class NTXentLoss(TemperatureLoss):
 
     def forward(self, views: Annotated[Tensor, "float V B D"]) -> Annotated[Tensor, "float"]:
         """`views` (V, B, D) with V >= 2 to the scalar loss."""
-        learned = isinstance(self.temperature, LearnedTemperature)
-        return nt_xent(views, self.tau(), self.decoupled, coldest=COLDEST / 2 if learned else None)  # it is rounded
+        return nt_xent(views, self.tau(), self.decoupled, coldest=self._coldest)
+
+    def on_share(self, batch: EmbeddedBatch, share: Share) -> Tensor:
+        """The loss of the views of all processes, from this one's rows against all."""
+        return nt_xent_part(batch.z, self.tau(share), self.decoupled, share, coldest=self._coldest)
+
+    @property
+    def _coldest(self) -> float | None:
+        return COLDEST / 2 if isinstance(self.temperature, LearnedTemperature) else None  # it is rounded
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [super().extra_repr(), f"decoupled={self.decoupled}"]))

@@ -78,15 +78,23 @@ def even_size(count: int, limit: int) -> int:
 
 
 class Tiles:
-    """E of `z` (N, D), tile by tile, on and above the diagonal."""
+    """E of `z` (N, D), tile by tile, on and above the diagonal.
 
-    def __init__(self, z: Tensor, num_views: int, temperature: float | Tensor) -> None:
+    With `own` rows, which are views of the same images, the others show other images and are columns alone: E of the first
+    `own` rows with all.
+    """
+
+    def __init__(self, z: Tensor, num_views: int, temperature: float | Tensor, own: int | None = None) -> None:
         limit = TILE_ROWS.get(z.device.type, TILE_ROWS["cuda"])
         temperature = temperature.to(z.dtype) if isinstance(temperature, Tensor) else temperature
-        self.z, self.temperature = z, temperature
-        self.scaled = z * (math.log2(math.e) / temperature)
-        self.blocks = row_blocks(num_views, len(z) // num_views, limit)
-        self.pairs = [(i, j) for i in range(len(self.blocks)) for j in range(i, len(self.blocks))]
+        self.z, self.temperature, self.own = z, temperature, len(z) if own is None else own
+        self.scaled = z[: self.own] * (math.log2(math.e) / temperature)
+        self.blocks = row_blocks(num_views, self.own // num_views, limit)
+        self.both = len(self.blocks)  # so many are rows and columns
+        if self.own < len(z):
+            others = row_blocks(1, len(z) - self.own, limit)
+            self.blocks += [Block(self.own + one.start, one.rows, 1, (-1, 0)) for one in others]
+        self.pairs = [(i, j) for i in range(self.both) for j in range(i, len(self.blocks))]
         self.largest = max(block.rows for block in self.blocks) ** 2
 
     def size(self, i: int, j: int) -> int:
@@ -104,16 +112,16 @@ class Tiles:
             tile.view(rows.views, images, columns.views, images).diagonal(dim1=1, dim2=3).zero_()
         if total is not None:
             rows.of(total).add_(tile.sum(dim=1))
-            if i != j:
+            if i != j < self.both:
                 columns.of(total).add_(tile.sum(dim=0))
         return tile
 
 
 def tiled_sums(tiles: Tiles, room: int) -> tuple[Tensor, dict[tuple[int, int], Tensor]]:
-    """L (N,), and as many tiles as fit into `room` bytes."""
+    """L of the own rows, and as many tiles as fit into `room` bytes."""
     kept: dict[tuple[int, int], Tensor] = {}
     scratch: Tensor | None = None
-    total = tiles.z.new_zeros(len(tiles.z))
+    total = tiles.z.new_zeros(tiles.own)
     for i, j in tiles.pairs:
         room -= tiles.size(i, j) * tiles.z.element_size()
         if room >= 0:
@@ -125,8 +133,8 @@ def tiled_sums(tiles: Tiles, room: int) -> tuple[Tensor, dict[tuple[int, int], T
 
 
 def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Tensor]) -> Tensor:
-    """dz (N, D) for `weight` = g / L (N,). Uses up the tiles in `kept`, which it overwrites."""
-    dz = torch.zeros_like(tiles.z)
+    """dz of the own rows for `weight` = g / L (N,) of all. Uses up the tiles in `kept`, which it overwrites."""
+    dz = torch.zeros_like(tiles.z[: tiles.own])
     scratch: Tensor | None = None
     factors: Tensor | None = None
     for i, j in tiles.pairs:
@@ -139,7 +147,7 @@ def tiled_gradient(tiles: Tiles, weight: Tensor, kept: dict[tuple[int, int], Ten
         factor = factors[: tiles.size(i, j)].view(tile.shape)
         tile.mul_(torch.add(rows.of(weight)[:, None], columns.of(weight)[None, :], out=factor))
         rows.of(dz).addmm_(tile, columns.of(tiles.z))
-        if i != j:
+        if i != j < tiles.both:
             columns.of(dz).addmm_(tile.T, rows.of(tiles.z))
     return dz.mul_(1 / tiles.temperature)
 

@@ -1,0 +1,32 @@
+"""Compare a step by all processes with one of one: ``accelerate launch scripts/selftest.py [PRESET | FILE.yaml] [--overrides]``.
+
+Give it the words of the run that is to be trained, behind the launcher that will train it. It takes one step of that run twice,
+by all processes and by one, and prints what is the same and how fast wire and images are. Nothing is written. The exit code is 1
+where processes do not train as one would, else 0; 2 means that the run itself would be refused.
+"""
+
+import os
+import sys
+
+from simclr.stopping import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
+
+from simclr.command_line import parse_command, run_command
+from simclr.selftest import selftest
+
+MARKS = {True: "ok", False: "WRONG", None: ""}
+
+
+def main(arguments: list[str]) -> int:
+    findings = selftest(parse_command(arguments, "selftest.py", __doc__ or ""))
+    if os.environ.get("RANK", "0") == "0":
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            print(f"{MARKS[finding.right]:5}  {finding.name:{width}}  {finding.words}")
+    return 1 if any(finding.right is False for finding in findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
