@@ -42,7 +42,8 @@ class EmbedOptions(EncoderWords):
 
     out: Path | None = None
     """Where to: a file .npz or .parquet, or a name without an ending for a folder of .npy files, read by
-    `linear_eval.Features.load`, that may be larger than memory. The folder's images are named in a .csv beside it."""
+    `linear_eval.Features.load`, that may be larger than memory. The folder's images are named in a .csv beside it. Of several
+    processes each writes its part of a .parquet, which is a folder then."""
 
     thumbnails: int | None = None
     """Of a .parquet also a column `image`: each image as it was embedded, at most so many pixels wide, for programs that show
