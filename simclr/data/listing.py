@@ -45,6 +45,7 @@ class Listing:
         more = ", ..." if len(self.others) > 8 else ""
         heif = any(ending in self.others for ending in (".heic", ".heif", ".hif"))
         mend = "; pip install pillow-heif makes .heic files images" if heif else ""
+        mend += "; tars of images are read with --data.source shards" if ".tar" in self.others else ""
         return [f"left out: {named}{more}, which are not read as images{mend}"]
 
     def is_still_so(self) -> bool:
