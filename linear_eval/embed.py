@@ -159,7 +159,7 @@ def embed_run(
     encoder, reader = run.encoder(), run.description.reader
     options = replace(options, data=as_trained(options.data, reader, run.data))
     found, numbers = _images(options, run)
-    reads = found.reader if found.paths is not None else replace(reader, size=options.data.size)
+    reads = found.reader if found.places else replace(reader, size=options.data.size)
     queries = {query: reads.square(query) for query in options.query}  # a bad one is refused before the work
     images, broken = placed(found, options.data.device_resident, options.batch_size)
     for note in found.first_lines():
@@ -194,7 +194,7 @@ def embed_run(
         labelled=labelled,
         names=Names(naming, images),
         classes=images.classes,
-        left_out=tuple(found.paths[index] for index in broken) if found.paths is not None else (),
+        left_out=tuple(Path(found.describe(index)) for index in broken),
         elsewhere=images_elsewhere(found, options.data.path) if options.part == "all" else 0,
         files=files,
         neighbours=_neighbours(encoder, queries, x, options.k),

@@ -57,7 +57,7 @@ def test_one_falls_and_all_end_within_a_minute(
         pytest.skip("no Slurm runs here")
     command = begun(tmp_path, launcher, free_port())
     try:
-        numbers = {rank_of(number): number for number in command.processes() if "pretrain.py" in _words(number)[1:2]}
+        numbers = {rank_of(number): number for number in command.processes() if "pretrain.py" in _words(number)[1:3]}
         assert numbers.keys() == {"0", "1"}, numbers
         began = time.monotonic()
         os.kill(numbers[rank], way)
