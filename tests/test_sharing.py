@@ -32,9 +32,9 @@ WAYS = {
     "file.parquet": ("no", 0),
     "kept.parquet": ("yes", 0),
     "some.npz": ("yes", 0),
-    "folder": ("no", 1),
+    "folder": ("no", 0),
 }
-"""Where embeddings go, whether images are kept decoded, and the workers that decode them."""
+"""Where embeddings go, whether images are kept decoded, and the workers that decode them; none, which would start for seconds."""
 
 
 def embedded(encoder: Path, pictures: Path, out: Path, broken: str = "refuse", **options: object) -> Embedded:

@@ -91,6 +91,9 @@ class ParquetRows:
         if self._partial is None:
             return
         with suppress(OSError, pa.ArrowException):
+            if self._writer is not None:
+                self._writer.close()  # else it writes the end of the file when it is collected
+        with suppress(OSError):
             self._file.close()
         self._partial.unlink(missing_ok=True)
         self._partial = None

@@ -15,6 +15,7 @@ from linear_eval.sharing.leader import Team, team
 from simclr.data import ImageSet
 from simclr.data.loader import place_and_tell, say_left_out
 from simclr.processes import process_group, take_launch, together
+from simclr.stopping import exit_code
 
 __all__ = ["placed", "shared"]
 
@@ -37,7 +38,10 @@ def shared(main: Callable[P, int]) -> Callable[P, int]:
             return main(*args, **kwargs)
         with _group() as group:
             if dist.get_rank():
-                return Helper(group)()
+                try:
+                    return Helper(group)()
+                except KeyboardInterrupt:  # the first process was asked to stop, too, and says so
+                    return exit_code()
             return Team(group).lead(functools.partial(main, *args, **kwargs))
 
     return call
