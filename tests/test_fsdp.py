@@ -120,7 +120,7 @@ def matrix(base: TrainConfig) -> dict[str, tuple[TrainConfig, float, bool]]:
         "adamw": (base, 3e-4, True),
         "sgd": (optim("sgd", 0.05), 3e-4, True),
         "lars": (optim("lars", 0.5, trust=0.1, layer_decay=1.0), 3e-4, True),
-        "muon": (optim("muon", 0.01), 0.2, True),
+        "muon": (optim("muon", 0.01), 0.4, True),
         "chunks": (replace(base, train=replace(base.train, cached_chunk=5)), 3e-4, True),
         "again": (replace(base, train=replace(base.train, activation_checkpointing=True)), 3e-4, True),
         "moco": (replace(base, objective=moco, train=plain), 3e-4, True),
