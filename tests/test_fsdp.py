@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def matrix(base: TrainConfig) -> dict[str, tuple[TrainConfig, float, bool]]:
         "adamw": (base, 3e-4, True),
         "sgd": (optim("sgd", 0.05), 3e-4, True),
         "lars": (optim("lars", 0.5, trust=0.1, layer_decay=1.0), 3e-4, True),
-        "muon": (optim("muon", 0.01), 0.2, True),
+        "muon": (optim("muon", 0.01), 0.4, True),
         "chunks": (replace(base, train=replace(base.train, cached_chunk=5)), 3e-4, True),
         "again": (replace(base, train=replace(base.train, activation_checkpointing=True)), 3e-4, True),
         "moco": (replace(base, objective=moco, train=plain), 3e-4, True),
@@ -157,7 +158,7 @@ def matrix(base: TrainConfig) -> dict[str, tuple[TrainConfig, float, bool]]:
 
 
 def parts_on(rank: int, world: int, port: int, path: str) -> None:
-    """What three processes make of parts, beside what one makes of the whole, in float64; 5 rows are 2, 2 and 1 of them."""
+    """What processes make of parts, beside what one makes of the whole, in float64."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
     mesh = init_device_mesh("cpu", (world,))
@@ -200,11 +201,9 @@ def parts_on(rank: int, world: int, port: int, path: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_optimizers_step_parts_as_they_step_wholes(ranks: Ranks, free_port: Port, tmp_path: Path) -> None:
-    ranks(3, parts_on, 3, free_port(), str(tmp_path))
-    rows = [torch.load(tmp_path / f"{rank}.pt")["rows"] for rank in range(3)]
-    assert rows == [[2, 1, 3, 2, 1, 1, 2], [2, 1, 3, 2, 1, 0, 2], [1, 0, 3, 0, 1, 0, 2]]
+def parts_and_runs_on(rank: int, port: int, path: str, runs: dict[int, tuple[TrainConfig, dict[str, str]]]) -> None:
+    parts_on(rank, 2, port, path)
+    several_on(rank, 2, runs)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +254,7 @@ def test_a_block_is_what_timm_calls_one() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_in_shards_goes_on_whole_and_the_other_way_round(
+def test_optimizers_step_parts_as_wholes_and_runs_move_between_the_two(
     ranks: Ranks, free_port: Port, base: TrainConfig, tmp_path: Path
 ) -> None:
     import simclr
@@ -265,7 +264,10 @@ def test_a_run_in_shards_goes_on_whole_and_the_other_way_round(
     shards, to_whole = replace(base, out=tmp_path / "shards"), replace(base, out=tmp_path / "to_whole")
     to_shards = replace(base, out=tmp_path / "to_shards")
     begin(alone.run_dir, to_shards.run_dir, 2)
-    ranks(2, several_on, 2, {free_port(): (shards, FSDP), free_port(): (to_shards, FSDP)})
+    runs = {free_port(): (shards, FSDP), free_port(): (to_shards, FSDP)}
+    ranks(2, parts_and_runs_on, free_port(), str(tmp_path), runs)
+    rows = [torch.load(tmp_path / f"{rank}.pt")["rows"] for rank in range(2)]
+    assert rows == [[3, 1, 5, 2, 2, 1, 3], [2, 1, 4, 2, 1, 0, 3]]
     begin(shards.run_dir, to_whole.run_dir, 2)
     simclr.pretrain(to_whole)
     for run in (shards, to_shards, to_whole):
@@ -277,6 +279,59 @@ def test_a_run_in_shards_goes_on_whole_and_the_other_way_round(
         assert all(
             torch.equal(tensor, average[f"average.module.model.backbone.{name}"]) for name, tensor in encoder.items()
         )
+
+
+def poisoned_on(rank: int, port: int, config: TrainConfig, folder: str, at_once: bool) -> None:
+    """Rank 1 alone has an embedding that is not finite at step 1, and at step 3 nothing but a gradient."""
+    import simclr.train
+    from simclr.model.contrastive import ContrastiveModel
+    from simclr.run import parts
+    from simclr.run.undo import Undo
+
+    forward, taken, at = ContrastiveModel.forward, simclr.train.one_step, [0]
+    unchanged: list[bool] = []
+
+    def spoilt(self: ContrastiveModel, views: torch.Tensor) -> torch.Tensor:
+        z = forward(self, views)
+        if rank == 1 and self.training and at[0] == 1:
+            z = z + torch.zeros_like(z).index_fill(1, torch.tensor([2]), torch.nan)
+        if rank == 1 and self.training and at[0] == 3:
+            z.register_hook(lambda gradient: gradient * torch.inf)
+        return z
+
+    def held(learner: Any) -> list[torch.Tensor]:
+        states = (t for one in learner.optimizer.state.values() for t in one.values() if isinstance(t, torch.Tensor))
+        return [local(tensor).clone() for tensor in (*learner.weights.state_dict().values(), *states)]
+
+    def step(run: Any, learner: Any, number: int, *rest: Any) -> Any:
+        at[0], before = number, held(learner)
+        done = taken(run, learner, number, *rest)
+        unchanged.append(all(torch.equal(one, other) for one, other in zip(before, held(learner), strict=False)))
+        return done
+
+    ContrastiveModel.forward, simclr.train.one_step = spoilt, step  # type: ignore[method-assign]
+    parts.Undo = partial(Undo, at_once=at_once)  # type: ignore[misc]
+    several_on(rank, 2, {port: (config, FSDP)})
+    torch.save(unchanged, f"{folder}/{rank}.pt")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_not_finite_on_one_process_changes_no_shard(
+    ranks: Ranks, free_port: Port, base: TrainConfig, tmp_path: Path, at_once: bool
+) -> None:
+    config = replace(base, optim=replace(base.optim, name="lars", layer_decay=1.0), data=replace(base.data, limit=120))
+    config = replace(config, train=replace(config.train, epochs=1))
+    ranks(2, poisoned_on, free_port(), config, str(tmp_path), at_once)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == [False, True, False, True, False]
+    skipped = [line for line in read_metrics(config.run_dir / "metrics.jsonl") if line["kind"] == "skipped"]
+    assert [(line["step"], line["what"]) for line in skipped] == [
+        (1, ["embedding", "loss", "gradient"]),
+        (3, ["gradient"]),
+    ]
+    weights = load_file(config.run_dir / "skipped" / "step-00000001" / "weights.safetensors")
+    assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in kept(config.run_dir, 5)[0].items()}
 
 
 @pytest.mark.long
