@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         result = pretrain(one)
         if one.profile:
             return 0
-        if not result.finished:
+        if not result.finished and result.main:
             print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
         if not result.finished or request() is not None:
             return exit_code()

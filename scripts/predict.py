@@ -42,4 +42,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, alone=True))
+    sys.exit(run_command(main))

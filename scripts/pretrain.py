@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
     if config.profile:
         return 0
     if not result.finished:
-        print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
+        if result.main:
+            print(f"stopped at step {result.steps}; the same command continues there", file=sys.stderr)
         return exit_code()
     if result.main:
         uses = f"{', '.join(map(command, ('evaluate', 'finetune', 'embed', 'export')))} and simclr.load_encoder"

@@ -156,7 +156,8 @@ def _on(number: int, frame: FrameType | None) -> None:
     _state.raised = signal.Signals(number)
     _state.interrupted = now if number == signal.SIGINT else None
     if _state.importing:
-        if os.environ.get("RANK", "0") == "0":
+        names = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+        if next((os.environ[name] for name in names if name in os.environ), "0") == "0":
             with suppress(OSError):
                 os.write(2, f"stopped by {_state.raised.name} before anything began\n".encode())
         os._exit(exit_code())

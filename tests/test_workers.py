@@ -91,3 +91,16 @@ def test_a_disk_that_answers_nothing_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(workers, "PATIENCE", 1)
     with pytest.raises(DataError, match="the disk or network folder hangs"):
         next(read_by_workers(time.sleep, [30], workers=1))
+
+
+def test_no_room_for_shared_memory_is_an_error_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, whose /dev/shm is 64 MB: a queue's thread fails, in which nobody hears it."""
+
+    def full(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(DataError, match=r"/dev/shm \(\d+ MB\) has no room .* docker run --shm-size 8g"):
+        list(read_by_workers(Doubled(), [[1], [2]], workers=1))

@@ -7,17 +7,20 @@ and a death is raised where the next batch is asked for.
 
 import atexit
 import multiprocessing
+import shutil
 import signal
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import is_dataclass
 from multiprocessing.process import BaseProcess
 from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from simclr.errors import DataError, PipelineError
 from simclr.stopping import ignore_requests
@@ -111,9 +114,43 @@ class _Told(Dataset[Any], Generic[Key, Read]):
 
     def __getitems__(self, key: Key) -> Read | PipelineError:
         try:
-            return self.read(key)
+            item = self.read(key)
+            if get_worker_info() is not None:
+                _hand_over(item)
         except PipelineError as error:
             return error
+        return item
+
+
+def _hand_over(item: object) -> None:
+    """Put the tensors of ``item`` into shared memory. A queue would do it later, in a thread whose failure nobody hears of.
+
+    Raises:
+        DataError: there is no room.
+    """
+    if isinstance(item, Tensor):
+        try:
+            item.share_memory_()
+        except RuntimeError as error:
+            if "shared memory" not in str(error) and "No space left" not in str(error):
+                raise
+            raise DataError(_no_room()) from None
+    elif isinstance(item, tuple | list | dict) or is_dataclass(item):
+        parts = (
+            item.values() if isinstance(item, dict) else item if isinstance(item, tuple | list) else vars(item).values()
+        )
+        for part in parts:
+            _hand_over(part)
+
+
+def _no_room() -> str:
+    size = ""
+    with suppress(OSError):
+        size = f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MB)"
+    return (
+        f"/dev/shm{size} has no room for the images that workers hand over: docker run --shm-size 8g or --ipc host, in "
+        "Kubernetes an emptyDir of medium Memory mounted there; or read without workers (--data.workers 0, --eval.workers 0)"
+    )
 
 
 _workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
@@ -186,6 +223,8 @@ class _Deaths:
                 ) from None
             if not str(error).startswith("DataLoader worker (pid"):
                 raise
+            if "Bus error" in str(error):
+                raise WorkerGone(_no_room()) from None
             raise WorkerGone(
                 f"{str(error).splitlines()[0].rstrip('. ')}: a process that reads images is gone. Where memory ran out, fewer "
                 "of them need less: --data.workers, or --eval.workers when scoring; then run the same command again"

@@ -57,7 +57,7 @@ def test_one_falls_and_all_end_within_a_minute(
         pytest.skip("no Slurm runs here")
     command = begun(tmp_path, launcher, free_port())
     try:
-        numbers = {rank_of(number): number for number in command.processes() if "pretrain.py" in _words(number)[1:2]}
+        numbers = {rank_of(number): number for number in command.processes() if "pretrain.py" in _words(number)[1:3]}
         assert numbers.keys() == {"0", "1"}, numbers
         began = time.monotonic()
         os.kill(numbers[rank], way)
@@ -77,7 +77,7 @@ def test_one_falls_and_all_end_within_a_minute(
     lines = [line for line in command.said().splitlines() if line.startswith("error: process")]
     assert len(lines) == 1 and lines[0].startswith(f"error: process {rank} (on "), command.said()
     assert ("was killed" if way == signal.SIGKILL else "has been silent") in lines[0]
-    assert lines[0].endswith("the same command goes on from the newest checkpoint")
+    assert lines[0].endswith("run the same command again: training goes on from the newest checkpoint")
     assert "simclr/train.py" not in command.said(), command.said()
 
 
