@@ -5,7 +5,8 @@
 A million hard links to the pictures of DIR, in a thousand class folders beside it, are opened as a run opens its images: listed,
 divided, written to its list; then two workers read 20 batches. Then again, as a run that goes on. Ten million are rows alone,
 below as many folders as a set of that size would have: without files, so that the batches are paths and no pictures. Each start
-is a process of its own; its memory, and that of a worker, is what it does not share (USS). The links and folders are removed.
+is a process of its own; its memory, and that of a worker, is what it does not share (USS). "Of a core" are the seconds that it
+did not wait, for the disk or for other programs. The links and folders are removed.
 """
 
 import argparse
@@ -88,11 +89,11 @@ def rows_alone(config: TrainConfig, rows: int) -> None:
 def start(config: TrainConfig, decode: bool, told: Connection) -> None:
     """Open the images of a run and read from them; tell the seconds and bytes that it took."""
     multiprocessing.set_start_method(None, force=True)  # workers start as they do in a run
-    own, began = psutil.Process(), time.perf_counter()
+    own, began, busy = psutil.Process(), time.perf_counter(), time.process_time()
     before = own.memory_full_info().uss
     division = open_images(config)
-    opened = time.perf_counter() - began
     claim(config, division.listed)
+    opened, busy = time.perf_counter() - began, time.process_time() - busy
     images, added = division.images, own.memory_full_info().uss - before
     sampler = EpochSampler(images=len(images), batch_size=config.train.batch_size, seed=0)
     if decode:
@@ -106,7 +107,7 @@ def start(config: TrainConfig, decode: bool, told: Connection) -> None:
     for _ in range(BATCHES - 4):
         next(steps)
     workers = [psutil.Process(worker.pid).memory_full_info().uss for worker in multiprocessing.active_children()]
-    told.send((opened, first, added, own.memory_info().rss, max(workers)))
+    told.send((opened, busy, first, added, own.memory_info().rss, max(workers)))
 
 
 def labels(root: Path, file: Path, told: Connection) -> None:
@@ -114,11 +115,11 @@ def labels(root: Path, file: Path, told: Connection) -> None:
     import resource
 
     files = list_images(root).paths
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began, busy = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
     said = read_metadata(file, root, files)
     assert said.labels is not None and bool((said.labels >= 0).all())
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    told.send((time.perf_counter() - began, more * 1024))
+    told.send((time.perf_counter() - began, time.process_time() - busy, more * 1024))
 
 
 def in_a_process(work: object, *given: object) -> tuple[float, ...]:
@@ -137,9 +138,10 @@ def in_a_process(work: object, *given: object) -> tuple[float, ...]:
 
 
 def line(what: str, told: tuple[float, ...]) -> None:
-    opened, first, own, whole, worker = told
+    opened, busy, first, own, whole, worker = told
+    seconds = f"{opened:7.1f} s {busy:7.1f} s {first:7.1f} s"
     print(
-        f"{what:36} {opened:7.1f} s {first:7.1f} s {own / 2**20:8.0f} MB {whole / 2**20:8.0f} MB {worker / 2**20:8.0f} MB",
+        f"{what:24} {seconds} {own / 2**20:8.0f} MB {whole / 2**20:8.0f} MB {worker / 2**20:8.0f} MB",
         flush=True,
     )
 
@@ -166,7 +168,7 @@ def main(arguments: list[str]) -> int:
         data = DataConfig(source="folder", path=folder / "links", size=32, device_resident="no", workers=2)
         config = replace(TrainConfig(), name="links", out=folder / "runs", data=data)
         alone = replace(config, name="rows", data=replace(data, path=folder / "folders"))
-        print(f"{'':36} {'opened':>9} {'batch 1':>9} {'added':>11} {'process':>11} {'a worker':>11}")
+        print(f"{'':24} {'opened':>9} {'of a core':>9} {'batch 1':>9} {'added':>11} {'process':>11} {'a worker':>11}")
         for again in ("", ", again"):
             line(f"{files:,} files{again}", in_a_process(start, config, True))
         rows_alone(alone, rows)
@@ -176,8 +178,8 @@ def main(arguments: list[str]) -> int:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(("path", "label"))
             writer.writerows((name, name[:10]) for name in list_images(folder / "links").paths.each_name())
-        seconds, most = in_a_process(labels, folder / "links", table)
-        print(f"a CSV of {files:,} labels: {seconds:.1f} s, {most / 2**20:.0f} MB at most")
+        seconds, busy, most = in_a_process(labels, folder / "links", table)
+        print(f"a CSV of {files:,} labels: {seconds:.1f} s, {busy:.1f} s of a core, {most / 2**20:.0f} MB at most")
         shutil.rmtree(folder / "runs")
     return 0
 

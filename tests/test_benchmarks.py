@@ -19,6 +19,7 @@ MARKS: dict[str, Any] = {
     "adapting.py": pytest.mark.long,
     "loss.py": pytest.mark.long,
     "many_classes.py": pytest.mark.long,
+    "many_files.py": pytest.mark.long,
     "mining.py": pytest.mark.long,
     "omniglot.py": pytest.mark.long,
     "sampling.py": pytest.mark.long,
