@@ -42,7 +42,8 @@ class EmbedOptions(EncoderWords):
 
     out: Path | None = None
     """Where to: a file .npz or .parquet, or a name without an ending for a folder of .npy files, read by
-    `linear_eval.Features.load`, that may be larger than memory. The folder's images are named in a .csv beside it."""
+    `linear_eval.Features.load`, that may be larger than memory. The folder's images are named in a .csv beside it. Of several
+    processes each writes its part of a .parquet, which is a folder then."""
 
     thumbnails: int | None = None
     """Of a .parquet also a column `image`: each image as it was embedded, at most so many pixels wide, for programs that show
@@ -158,7 +159,7 @@ def embed_run(
     encoder, reader = run.encoder(), run.description.reader
     options = replace(options, data=as_trained(options.data, reader, run.data))
     found, numbers = _images(options, run)
-    reads = found.reader if found.paths is not None else replace(reader, size=options.data.size)
+    reads = found.reader if found.places else replace(reader, size=options.data.size)
     queries = {query: reads.square(query) for query in options.query}  # a bad one is refused before the work
     images, broken = placed(found, options.data.device_resident, options.batch_size)
     for note in found.first_lines():
@@ -193,7 +194,7 @@ def embed_run(
         labelled=labelled,
         names=Names(naming, images),
         classes=images.classes,
-        left_out=tuple(found.paths[index] for index in broken) if found.paths is not None else (),
+        left_out=tuple(Path(found.describe(index)) for index in broken),
         elsewhere=images_elsewhere(found, options.data.path) if options.part == "all" else 0,
         files=files,
         neighbours=_neighbours(encoder, queries, x, options.k),

@@ -6,6 +6,7 @@ encoder untrained and raw pixels go through the same scores. --protocol closed: 
 labels. --protocol open-set: retrieval, verification, identification and one-shot on classes that were not trained on.
 --protocol one-shot: such classes by one or five images of each, in random episodes and, with --runs, in Lake's trials.
 --save-probe keeps the linear classifier for scripts/predict.py. Images other than the run's: --data.source and --data.path.
+Several processes (torchrun) share the images.
 """
 
 import sys

@@ -74,7 +74,7 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alon
     except LostProcessError as error:
         code = 1
         if not error.said:
-            again = "the same command goes on from the newest checkpoint"
+            again = "run the same command again: training goes on from the newest checkpoint"
             print(printable(f"error: {error}; {again}"), file=sys.stderr)
     except PipelineError as error:
         if not error.said:

@@ -15,6 +15,7 @@ NAMES = (
     "export",
     "report",
     "check_data",
+    "make_shards",
     "preview",
     "selftest",
     "replay",

@@ -46,6 +46,7 @@ from simclr.run.parts import Learner, Run, Step
 from simclr.run.pictures import draw_curves
 from simclr.run.profile import StepProfile
 from simclr.run.saving import Saving, expect_space, other_processes, persist
+from simclr.run.sharded import clip_gradients, place, prepared, whole_model
 from simclr.run.shared import expect_shared
 from simclr.run.skipped import guard_of
 from simclr.run.validation import make_validation_score
@@ -112,7 +113,7 @@ def one_step(run: Run, learner: Learner, step: int, batch: Batch, profile: StepP
 
     profile.mark("optimizer")
     accelerator.unscale_gradients()
-    norm = nn.utils.clip_grad_norm_(learner.parameters, config.optim.clip_norm or float("inf"), foreach=True)
+    norm = clip_gradients(learner.parameters, config.optim.clip_norm or float("inf"))
     if undo.worth_taking(loss, norm):
         learner.optimizer.step()
         learner.weights.follow(step + 1)
@@ -157,7 +158,6 @@ def build(run: Run) -> Learner:
     generators.to(device)
     if config.encoder.init is not None and run.checkpoint is None:
         run.notes.append(start_from(model.backbone, config.encoder, config.data.channels))
-    model.to(device)
     if accelerator.num_processes > 1 and device.type == "cuda" and config.train.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     classes = len(images.classes)
@@ -167,24 +167,25 @@ def build(run: Run) -> Learner:
     own = run.given.objective
     objective = (Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))).to(device)
     objective.narrow = config.train.wire == "bf16"
+    weights = Weights(model, objective, config.ema, run.average_rises_over)
+    place(accelerator, *weights.models, name=config.encoder.name)
     scale = layer_decay(model.backbone, config.optim.layer_decay)
     multiplier, decay = config.objective.lr_multiplier * config.optim.own_scale, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)
     check_something_learns(model, model.head, objective, config.schedule.head_epochs, config.objective.name)
     optimizer = build_optimizer(groups, config.optim, peak := peak_learning_rate(config.optim, config.train.batch_size))
-    weights = Weights(model, objective, config.ema, run.average_rises_over)
     return Learner(model, objective, fitted, sizes, views_at, weights, optimizer, peak)
 
 
 def resume(run: Run, learner: Learner) -> Batches:
     """Put back what a checkpoint holds, hand all that learns to accelerate, and give the batches that are left."""
     config, accelerator, done = run.config, run.accelerator, 0
-    learner.watch = open_watch(run, learner.model.backbone)
+    learner.watch = open_watch(run, learner.model)
     if run.checkpoint is not None:
         done = restore_state(run.checkpoint, learner.weights, run.sampler, learner.optimizer, accelerator)
         run.notes.extend(other_processes(run))
     compiled = maybe_compiled(learner.model, config.train.compile)
-    learner.wrapped, learner.optimizer = accelerator.prepare(compiled, learner.optimizer)
+    learner.wrapped, learner.optimizer = prepared(accelerator, compiled, learner.optimizer)
     if config.objective.needs_keys:
         learner.keys_of = momentum_keys(learner.weights, accelerator, config.train.cached_chunk, config.train.compile)
     return Batches(
@@ -208,12 +209,11 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     if accelerator.is_main_process:
         run.notes.extend(expect_space(run, learner))
         claim(config, run.division.listed)
-        keep_start(run, learner.model.backbone)
+    keep_start(run, learner.model)
     start_trackers(accelerator, config.train.trackers, to_dict(config))
     log = RunLog(config.run_dir, accelerator, total_steps=run.total_steps, start_step=start)
-    for note in run.notes:
+    for note in [*run.notes, opening_line(config, run.images, learner.model, accelerator, start, run.end)]:
         log.say(note)
-    log.say(opening_line(config, run.images, learner.model, accelerator, start, run.end))
     run.left_out.begin(log.say)
     return log
 
@@ -238,7 +238,7 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> tuple[int
                 log.picture(config.run_dir / "views.png", partial(draw_first_views, run, batch.indices, done))
 
             meter.add(done.loss, done.skipped)
-            step += 1
+            step, better = step + 1, False
             log.pace(step)
             saving.reached(step)
             last, due = step == run.total_steps, step % train.log_every == 0
@@ -247,7 +247,6 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> tuple[int
                 figures = meter.line(train.batch_size, run.total_steps - step, batches.waited)
                 figures |= {"learning_rate": rate, "gradient_norm": done.gradient_norm.item(), **guard.figures()}
                 log.step(step, (step - 1) // run.steps_per_epoch + 1, figures | learner.objective.figures())
-            better = False
             if step % run.steps_per_epoch == 0:
                 guard.check()
                 saving.settle()  # scoring starts processes, which a thread in the midst of writing might disturb
@@ -259,7 +258,7 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> tuple[int
             if stopped or saving.is_over or profile.end_step():
                 break
     if config.profile and step > batches.start:
-        report_profile(profile, config, learner.model, done.views, accelerator)
+        report_profile(profile, config, whole_model(learner.model), done.views, accelerator)
     return step, step == run.total_steps or saving.is_over
 
 
@@ -274,7 +273,7 @@ def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mea
         log.warn(epoch, warnings | learner.objective.warning(mean_loss, learner.objective.figures()))
     try:
         if train.knn_every and (epoch % train.knn_every == 0 or step == run.total_steps):
-            final = (*learner.weights.final, run.accelerator.device)
+            final = (whole_model((found := learner.weights.final)[0]), found[1], run.accelerator.device)
             figures |= run.validation(*final) if run.validation else {}
             figures |= learner.watch(*final) if learner.watch else {}
     finally:  # a file may break that is scored: the epoch is done all the same
@@ -284,10 +283,10 @@ def end_epoch(run: Run, learner: Learner, log: RunLog, step: int, z: Tensor, mea
 
 def close(run: Run, learner: Learner, log: RunLog, step: int, finished: bool) -> RunResult:
     """Draw the curves and, where the run came to its end, export the encoder."""
-    config, accelerator = run.config, run.accelerator
-    main = accelerator.is_main_process
+    config, accelerator, main = run.config, run.accelerator, run.accelerator.is_main_process
     if finished:  # a finished run of an earlier version may hold what was never looked at
         refuse_weights(learner.weights, None, step - 1)
+        learner.weights = learner.weights.whole(keep=main)
     if main:
         log.picture(config.run_dir / "curves.png", partial(draw_curves, config.run_dir / "metrics.jsonl"))
         if finished:

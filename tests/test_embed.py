@@ -58,6 +58,7 @@ def test_a_file_that_breaks_is_left_out_and_said_once_or_refused(
     monkeypatch.setattr("simclr.data.embed.way_to_start", lambda read: "fork")  # in no time
     images = files(image_folder, "skip")
     whole = one_thread(images, batch)
+    assert torch.equal(embed_images(images, module(), AUGMENT, CPU, batch=batch, workers=workers)[0], whole)
     assert images.paths is not None
     for number in (0, 3, 4, 5, 6, 7):  # with a batch of 4: all of the second
         images.paths[number].write_bytes(b"spoilt")

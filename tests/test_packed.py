@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from augment import AugmentConfig
+from linear_eval.features.naming import Names, Naming
 from simclr.config import DataConfig
 from simclr.config.sources import OWN_SOURCES
 from simclr.data import Batches, ImageSet, load_source, make_sampler
@@ -478,6 +479,15 @@ def test_making_shards_goes_on_where_it_was_stopped(
     assert code == 2 and "holds files, but no shards of this command" in err
     code, _, err = script("make_shards")("tables", *words)
     assert code == 2 and "'tables' is neither shards nor parquet" in err
+
+
+def test_rows_of_embeddings_bear_the_names_of_the_members(made: Made) -> None:
+    names = {
+        kind: Names(Naming(root=made[kind]), load_source(data(kind, made[kind]), "test"))
+        for kind in ("shards", "parquet")
+    }
+    assert names["shards"][0].rpartition(".")[0] == "test-000000.tar: 000000000"
+    assert names["parquet"][3] == f"{made['parquet']}: row 3 of test"
 
 
 def test_smaller_images_and_images_of_memory(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

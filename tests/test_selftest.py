@@ -13,7 +13,6 @@ import torch.distributed as dist
 
 from scripts import selftest as command
 from simclr.config import SamplerConfig, TrainConfig
-from simclr.distributed import world_size
 from simclr.losses.triplet import TripletConfig
 from simclr.selftest import Finding, selftest
 
@@ -32,20 +31,21 @@ def backwards(parts: list[torch.Tensor], x: torch.Tensor, **words: Any) -> None:
     ALL_GATHER(parts[::-1], x, **words)
 
 
-def without_the_others(x: torch.Tensor) -> torch.Tensor:
-    """accelerator.gather's: no gradient but that of the own rows, which the mean over processes then divides."""
-    if world_size() == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(world_size())]
-    ALL_GATHER(parts, x.detach().contiguous())
-    parts[dist.get_rank()] = x
-    return torch.cat(parts, dim=1)
+def own_part(out: torch.Tensor, parts: list[torch.Tensor], **words: Any) -> None:
+    """The gradient that this process's part of the loss gives its own rows, without what the others' parts give them."""
+    out.copy_(parts[dist.get_rank()])
+
+
+def one_share(ctx: object, *grads: torch.Tensor) -> torch.Tensor:
+    """The mean over processes divides, and nothing has multiplied."""
+    return grads[0]
 
 
 WRONG = {
     "local": lambda: patch("torch.distributed.all_gather", local),
     "backwards": lambda: patch("torch.distributed.all_gather", backwards),
-    "without the others": lambda: patch("simclr.train.gather_rows", without_the_others),
+    "divided": lambda: patch("simclr.distributed._ScaledForMean.backward", one_share),
+    "without the others": lambda: patch("torch.distributed.reduce_scatter", own_part),
 }
 
 
@@ -61,7 +61,7 @@ def look_on(rank: int, world: int, port: int, config: TrainConfig, folder: str) 
     }
     for name, wrong in WRONG.items():
         with wrong():
-            found[name] = selftest(config)
+            found[name] = selftest(triplets if name == "without the others" else config)
     torch.save(found, f"{folder}/{rank}.pt")
 
 
@@ -86,6 +86,8 @@ def test_processes_that_train_as_one_and_those_that_do_not(
     for name in WRONG:
         wrong = {finding.name: finding.words for finding in found[name] if finding.right is False}
         assert "gradient of the model" in wrong, name
+        if name == "divided":
+            assert "0.500 times one process's in length, cosine 1.0000" in wrong["gradient of the model"]
     assert not list((tmp_path / "runs").glob("*"))
 
 

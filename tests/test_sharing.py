@@ -1,6 +1,9 @@
 """A command that two processes share: what it makes of every image is what one process makes, and faults are the first one's."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,8 @@ from simclr.data import ImageSet
 from simclr.errors import DataError
 from simclr.exchange.encoder import export_encoder
 from simclr.model.encoder import build_backbone
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 WAYS = {
     "file.parquet": ("no", 0),
@@ -186,6 +191,38 @@ def test_two_processes_make_of_every_image_what_one_makes(
     assert torch.equal(rows, rows_of(tmp_path / "one" / "kept.parquet"))
     torch.set_num_threads(threads)
     assert there == ["file.parquet", "folder", "folder.csv", "kept.parquet", "some.npz"]  # and nothing half-written
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("protocol", ["closed", "open-set", "one-shot"])
+def test_a_score_under_torchrun_is_that_of_one_process(
+    protocol: str, encoder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    """Every figure to the last bit, but for seconds; one process speaks."""
+    words = [str(SCRIPTS / "evaluate.py"), str(encoder), "--data.source", "folder", "--data.path", str(image_folder)]
+    words += ["--protocol", protocol, "--eval.batch-size", "4", "--eval.trials", "2", "--eval.strengths", "1"]
+    launchers = {"one": [sys.executable], "two": ["torchrun", "--nproc_per_node", "2", "--master_port", "0"]}
+    results, said = [], []
+    for name, launcher in launchers.items():
+        done = subprocess.run(
+            [*launcher, *words, "--out", str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        file = {"closed": "result"}.get(protocol, protocol)
+        results.append(without_seconds(json.loads((tmp_path / name / f"{file}.json").read_text())))
+        said.append(done.stdout)
+    assert results[0] == results[1] and said[0] == said[1]
+
+
+def without_seconds(found: object) -> object:
+    if isinstance(found, dict):
+        return {
+            key: without_seconds(item) for key, item in found.items() if key not in ("seconds", "verification_file")
+        }
+    return found
 
 
 def test_one_process_writes_a_file_over_parts_and_parts_that_were_left_half_way_go(

@@ -17,7 +17,7 @@ from linear_eval.results_numbers import NumbersResult
 from linear_eval.results_one_shot import OneShotScores
 from linear_eval.scored_run import ScoredRun
 from simclr.commands import command
-from simclr.config.sources import GIVEN, SOURCES
+from simclr.config.sources import GIVEN, PACKED, SOURCES
 from simclr.exchange.given import GivenEncoder
 from simclr.exchange.model_card import CardFacts, Measured
 from simclr.names import printable
@@ -82,8 +82,8 @@ def _data(run: ScoredRun, record: RunRecord) -> str:
     config = record.config
     source = config.get("data.source")
     of = f"`{source}`"
-    if source == "folder":
-        of = f"a folder of its trainer's own, `{_last(config['data.path'])}`"
+    if source in ("folder", *PACKED):
+        of = f"{'a folder' if source == 'folder' else source} of its trainer's own, `{_last(config['data.path'])}`"
     elif source not in SOURCES:
         of = "a set of its trainer's own" + ("" if source == GIVEN else f", `{source}`")
     parts = run.parts

@@ -8,6 +8,7 @@ from typing import overload
 from torch import Tensor
 
 from simclr.data import ImageSet
+from simclr.data.rows import Stored
 from simclr.errors import DataError
 
 __all__ = ["Names", "Naming"]
@@ -15,7 +16,8 @@ __all__ = ["Names", "Naming"]
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """An image is called by its path below ``root``; or where it is no file by its part and number, as in ``test/17``."""
+    """An image is called by its path below ``root``, one in a shard or a table by its place there; or where it is neither by its
+    part and number, as in ``test/17``."""
 
     root: Path | None = None
 
@@ -33,6 +35,8 @@ class Naming:
         if images.paths is not None:
             assert self.root is not None  # where there are files there is a folder that holds them
             return images.paths[row].relative_to(self.root).as_posix()
+        if images.rows is not None and isinstance(place := images.rows[row], Stored):
+            return str(place).removeprefix(f"{self.root}/")
         number = first + row
         for part, size in self.parts:
             if number < size:

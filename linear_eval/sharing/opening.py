@@ -2,21 +2,19 @@
 
 import functools
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Literal, ParamSpec
 
 import torch
-from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from torch import distributed as dist
 
 from linear_eval.sharing.helper import Helper
 from linear_eval.sharing.leader import Team, team
 from simclr.data import ImageSet
 from simclr.data.loader import place_and_tell, say_left_out
+from simclr.processes import process_group, take_launch, together
 
 __all__ = ["placed", "shared"]
 
@@ -34,6 +32,7 @@ def shared(main: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def call(*args: P.args, **kwargs: P.kwargs) -> int:
+        take_launch()
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 or team() is not None:
             return main(*args, **kwargs)
         with _group() as group:
@@ -70,20 +69,18 @@ def placed(
 @contextmanager
 def _group() -> Iterator[dist.ProcessGroup]:
     """The processes of the launch, from CPU to CPU; each has a GPU of its own where there are some."""
-    opened = not dist.is_initialized()
-    if opened:
-        threads = torch.get_num_threads()
-        AcceleratorState._reset_state(reset_partial_state=True)  # a run's that was trained before
-        with warnings.catch_warnings(action="ignore"):
-            PartialState(cpu=True)
-        torch.set_num_threads(threads)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    group = dist.new_group(backend="gloo", timeout=_EVER)
-    assert isinstance(group, dist.ProcessGroup)
-    try:
-        yield group
-    finally:
-        if opened:
-            with suppress(RuntimeError):  # another process is gone
-                dist.destroy_process_group()
+    with together():
+        opened = not dist.is_initialized()
+        process_group()
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        group = dist.new_group(backend="gloo", timeout=_EVER)
+        assert isinstance(group, dist.ProcessGroup)
+        try:
+            yield group
+        finally:
+            if opened:
+                with suppress(RuntimeError):  # another process is gone
+                    dist.destroy_process_group()

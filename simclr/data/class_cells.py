@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from simclr.data.metadata_table import brief
 from simclr.errors import DataError
 
-__all__ = ["Said", "classes_of", "in_order", "one_text"]
+__all__ = ["Said", "classes_of", "classes_of_cells", "in_order", "one_text"]
 
 _MISSING = frozenset({"nan", "null", "none", "na", "n/a", "<na>"})
 """Spellings, in lower case, of a cell that holds nothing: pandas, numpy, R, SQL and Python write them."""
@@ -87,6 +87,33 @@ def classes_of(said: Mapping[Path, Sequence[Said]], column: str, notes: list[str
             raise _several(f"{pairs[-1][0].where}: {brief(pairs[-1][0].image)} is there twice, with", names)
         found[image] = names[0] if names else None
     return found
+
+
+def classes_of_cells(cells: Sequence[Any], times: Sequence[int], column: str, notes: list[str]) -> list[str | None]:
+    """The class that each of the different ``cells`` of a label column stands for, as ``classes_of`` has it.
+
+    Args:
+        cells: each once; ``times`` are how many rows hold it.
+        column, notes: as in ``classes_of``.
+
+    Raises:
+        DataError: a cell holds several labels, or a record.
+    """
+    missing: Counter[str] = Counter()
+    texts: list[str | None] = []
+    for cell, rows in zip(cells, times, strict=True):
+        nothing: Counter[str] = Counter()
+        pieces = [text for piece in _listed(cell) if (text := one_text(piece, nothing)) is not None]
+        if isinstance(cell, dict) or len(set(pieces)) > 1:
+            raise _several(f"{column}: {brief(cell)} is", pieces)
+        missing.update({text: count * rows for text, count in nothing.items()})
+        texts.append(pieces[0] if pieces else None)
+    spelled = {text for text in texts if text is not None}
+    for text, labels in _joined(spelled, column).items():
+        raise _several(f"{column}: {brief(text)} is", labels)
+    _describe(spelled, missing, column, notes)
+    as_written = _one_spelling(spelled)
+    return [None if text is None else as_written(text) for text in texts]
 
 
 def _describe(spelled: set[str], missing: Counter[str], column: str, notes: list[str]) -> None:

@@ -9,6 +9,7 @@ processes share.
 """
 
 import os
+import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,13 +32,16 @@ LONG = 100_000
 THREADS = 16
 """That ask a disk at once: a network folder answers each in its time, and all of them in the same time."""
 
-_ASKED = 256
-"""Files by which a near disk is told from one that answers slowly."""
+_ASKED, _NEAR = 256, 1e-4
+"""Files by which a near disk is told from one that answers slowly, and the seconds of a near one: mostly Python's own work, for
+which several threads only wait for one another."""
 
-_FEW, _PART = 4096, 1 << 18
-"""Names that are taken one by one, and those that are made at once."""
+_FEW, _PART, _LOOKED_UP = 4096, 1 << 18, 1 << 22
+"""Names that are taken one by one, those that are made at once, and those that are looked up at once."""
 
 Numbers = npt.NDArray[np.int64]
+
+_ARRAYS = ("folder", "ends", "names")
 
 
 class FileList(Sequence[Path]):
@@ -100,17 +104,17 @@ class FileList(Sequence[Path]):
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Its arrays by name."""
-        return {"folder": self.folder, "ends": self.ends, "names": self.names}
+        return {name: getattr(self, name) for name in _ARRAYS}
 
     def map_from(self, file: Path, check: bool = True) -> None:
         """Take the same arrays from ``file``, of which processes share one copy in memory, see ``write_arrays``."""
         if (found := map_arrays(file, check)) is not None:
-            self.folder, self.ends, self.names = (found[1][name] for name in self.arrays())
+            self.folder, self.ends, self.names = (found[1][name] for name in _ARRAYS)
             self.mapped = file.absolute()
 
     def __getstate__(self) -> dict[str, Any]:
         """Of what is mapped another process is told where, and maps it too."""
-        return {name: one for name, one in vars(self).items() if not self.mapped or name not in self.arrays()}
+        return {name: one for name, one in vars(self).items() if not self.mapped or name not in _ARRAYS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -187,17 +191,37 @@ class FileList(Sequence[Path]):
         """Of each file of ``other`` the row here of the one with the same name below its root; -1 without one."""
         if other is self or self.same_names(other):
             return np.arange(len(other))
+        rows = np.arange(len(other))
+        parts = (other.joined_names(rows, begin, begin + _PART) for begin in range(0, len(other), _PART))
+        return self.rows_named(parts, np.arange(len(self)))
+
+    def rows_named(self, names: Iterable[Any], among: Numbers) -> Numbers:
+        """Of each of the ``names``, pyarrow's arrays of large_binary, which of the files ``among`` it is of; -1 without one."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        known = self.joined_names(np.arange(len(self)))
-        rows = np.arange(len(other))
-        found = [
-            pc.fill_null(pc.index_in(other.joined_names(rows, begin, begin + _PART), value_set=known), -1).to_numpy()
-            for begin in range(0, len(other), _PART)
-        ]
-        pa.default_memory_pool().release_unused()
-        return np.concatenate([np.empty(0, np.int64), *found]).astype(np.int64)
+        known: Any = None
+        found, waiting, begin = [np.empty(0, np.int64)], list[Any](), 0
+
+        def look_up() -> None:
+            nonlocal known
+            known = self.joined_names(among) if known is None else known
+            at = pc.index_in(pa.chunked_array(waiting), value_set=known)  # which hashes all that are known each time
+            found.append(pc.fill_null(at, -1).to_numpy().astype(np.int64))
+            waiting.clear()
+
+        for part in names:
+            end = begin + len(part)
+            if not waiting and end <= len(among) and part.equals(self.joined_names(among, begin, end)):
+                found.append(np.arange(begin, end))  # in the same order, as mostly
+            else:
+                waiting.append(part)
+                if sum(map(len, waiting)) >= _LOOKED_UP:
+                    look_up()
+            begin = end
+        if waiting:
+            look_up()
+        return np.concatenate(found)
 
     def find(self, name: str) -> int:
         """The row of the file of this name below the root, or -1."""
@@ -216,14 +240,15 @@ class FileList(Sequence[Path]):
             root = os.fspath(self.root)
             return [_size(f"{root}/{name}") for name in self.each_name(part)]
 
-        began = time.perf_counter()
-        sizes = [ask(rows[:_ASKED])]
-        near = (
-            time.perf_counter() - began < _ASKED * 5e-5
-        )  # Python's own work, for which threads only wait for one another
+        first, seconds = [], []
+        for row in rows[:_ASKED]:
+            began = time.perf_counter()
+            first += ask(row[None])
+            seconds.append(time.perf_counter() - began)
+        near = not seconds or statistics.median(seconds) < _NEAR
         parts = [rows[begin : begin + 4 * _FEW] for begin in range(_ASKED, len(rows), 4 * _FEW)]
         with ThreadPoolExecutor(1 if near else THREADS) as pool:
-            return np.concatenate([np.array(each, dtype=np.int64) for each in (*sizes, *pool.map(ask, parts))])
+            return np.concatenate([np.array(each, dtype=np.int64) for each in (first, *pool.map(ask, parts))])
 
 
 def encoded(name: str) -> bytes:

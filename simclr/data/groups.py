@@ -123,12 +123,12 @@ def one_of_each_group_first(order: Tensor, groups: Tensor) -> Tensor:
     >>> one_of_each_group_first(torch.tensor([0, 1, 2, 3, 4]), torch.tensor([7, 7, 7, 8, -1])).tolist()
     [0, 3, 4, 1, 2]
     """
-    seen: dict[int, int] = defaultdict(int)
-    turn = []
-    for group in groups[order].tolist():
-        turn.append(seen[group] if group >= 0 else 0)
-        seen[group] += 1
-    return order[torch.tensor(turn, dtype=torch.int64).argsort(stable=True)]
+    of = groups[order]
+    together = of.argsort(stable=True)
+    _, counts = of[together].unique_consecutive(return_counts=True)
+    turn = torch.empty_like(order)
+    turn[together] = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return order[torch.where(of >= 0, turn, 0).argsort(stable=True)]
 
 
 def with_pages(groups: Tensor | None, pages: Tensor | None) -> Tensor | None:

@@ -1,19 +1,21 @@
 """Metadata files: what ``metadata.csv``, ``.jsonl`` or ``.parquet`` says of each image, by the names of its columns."""
 
-import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from simclr.data.class_cells import Said, classes_of, in_order, one_text
+from simclr.data.class_cells import one_text
 from simclr.data.folder_layout import PartName
-from simclr.data.metadata_cells import PART_NAMES, agreed, number_in, parts_in
+from simclr.data.metadata_cells import PART_NAMES
 from simclr.data.metadata_columns import Columns, Role, columns_of, expected, is_path
+from simclr.data.metadata_of_many import told_by_columns
 from simclr.data.metadata_table import ENDINGS, brief, read_table
+from simclr.data.metadata_told import Rows, Told, ToldRows, are
 from simclr.data.rows_of_images import ImageFinder
 from simclr.errors import DataError
 
@@ -39,7 +41,7 @@ class Metadata:
     groups: Tensor | None = None
     """int64 (N,), numbered by first appearance in the files, -1 where an image is a group of its own; or None."""
 
-    splits: tuple[PartName | None, ...] | None = None
+    splits: Sequence[PartName | None] | None = None
     """The part of each image: train, test, validation or unlabeled, None where nothing is said; None without a column."""
 
     notes: tuple[str, ...] = ()
@@ -56,7 +58,8 @@ def find_metadata(root: Path) -> tuple[Path, ...]:
     names = [stem + ending for stem in ("metadata", "labels") for ending in ENDINGS]
 
     def first(folder: Path) -> list[Path]:
-        return [folder / name for name in names if (folder / name).is_file()][:1]
+        found = (path for name in names if os.path.isfile(path := os.path.join(folder, name)))  # noqa: PTH113, PTH118
+        return [Path(path) for path in islice(found, 1)]  # of each of very many folders
 
     try:
         below = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
@@ -92,6 +95,10 @@ def read_metadata(
     """
     files = (files,) if isinstance(files, Path) else tuple(files)
     try:
+        if (many := told_by_columns(files, root, paths, group, found=found, only_groups=only_groups)) is not None:
+            columns, told = many
+            said = _read([columns], told, len(paths), root, str(columns.table.file), [], found=found)
+            return replace(said, columns=columns.table.columns)
         tables = [columns_of(read_table(file, is_path), group) for file in files]
         names = tuple(dict.fromkeys(name for columns in tables for name in columns.table.columns))
         if only_groups:
@@ -115,7 +122,7 @@ def read_metadata(
                 columns=names,
                 notes=(*(f"{file} not used: no row names an image below {root}" for file in read), *notes, *aside),
             )
-        said = _read(tables, rows, finder.images, root, source, [*notes, *aside], found=found)
+        said = _read(tables, ToldRows(rows, finder.images), len(paths), root, source, [*notes, *aside], found=found)
         return replace(said, columns=names)
     except DataError as error:
         raise DataError(f"{error}; to leave the file out: --data.labels first" if found else str(error)) from error
@@ -131,9 +138,6 @@ def read_labels(file: Path, root: Path, paths: Sequence[Path]) -> tuple[Tensor |
     return said.labels, said.classes, said.values
 
 
-_Rows = dict[Path, list[tuple[str, str, Mapping[Role, Any]]]]
-"""Of each image its rows: where each stands, the image as it writes it, and its cells."""
-
 _WORDS: Mapping[Role, str] = {
     **{"label": "labels", "value": "values to predict", "quality": "qualities"},
     **{"group": "groups", "split": "parts"},
@@ -145,8 +149,8 @@ def _unfit(columns: Columns, found: bool) -> bool:
     return "path" not in columns.at or not (says or (found and {"split", "group"} & set(columns.at)))
 
 
-def _rows(tables: Sequence[Columns], finder: ImageFinder, source: str, *, found: bool) -> tuple[_Rows, list[str]]:
-    rows: _Rows = {}
+def _rows(tables: Sequence[Columns], finder: ImageFinder, source: str, *, found: bool) -> tuple[Rows, list[str]]:
+    rows: Rows = {}
     absent: list[str] = []
     unclear: list[str] = []
     for columns in tables:
@@ -179,54 +183,36 @@ def _rows(tables: Sequence[Columns], finder: ImageFinder, source: str, *, found:
 
 
 def _read(
-    tables: Sequence[Columns],
-    rows: _Rows,
-    keys: Sequence[Path],
-    root: Path,
-    source: str,
-    notes: list[str],
-    *,
-    found: bool,
+    tables: Sequence[Columns], told: Told, images: int, root: Path, source: str, notes: list[str], *, found: bool
 ) -> Metadata:
     taken: list[str] = []
     used = {name for table in tables for name in table.names("path")}
 
-    def said_by(role: Role) -> dict[Path, list[Said]]:
+    def take(role: Role) -> bool:
         names = dict.fromkeys(name for table in tables for name in table.names(role))
-        if not names:
-            return {}
-        taken.append(f"{_WORDS[role]} from column{'s' * (len(names) > 1)} {', '.join(names)}")
-        used.update(names)
-        return {
-            image: [Said(where, text, cells[role]) for where, text, cells in told if role in cells]
-            for image, told in rows.items()
-        }
+        if names and told.any_row:
+            taken.append(f"{_WORDS[role]} from column{'s' * (len(names) > 1)} {', '.join(names)}")
+            used.update(names)
+        return bool(names) and told.any_row
 
     labels = values = groups = splits = None
     classes: tuple[str, ...] = ()
-    class_of: dict[Path, str | None] = {}
-    if said := said_by("label"):
-        class_of = classes_of(said, taken[-1].rpartition(" from ")[2], notes)
-        classes = in_order({name for name in class_of.values() if name is not None})
-        labels = _numbered(class_of, classes, keys) if classes or not found else None
+    if take("label"):
+        labels, classes = told.classes(taken[-1].rpartition(" from ")[2], notes)
+        labels = labels if classes or not found else None
     commas = any(columns.table.decimal_comma for columns in tables)
-    if said := said_by("value"):
-        values = _numbers(said, "value", commas, keys)
-    if said := said_by("quality"):
-        labelled = {image: cells for image, cells in said.items() if class_of.get(image) is not None}
-        values = _numbers(labelled, "quality", commas, keys)
-    if said := said_by("group"):
-        group_of = {
-            image: agreed(cells, [one_text(row.cell) for row in cells], "group") for image, cells in said.items()
-        }
-        groups = _numbered(group_of, tuple(dict.fromkeys(name for name in group_of.values() if name is not None)), keys)
-    if said := said_by("split"):
-        part_by_image = parts_in(said)
-        if part_by_image is None:
+    if take("value"):
+        values = told.numbers("value", commas)
+    if take("quality"):
+        values = told.numbers("quality", commas)
+    if take("group"):
+        groups = told.groups()
+    if take("split"):
+        splits = told.parts()
+        if splits is None:
             notes.append(f"no {taken.pop()}, which holds the name of none: {PART_NAMES}")
         else:
-            splits = tuple(part_by_image.get(key) for key in keys)
-            without = torch.tensor([part == "unlabeled" for part in splits])
+            without = are(splits, "unlabeled")
             if labels is not None and bool((without & (labels >= 0)).any()):
                 notes.append(
                     f"labels of images in the part unlabeled, left out: {int((without & (labels >= 0)).sum())}"
@@ -234,7 +220,7 @@ def _read(
                 labels = torch.where(without, -1, labels)
     nothing = (labels is None or not (labels >= 0).any()) and (values is None or not values.isfinite().any())
     if nothing and not found:
-        raise DataError(f"{source} says nothing of the {len(keys)} images below {root}; its paths are relative to that")
+        raise DataError(f"{source} says nothing of the {images} images below {root}; its paths are relative to that")
     columns = tuple(dict.fromkeys(name for table in tables for name in table.table.columns))
     ignored = [name or "one without a name" for name in columns if name not in used]
     first = f"{', '.join(taken) or 'nothing taken'}, of {source}"
@@ -247,15 +233,3 @@ def _read(
         splits=splits,
         notes=tuple(brief(note, 1000) for note in (first, *notes)),
     )
-
-
-def _numbered(name_of: Mapping[Path, str | None], names: tuple[str, ...], keys: Sequence[Path]) -> Tensor:
-    number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([-1 if (name := name_of.get(key)) is None else number[name] for key in keys])
-
-
-def _numbers(said: Mapping[Path, Sequence[Said]], role: str, commas: bool, keys: Sequence[Path]) -> Tensor:
-    number_of = {
-        image: agreed(cells, [number_in(row, role, commas) for row in cells], role) for image, cells in said.items()
-    }
-    return torch.tensor([math.nan if (value := number_of.get(key)) is None else value for key in keys])

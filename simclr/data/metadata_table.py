@@ -11,7 +11,7 @@ from typing import Any
 
 from simclr.errors import DataError
 
-__all__ = ["ENDINGS", "Table", "brief", "plain", "read_table"]
+__all__ = ["ENDINGS", "Table", "brief", "class_names", "plain", "read_table"]
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
 """Endings of the files that are read; a file with another ending is read as CSV."""
@@ -151,7 +151,7 @@ def _parquet(file: Path) -> Table:
         columns = [table.column(i).to_pylist() for i in range(table.num_columns)]
     except (pyarrow.ArrowException, ArithmeticError) as error:
         raise ValueError(str(error)) from error
-    names = _class_names(table.schema.metadata)
+    names = class_names(table.schema.metadata)
     cells = []
     for column, values in zip(table.column_names, columns, strict=True):
         known = names.get(column)
@@ -164,7 +164,7 @@ def _parquet(file: Path) -> Table:
     return Table(file, tuple(table.column_names), rows)
 
 
-def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     """The names of the classes of the columns that Hugging Face's datasets wrote as numbers."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

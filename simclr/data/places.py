@@ -37,6 +37,11 @@ class Chosen(Sequence[Item]):
             return Chosen(self.items, self.rows[torch.arange(len(self))[index]])
         return self.items[int(self.rows[index])]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list, which is compared item by item
+
     def __iter__(self) -> Iterator[Item]:
         for part in self.rows.split(65_536):
             for row in part.tolist():

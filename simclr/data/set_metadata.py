@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simclr.config import DataConfig
+from simclr.data.file_list import backing
 from simclr.data.metadata import Metadata, find_metadata, read_metadata
 from simclr.errors import ConfigError
 
@@ -47,7 +49,7 @@ def metadata_of_set(config: DataConfig, paths: Sequence[Path]) -> Metadata:
             f"data.group is {config.group!r}, which is no column of a metadata file and, as a pattern, fits no path below "
             f"{config.path}{columns}"
         )
-    number, alone = len(set(groups.tolist()) - {-1}), int((groups < 0).sum())
+    number, alone = int(groups.max()) + 1, int((groups < 0).sum())
     note = f"{number} groups by the pattern {config.group} on the path" + (
         f"; {alone} images fit none" if alone else ""
     )
@@ -63,9 +65,12 @@ def _by_pattern(pattern: str, root: Path, paths: Sequence[Path]) -> Tensor | Non
             f"data.group is {pattern!r}, which is no column and no regular expression: {error}"
         ) from error
     number: dict[str, int] = {}
-    groups = []
-    for path in paths:
-        fits = compiled.search(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix())
-        name = None if fits is None else fits[1] if compiled.groups else fits[0]
-        groups.append(-1 if name is None else number.setdefault(name, len(number)))
-    return torch.tensor(groups) if number else None
+
+    def group(name: str) -> int:
+        fits = compiled.search(name)
+        named = None if fits is None else fits[1] if compiled.groups else fits[0]
+        return -1 if named is None else number.setdefault(named, len(number))
+
+    files, rows = backing(paths, root)
+    groups = np.fromiter(map(group, files.each_name(rows)), dtype=np.int64, count=len(rows))
+    return torch.from_numpy(groups) if number else None

@@ -49,6 +49,8 @@ def list_parts(config: DataConfig, kept: PartsList | None = None) -> tuple[Image
     if config.source != "folder":
         return load_source(config, "train"), None
     own = folder_parts(config, kept)
+    if "test" not in own:  # once for all that follows
+        own |= {"train": hold_out(own["train"], config, "train"), "test": hold_out(own["train"], config, "test")}
     train = _part(config, "train", own)
     base = {"train": _load(config, "train", own), "test": _load(config, "test", own)}
     base |= {part: own[part] for part in ("validation", "unlabeled") if part in own}

@@ -162,7 +162,7 @@ def keep_validation(
 
 def _every_class_in_training(labels: Tensor, train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
     """Give back the first validation image of every class that chance, among rare classes, left without a training one."""
-    missing = set(labels[validation].tolist()) - set(labels[train].tolist())
+    missing = set(labels[validation].unique().tolist()) - set(labels[train].unique().tolist())
     back = torch.zeros(len(validation), dtype=torch.bool)
     for label in missing:
         back[(labels[validation] == label).nonzero()[0]] = True

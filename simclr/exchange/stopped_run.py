@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from simclr.config import TrainConfig
+from simclr.config.sources import PACKED
 from simclr.config.yaml import load_config
 from simclr.data.decode import Reader
 from simclr.data.parts_list import FILE, read_parts
@@ -107,7 +108,7 @@ def _reader(config: TrainConfig, run: Path) -> tuple[Reader, list[str]]:
 
     data = config.data
     plain = Reader(size=data.size, channels=data.channels)
-    if data.source != "folder":
+    if data.source not in ("folder", *PACKED):
         return plain, []
     try:
         return load_source(replace(data, validation=0.0), "train", read_parts(run / FILE)).reader, []

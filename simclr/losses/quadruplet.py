@@ -6,7 +6,7 @@ classes, neither the anchor's. The second term pushes classes apart that never m
 smaller.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -154,7 +154,8 @@ def nearest_pair_outside(distances: Tensor, labels: Tensor, share: Share = ALONE
         nearest[rows], of_nearest[rows] = others.min(1)
         others.masked_fill_(labels[of_nearest[rows]].unsqueeze(1) == labels, torch.inf)
         second[rows], of_second[rows] = others.min(1)
-    nearest, second, of_nearest, of_second = (share.all(one) for one in (nearest, second, of_nearest, of_second))
+    exact = replace(share, narrow=False)
+    nearest, second, of_nearest, of_second = (exact.all(one) for one in (nearest, second, of_nearest, of_second))
     of_anchors = share.own(labels)
     for rows in row_chunks(size, len(labels), distances.device):
         own = of_anchors[rows].unsqueeze(1)

@@ -55,7 +55,7 @@ class _BatchAll(OneByOne):
         wide = wide_dtype(distances.device)
         loss, active, hard, near, far = torch.zeros(5, dtype=wide, device=distances.device).unbind()
         walk = _compare if width <= FEW else _sort
-        for rows in row_chunks(len(distances), len(labels), distances.device) if width else ():
+        for rows in row_chunks(len(distances), len(labels), distances.device):
             block, real = distances[rows], table.valid[rows]
             positive = block.gather(1, table.samples[rows])
             others = table.hide_own_class(block, rows, torch.inf)

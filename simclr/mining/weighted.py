@@ -117,12 +117,12 @@ def _draw(
     table = positive_table(labels, anchors)
     negative = distances.new_zeros(table.samples.shape, dtype=torch.int64)
     size, width = table.samples.shape
-    if width == 0:
-        return Triplets(table.samples, negative, table.valid)
     drawn = (size, width) if anchors is None or not of_all else (len(labels), widest(labels))
     uniform = torch.rand(drawn, dtype=distances.dtype, device=distances.device, generator=generator)
     if anchors is not None and of_all:
         uniform = uniform[anchors, :width]
+    if width == 0:
+        return Triplets(table.samples, negative, table.valid)
     for rows in row_chunks(size, len(labels), distances.device):
         weight = weights(distances[rows], rows, table)
         cumulative = weight.cumsum(1)

@@ -10,6 +10,8 @@ from torch.optim.adamw import adamw
 from simclr.errors import require
 from simclr.numerics import native_bf16
 from simclr.optim.by_group import ByGroup, is_number
+from simclr.optim.muon_shards import orthogonal_shards
+from simclr.sharding import is_sharded, local
 
 __all__ = ["Muon", "orthogonalised"]
 
@@ -86,7 +88,7 @@ class Muon(ByGroup):
     def update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """The step of one group."""
         if group["weight_decay"]:
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_([local(p) for p in weights], 1 - group["lr"] * group["weight_decay"])
         matrices = [p for p in weights if group["adapt"] and p.ndim > 1]
         others = [p for p in weights if not group["adapt"] or p.ndim < 2]
         if matrices:
@@ -98,19 +100,19 @@ class Muon(ByGroup):
         for p in weights:
             if "velocity" not in self.state[p]:
                 self.state[p]["velocity"] = torch.zeros_like(p)
-        velocities = [self.state[p]["velocity"] for p in weights]
-        gradients = [p.grad for p in weights if p.grad is not None]  # all of them
+        velocities = [local(self.state[p]["velocity"]) for p in weights]
+        gradients = [local(p.grad) for p in weights if p.grad is not None]  # all of them
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, gradients)
         updates = torch._foreach_add(gradients, velocities, alpha=group["momentum"])
         matrices = [_as_matrix(update) for update in updates]
-        steps = list(updates)
-        for shape in dict.fromkeys(matrix.shape for matrix in matrices):  # those of one shape in one product
-            places = [place for place, matrix in enumerate(matrices) if matrix.shape == shape]
-            orthogonal = orthogonalised(torch.stack([matrices[place] for place in places]))
-            for place, matrix in zip(places, orthogonal, strict=True):
-                steps[place] = _from_matrix(matrix, updates[place])
-        scales = [0.2 * max(matrix.shape) ** 0.5 for matrix in matrices]
+        if is_sharded(weights[0]):
+            orthogonal = orthogonal_shards(matrices, [p.shape[0] for p in weights], _each_orthogonalised)
+        else:
+            orthogonal = _each_orthogonalised(matrices)
+        steps = [_from_matrix(matrix, update) for matrix, update in zip(orthogonal, updates, strict=True)]
+        scales = [0.2 * max(p.shape[0], p[0].numel()) ** 0.5 for p in weights]
+        weights = [local(p) for p in weights]
         if isinstance(group["lr"], Tensor):  # while the step is captured as a CUDA graph
             torch._foreach_mul_(steps, scales)
             torch._foreach_mul_(steps, group["lr"])
@@ -125,11 +127,12 @@ class Muon(ByGroup):
         for p in weights:
             if "step" not in self.state[p]:
                 self.state[p] |= {"step": _count(0, p), "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-        gradients = [p.grad for p in weights if p.grad is not None]
-        means, squares, steps = ([self.state[p][name] for p in weights] for name in ("mean", "square", "step"))
+        gradients = [local(p.grad) for p in weights if p.grad is not None]
+        means, squares = ([local(self.state[p][name]) for p in weights] for name in ("mean", "square"))
+        steps, held = [self.state[p]["step"] for p in weights], [local(p) for p in weights]
         if isinstance(steps[0], Tensor):  # torch has it in one kernel, where a dozen a tensor would be launched here
             adamw(
-                weights,
+                held,
                 gradients,
                 means,
                 squares,
@@ -153,7 +156,18 @@ class Muon(ByGroup):
         divisors = torch._foreach_sqrt(squares)
         torch._foreach_div_(divisors, [(1 - second ** (step + 1)) ** 0.5 for step in steps])
         torch._foreach_add_(divisors, 1e-8)
-        torch._foreach_addcdiv_(weights, means, divisors, [-group["lr"] / (1 - first ** (step + 1)) for step in steps])
+        torch._foreach_addcdiv_(held, means, divisors, [-group["lr"] / (1 - first ** (step + 1)) for step in steps])
+
+
+def _each_orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
+    """Matrices made orthogonal, those of one shape in one product."""
+    found = list(matrices)
+    for shape in dict.fromkeys(matrix.shape for matrix in matrices):
+        places = [place for place, matrix in enumerate(matrices) if matrix.shape == shape]
+        orthogonal = orthogonalised(torch.stack([matrices[place] for place in places]))
+        for place, matrix in zip(places, orthogonal, strict=True):
+            found[place] = matrix
+    return found
 
 
 def _as_matrix(update: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from simclr.config import OptimConfig
 from simclr.errors import ConfigError, require
 from simclr.optim.by_group import ByGroup, is_number
 from simclr.optim.muon import Muon
+from simclr.sharding import is_sharded, local, norms
 
 __all__ = ["LARS", "build_optimizer", "check_something_learns", "parameter_groups", "peak_learning_rate"]
 
@@ -56,23 +57,24 @@ class LARS(ByGroup):
         for p in weights:
             if "velocity" not in self.state[p]:
                 self.state[p]["velocity"] = torch.zeros_like(p)
-        velocities = [self.state[p]["velocity"] for p in weights]
-        if all(p.device.type == "cpu" for p in weights):
+        velocities = [local(self.state[p]["velocity"]) for p in weights]
+        if all(p.device.type == "cpu" and not is_sharded(p) for p in weights):
             for p, velocity in zip(weights, velocities, strict=True):
                 _step_on_cpu(p, velocity, group)
             return
-        gradients = [p.grad for p in weights if p.grad is not None]  # all of them
-        updates = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        gradients = [local(p.grad) for p in weights if p.grad is not None]  # all of them
+        held = [local(p) for p in weights]
+        updates = list(torch._foreach_add(gradients, held, alpha=group["weight_decay"]))
         if group["adapt"]:
-            w_norm = torch.stack(torch._foreach_norm(weights)).float()  # (T,) for T tensors
-            u_norm = torch.stack(torch._foreach_norm(updates)).float()
+            w_norm = norms(held, cut := [is_sharded(p) for p in weights]).float()  # (T,) for T tensors
+            u_norm = norms(updates, cut).float()
             ratio = torch.where((w_norm > 0) & (u_norm > 0), group["trust"] * w_norm / u_norm, 1.0)
             torch._foreach_mul_(updates, list(ratio.to(updates[0].dtype).unbind()))
         # A tensor where the step is captured as a CUDA graph.
         torch._foreach_mul_(updates, group["lr"])
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, updates)
-        torch._foreach_sub_(weights, velocities)
+        torch._foreach_sub_(held, velocities)
 
 
 def _step_on_cpu(p: Tensor, velocity: Tensor, group: dict[str, Any]) -> None:

@@ -165,7 +165,7 @@ class Watch:
             return
         if self._says():
             print(
-                f"error: {self._fallen}; the same command goes on from the newest checkpoint",
+                f"error: {self._fallen}; run the same command again: training goes on from the newest checkpoint",
                 file=sys.stderr,
                 flush=True,
             )

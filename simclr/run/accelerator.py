@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from simclr.config import LoopConfig, TrainConfig
 from simclr.config.yaml import flat_fields, to_dict
 from simclr.data import ImageSet
+from simclr.distributed import rank
 from simclr.errors import LaunchError
 from simclr.numerics import native_bf16
 from simclr.processes import agree, code_digest, on_cpu, process_group
 from simclr.run.flops import model_flops, peak_flops
 from simclr.run.profile import StepProfile
+from simclr.run.sharded import refuse_engine, take_fsdp
+from simclr.sharding import is_sharded
 
 __all__ = [
     "CompiledModel",
@@ -35,7 +38,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """The process group, placement, precision and trackers of a run.
 
     Raises:
-        ConfigError: processes that were started with different settings, versions or devices.
+        ConfigError: processes that were started with different settings, versions or devices, or accelerate is set to what
+            a run cannot do.
         LaunchError: processes that do not see each other, or are more than GPUs.
     """
     # accelerate keeps one state a process, which would refuse a second run of another precision.
@@ -44,6 +48,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     process_group()
     several = int(os.environ.get("WORLD_SIZE", "1"))
     precision = resolved_precision(config.train)
+    refuse_engine(precision)
     accelerator = Accelerator(
         cpu=True if several > 1 and on_cpu() else None,
         mixed_precision="no" if precision == "fp32" else precision,
@@ -52,6 +57,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         # While only the head learns, the backbone's weights get no gradient that processes could wait for.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.schedule.head_epochs > 0)],
     )
+    take_fsdp(accelerator)
     if several != accelerator.num_processes:
         raise LaunchError(
             f"the launcher started {several} processes (WORLD_SIZE), and each sees {accelerator.num_processes}: ask accelerate's "
@@ -91,7 +97,7 @@ def opening_line(
 ) -> str:
     """What is trained on what, where, and from which step on."""
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    where = f"{accelerator.num_processes} x {accelerator.device.type}"
+    where = f"{accelerator.num_processes} x {accelerator.device.type}{' (FSDP2)' if accelerator.is_fsdp2 else ''}"
     if done >= total_steps:
         return f"{config.run_dir} is finished: {done} steps"
     start = f"continuing {config.run_dir} at step {done} of {total_steps}" if done else f"starting {config.run_dir}"
@@ -153,5 +159,11 @@ class CompiledModel(nn.Module):
 
 
 def maybe_compiled(model: nn.Module, mode: str) -> nn.Module:
-    """``model`` itself for the mode "no"."""
-    return model if mode == "no" else CompiledModel(model, mode)
+    """``model`` itself for the mode "no", and where its weights are sharded: what gathers them is no part of a graph."""
+    if mode == "no":
+        return model
+    if any(map(is_sharded, model.parameters())):
+        if rank() == 0:
+            warnings.warn(f"train.compile={mode} does not go with FSDP; training goes on without it", stacklevel=2)
+        return model
+    return CompiledModel(model, mode)

@@ -24,6 +24,7 @@ from simclr.errors import CheckpointError
 from simclr.exchange.encoder import match_tensors, read_tensors
 from simclr.files import AGAIN, refused, sync, write_json, write_state, write_tensors
 from simclr.run.checkpoint_content import content_fault, read_progress, read_state, refuse_misfit
+from simclr.sharding import fill, is_sharded, sharded_like
 
 __all__ = [
     "STEADY",
@@ -250,7 +251,12 @@ def restore_state(
     match_tensors(modules, tensors, what=f"{checkpoint.path} does not fit this model")
     images = sampler.images if isinstance(sampler, MinedSampler) else None
     refuse_misfit(state, optimizer, images, what=f"{checkpoint.path / 'state.pt'}")
-    modules.load_state_dict(tensors)
+    if any(map(is_sharded, modules.state_dict().values())):
+        for name, tensor in modules.state_dict().items():
+            fill(tensor, tensors[name])
+        state["optimizer"]["state"] = _in_shards(state["optimizer"], optimizer)
+    else:
+        modules.load_state_dict(tensors)
     for own, group in zip(optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
         group |= {form: own[form] for form in ("foreach", "fused") if form in own}  # it may be of another device
     try:
@@ -262,3 +268,14 @@ def restore_state(
     if isinstance(sampler, MinedSampler):
         sampler.triplets = state["triplets"]
     return int(checkpoint.progress["step"])
+
+
+def _in_shards(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[Any, dict[str, Any]]:
+    """What an optimizer that was ``saved`` keeps of each parameter, of those that are sharded the rows of this process."""
+    groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    of = {key: p for group, own in groups for key, p in zip(group["params"], own["params"], strict=True)}
+
+    def part(key: Any, value: Any) -> Any:
+        return sharded_like(value, of[key]) if isinstance(value, Tensor) and value.shape == of[key].shape else value
+
+    return {key: {name: part(key, value) for name, value in kept.items()} for key, kept in saved["state"].items()}

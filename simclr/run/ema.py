@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective
 from simclr.run.accelerator import maybe_compiled
+from simclr.run.sharded import whole_model
+from simclr.sharding import local
 
 __all__ = ["Weights", "momentum_keys", "rising_decay"]
 
@@ -19,6 +21,18 @@ class _Pair(nn.Module):
     def __init__(self, model: ContrastiveModel, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
+
+
+class _Average(ModelEmaV3):
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """As timm's, but each process averages what it holds: where weights are sharded, its own rows of them."""
+        pairs = zip(self.module.state_dict().values(), model.state_dict().values(), strict=True)
+        held = [(local(average), local(now)) for average, now in pairs]
+        for average, now in held:
+            if not average.is_floating_point():
+                average.copy_(now)
+        averages, present = zip(*(pair for pair in held if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, present, weight=1.0 - decay)
 
 
 class Weights(nn.Module):
@@ -38,7 +52,7 @@ class Weights(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.objective, self.rises_over = model, objective, rises_over
-        self.average = None if ema is None else ModelEmaV3(_Pair(model, objective), decay=ema, use_warmup=True)
+        self.average = None if ema is None else _Average(_Pair(model, objective), decay=ema, use_warmup=True)
 
     def follow(self, step: int) -> None:
         """Take the weights after ``step`` steps into the average."""
@@ -59,6 +73,21 @@ class Weights(nn.Module):
         pair = self.average.module
         assert isinstance(pair, _Pair)
         return pair.model, pair.objective
+
+    @property
+    def models(self) -> list[ContrastiveModel]:
+        """The model, and its average if there is one."""
+        return [self.model] if self.average is None else [self.model, self.final[0]]
+
+    def whole(self, keep: bool) -> "Weights":
+        """These weights on the CPU where they are sharded, see ``whole_model``; else they themselves."""
+        models = [whole_model(model, torch.device("cpu"), keep) for model in self.models]
+        if models[0] is self.model or not keep:
+            return self
+        made = Weights(models[0], self.objective, None, self.rises_over)
+        if self.average is not None:
+            made.average = _Average(_Pair(models[1], self.final[1]), decay=self.average.decay, use_warmup=True)
+        return made
 
 
 def rising_decay(step: int, start: float, total_steps: int) -> float:

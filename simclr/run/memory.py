@@ -1,5 +1,6 @@
 """What takes memory in training, and what a run could do about it."""
 
+import os
 from contextlib import AbstractContextManager
 
 from simclr.config import TrainConfig
@@ -29,5 +30,7 @@ def training_memory(config: TrainConfig) -> AbstractContextManager[None]:
         helps.append("--train.activation-checkpointing (a run that has begun may take it up)")
     if train.precision != "bf16":
         helps.append("--train.precision bf16")
+    if world_size() > 1 and os.environ.get("ACCELERATE_USE_FSDP") != "true":
+        helps.append("accelerate launch --use_fsdp --fsdp_version 2 (the processes share the weights out)")
     helps += ["a smaller --train.batch-size", "--data.device-resident no", "fewer --data.workers"]
     return memory_in_words(causes, ", ".join(helps))

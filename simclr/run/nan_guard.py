@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from simclr.data import ImageSet
 from simclr.distributed import from_all_ranks
 from simclr.errors import PipelineError
+from simclr.sharding import local
 
 __all__ = ["PATIENCE", "FiniteGuard", "NotFiniteError", "Skip", "refuse_weights"]
 
@@ -170,7 +171,7 @@ def refuse_weights(modules: nn.Module, optimizer: torch.optim.Optimizer | None, 
             floating = ((k, v) for k, v in state.items() if isinstance(v, Tensor) and v.is_floating_point())
             tensors |= {f"{key} of {of.get(p, 'a weight')}": value for key, value in floating}
     device = next(iter(tensors.values())).device  # AdamW counts its steps on the CPU
-    fine = torch.stack([value.isfinite().all().to(device) for value in tensors.values()])
+    fine = torch.stack([local(value).isfinite().all().to(device) for value in tensors.values()])
     bad = [name for name, one in zip(tensors, from_all_ranks(fine).all(dim=0).tolist()) if not one]
     if bad:
         others = f" and {len(bad) - 1} other tensors" if len(bad) > 1 else ""

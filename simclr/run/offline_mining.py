@@ -17,6 +17,7 @@ from simclr.mining.offline import offline_triplets
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import ObjectiveConfig
 from simclr.run.parts import Run
+from simclr.run.sharded import whole_model
 
 __all__ = ["OfflineMiner", "mine_offline"]
 
@@ -56,18 +57,18 @@ class OfflineMiner:
         seed = derive_seed(self.seed, "offline", step)
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
         subset = order[: settings.mine_images].sort().values
-        was_training = self.model.training
-        self.model.eval()
+        model, was_training = whole_model(self.model), self.model.training
+        model.eval()
         chosen = self.images.subset(subset)
         z, rows = embed_images(
             chosen,
-            lambda x: self.model(x[None])[0],
+            lambda x: model(x[None])[0],
             self.augment,
             self.device,
             self.left_out,
             workers=self.workers,
         )
-        self.model.train(was_training)
+        model.train(was_training)
         subset = subset[rows]
         found = offline_triplets(
             z,

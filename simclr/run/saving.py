@@ -27,6 +27,7 @@ from simclr.run.log import RunLog
 from simclr.run.meter import Meter
 from simclr.run.nan_guard import FiniteGuard, refuse_weights
 from simclr.run.parts import Learner, Run
+from simclr.sharding import whole
 from simclr.stopping import StopFlag
 
 __all__ = ["PATIENCE", "STOP_PATIENCE", "Saving", "expect_space", "other_processes", "persist"]
@@ -150,10 +151,14 @@ class Saving:
         score = self._scored[1] if self._scored is not None and self._scored[0] == step else None
         if score is not None and score.value > self.best:
             self.best, self.best_step = score.value, step
-        if self.run.accelerator.is_main_process:
+        main = self.run.accelerator.is_main_process
+        if main:
             self.settle()
             self._claim_again()
-            write = self._state(step, score)
+        write = (
+            self._state(step, score) if main or self.run.accelerator.is_fsdp2 else None
+        )  # shards are gathered by all
+        if main and write is not None:
             if wait:
                 persist(write, self.log.say, self.stop)
             else:
@@ -212,7 +217,8 @@ class Saving:
             progress |= {"best": self.best, "best_step": self.best_step, "since_best": self.since_best}
         if run.decay_begins is not None:
             progress[STEADY] = step <= run.decay_begins
-        tensors, state = _copied(modules), _copied(state)
+        main = run.accelerator.is_main_process
+        tensors, state = _copied(modules, main), _copied(state, main)
 
         def write() -> Path:
             return save_checkpoint(
@@ -263,12 +269,16 @@ class _Vote:
         return bool(any_raised)
 
 
-def _copied(state: Any) -> Any:
-    """``state`` with every tensor in it copied to the host: the loop goes on changing its own."""
+def _copied(state: Any, keep: bool) -> Any:
+    """``state`` with every tensor in it copied to the host, whole: the loop goes on changing its own.
+
+    One tensor after the other is gathered where they are sharded, by all processes; only where it is to ``keep`` it is copied.
+    """
     if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
+        tensor = whole(state)
+        return tensor.detach().to("cpu", copy=True) if keep else None
     if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
+        return {key: _copied(value, keep) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(map(_copied, state))
+        return type(state)(_copied(value, keep) for value in state)
     return copy.copy(state)

@@ -24,6 +24,8 @@ from simclr.files import WriteError, write_json, write_tensors
 from simclr.run.log import RunLog
 from simclr.run.nan_guard import PATIENCE, FiniteGuard, NotFiniteError, Skip, refuse_weights
 from simclr.run.parts import Learner, Run
+from simclr.run.sharded import whole_model
+from simclr.sharding import whole
 
 __all__ = ["SkippedStep", "guard_of", "read_skipped"]
 
@@ -112,11 +114,13 @@ def read_skipped(folder: Path) -> SkippedStep:
 
 def _keep(run: Run, learner: Learner, skip: Skip, log: RunLog) -> str:
     """Write the step down on the main process; the end of the sentence that says so."""
+    tensors = learner.weights.state_dict()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if size <= _LARGEST:
+        tensors = {name: whole(tensor) for name, tensor in tensors.items()}  # of shards, with all processes
     if not run.accelerator.is_main_process:
         return ""
     folder = run.config.run_dir / "skipped" / f"step-{skip.step:08d}"
-    tensors = learner.weights.state_dict()
-    size = sum(tensor.nbytes for tensor in tensors.values())
     note = "as they were at this step"
     if run.accelerator.device.type != "cpu":
         note = "as they were when this step was read from the device, a few steps later perhaps"
@@ -150,7 +154,7 @@ def _refuse_to_go_on(run: Run, learner: Learner, skip: Skip) -> None:
     An update before it may have overflowed, or left weights of 1e30 that are finite themselves: its own loss did not show that.
     """
     refuse_weights(learner.weights, learner.optimizer, skip.step - 1)
-    model, training = learner.model, learner.model.training
+    model, training = whole_model(learner.model), learner.model.training
     some = run.images.subset(torch.tensor(skip.batch[:_ASKED]))
     model.eval()  # each image by itself, where statistics of the batch would spread what is wrong with one
     try:

@@ -1,13 +1,16 @@
 """A step that is not finite leaves nothing behind: weights, states, averages and buffers are as they were before it.
 
 What is not finite shows in the loss or in the norm of all gradients. Both are the same in every process, since the loss is one
-of all embeddings and DistributedDataParallel adds up the gradients: processes agree without a word between them.
+of all embeddings and DistributedDataParallel adds up the gradients (of FSDP's shards, norms are): processes agree without a
+word between them.
 """
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from simclr.sharding import local
 
 __all__ = ["Bits", "Undo"]
 
@@ -59,7 +62,7 @@ class Undo:
                 self._buffers.put_back()
             return
         for new in self._follow_states():
-            new.masked_fill_(self.skipped, 0)  # as every optimizer here begins
+            local(new).masked_fill_(self.skipped, 0)  # as every optimizer here begins
         for part in (self._buffers, self._weights, self._states):
             part.put_back_where(self.skipped)
 
@@ -91,7 +94,7 @@ class Bits:
         groups: dict[torch.dtype, list[Tensor]] = {}
         for tensor in self.known.values():
             kind = kinds[tensor.element_size()]
-            groups.setdefault(kind, []).append(tensor.detach().view(kind))
+            groups.setdefault(kind, []).append(local(tensor).detach().view(kind))
         self._now = list(groups.values())
 
     def note(self) -> None:

@@ -18,6 +18,7 @@ from simclr.model.modes import evaluating
 from simclr.objectives import Objective
 from simclr.run.diagnostics import effective_rank, linear_cka
 from simclr.run.parts import Run
+from simclr.run.sharded import whole_model
 
 __all__ = ["FeatureWatch", "keep_start", "open_watch"]
 
@@ -60,8 +61,8 @@ class FeatureWatch:
             return embed_images(self.images, backbone, self.augment, device, self.left_out, workers=self.workers)
 
 
-def open_watch(run: Run, backbone: nn.Module) -> FeatureWatch | None:
-    """The watch of a run whose ``backbone`` is as it was built, on its device; None where there is nothing to watch.
+def open_watch(run: Run, model: ContrastiveModel) -> FeatureWatch | None:
+    """The watch of a run whose ``model`` is as it was built, on its device; None where there is nothing to watch.
 
     Where the run goes on, the weights that it started from are read from its folder. A run of an earlier version kept none.
     """
@@ -71,7 +72,7 @@ def open_watch(run: Run, backbone: nn.Module) -> FeatureWatch | None:
     if config.starts_from_weights:
         kept = config.run_dir / "start"
         if run.checkpoint is None:
-            start = backbone
+            start = whole_model(model).backbone
         elif (kept / "encoder.json").exists():
             start = build_encoder(kept, read_description(kept)).backbone.to(run.accelerator.device)
             if config.train.channels_last:  # as the model that was built then, or convolutions would round otherwise
@@ -80,8 +81,8 @@ def open_watch(run: Run, backbone: nn.Module) -> FeatureWatch | None:
     return FeatureWatch(run, start, ranks) if start is not None or ranks else None
 
 
-def keep_start(run: Run, backbone: nn.Module) -> None:
-    """Write the ``backbone`` of a run that starts from weights to the run's folder, before its first step.
+def keep_start(run: Run, model: ContrastiveModel) -> None:
+    """Write the backbone of a run that starts from weights to the run's folder, before its first step. All processes call it.
 
     Raises:
         CheckpointError: the disk refuses.
@@ -89,9 +90,12 @@ def keep_start(run: Run, backbone: nn.Module) -> None:
     config, folder = run.config, run.config.run_dir / "start"
     if not config.starts_from_weights or run.checkpoint is not None:
         return
+    model = whole_model(model, torch.device("cpu"), main := run.accelerator.is_main_process)
+    if not main:
+        return
     with refused(folder, AGAIN):
         export_encoder(
-            backbone,
+            model.backbone,
             folder,
             config=without_weights(config.encoder),
             augment=config.augment,

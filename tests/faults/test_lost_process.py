@@ -77,7 +77,7 @@ def test_one_falls_and_all_end_within_a_minute(
     lines = [line for line in command.said().splitlines() if line.startswith("error: process")]
     assert len(lines) == 1 and lines[0].startswith(f"error: process {rank} (on "), command.said()
     assert ("was killed" if way == signal.SIGKILL else "has been silent") in lines[0]
-    assert lines[0].endswith("the same command goes on from the newest checkpoint")
+    assert lines[0].endswith("run the same command again: training goes on from the newest checkpoint")
     assert "simclr/train.py" not in command.said(), command.said()
 
 

@@ -6,6 +6,7 @@ other shards it is made by one pass over their headers, and kept in the cache. `
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,9 @@ __all__ = ["FILE", "Index", "Shard", "open_index", "read_index", "with_listed", 
 FILE = "index.arrow"
 
 _VERSION = 1
+_KEPT = 90 * 86_400
+"""Seconds after which a list in the cache goes that nobody has used."""
+
 _SMALL = 64 << 20
 """Bytes of shards for whose headers no further process is started."""
 
@@ -149,9 +153,13 @@ def open_index(names: Sequence[str], asked: Asked) -> Index:
         if not kept.exists():
             began = time.perf_counter()
             write_index(kept, _made(names, known, asked))
+            for other in folder.glob("*.arrow"):
+                if time.time() - other.stat().st_mtime > _KEPT:
+                    other.unlink(missing_ok=True)
             found = f"by their headers, read in {time.perf_counter() - began:.1f} s"
             found = found if len(known) < len(names) else "by the lists beside them"
-    return replace(read_index(kept), found=found)
+        os.utime(kept)
+        return replace(read_index(kept), found=found)
 
 
 def with_listed(path: Path, names: Sequence[str]) -> tuple[str, ...]:

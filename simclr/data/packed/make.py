@@ -15,7 +15,7 @@ from simclr.data.packed.index import FILE, Index, Shard, write_index
 from simclr.data.packed.plan import PLAN, Job, MakeOptions, Plan
 from simclr.data.workers import read_by_workers
 from simclr.errors import ConfigError, DataError
-from simclr.files import atomically, free_space, write_json
+from simclr.files import atomically, free_space, is_leftover, write_json
 
 __all__ = ["MadeShards", "MakeOptions", "make_shards"]
 
@@ -155,7 +155,7 @@ def _finish(plan: Plan, options: MakeOptions, state: Path) -> tuple[str, ...]:
         write_index(options.out / FILE, Index(tuple(shards), pa.concat_tables(tables), plan.classes))
     write_json(options.out / ".plan.json", {"digest": plan.digest})
     atomically(options.out / "SHA256SUMS", lambda file: file.write("".join(sums).encode()))
-    for path in state.iterdir():
-        path.unlink()
+    for path in (*state.iterdir(), *filter(is_leftover, options.out.iterdir())):
+        path.unlink(missing_ok=True)
     state.rmdir()
     return tuple(left_out)

@@ -1,6 +1,7 @@
 """Images in tar shards, read one by one in any order: by their places in an index, without unpacking anything."""
 
 import os
+import threading
 from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache
@@ -24,6 +25,8 @@ __all__ = ["Shards", "load_shards"]
 
 _LOOKED_AT = 4
 """Shards of another machine that are fetched to see what kind of images they hold."""
+
+_seeking = threading.Lock()
 
 _MOST_OPEN = 64
 """Shards that a process keeps open."""
@@ -68,8 +71,8 @@ class Shards:
         number, size = int(self.shard[index]), int(self._size[index])
         try:
             file, at = self._opened(number), int(self._offset[index])
-            found = os.pread(file.descriptor, size, at)
-            while 0 < len(found) < size and (more := os.pread(file.descriptor, size - len(found), at + len(found))):
+            found = file.read(size, at)
+            while 0 < len(found) < size and (more := file.read(size - len(found), at + len(found))):
                 found += more  # a network's file may give less than is asked for
         except OSError as error:
             raise DataError(f"{self.describe(index)}: the shard cannot be read: {error.strerror or error}") from error
@@ -94,7 +97,14 @@ class _Open:
     """A file that is closed when the last thread that reads from it lets go."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def read(self, size: int, at: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self.descriptor, size, at)
+        with _seeking:  # on Windows, where threads would move each other's place
+            os.lseek(self.descriptor, at, os.SEEK_SET)
+            return os.read(self.descriptor, size)
 
     def __del__(self) -> None:
         if "descriptor" in self.__dict__:
@@ -109,7 +119,10 @@ def load_shards(config: DataConfig) -> Table:
     """
     assert config.path is not None
     names = with_listed(config.path, find_files(config.path, ".tar", "shard"))
-    shards = _opened(names, _identities(names), asked_for(config))
+    asked = asked_for(config)
+    # A list beside the shards has what is called so by whoever made it.
+    asked = Asked(asked.label if asked.label != "label" else None, asked.group if asked.group != "group" else None)
+    shards = _opened(names, _identities(names), asked)
     index, notes = shards.index, list[str]()
     faults, lost = _faults(index)
     if faults:
@@ -126,7 +139,8 @@ def load_shards(config: DataConfig) -> Table:
     if without := sum(shard.without for shard in index.shards):
         notes.append(f"left out: {without} samples without an image")
     labels, values = index.codes("label"), _values(index)
-    if labels is not None and values is None and (numbers := numbers_among(labels[1])) is not None:
+    numbers = None if labels is None or values is not None else numbers_among(labels[1])
+    if labels is not None and numbers is not None:
         values, labels = numbers[torch.from_numpy(labels[0].astype(np.int64))], None
     splits = index.codes("split") or _by_shard_name(index)
     groups = index.codes("group")
