@@ -1,4 +1,4 @@
-"""The order of images on 1,024 processes, simulated: every image once an epoch, from no state; the plan's page is its script's."""
+"""The order of images on 1,024 processes, simulated: every image once an epoch, from no state. And the plan of docs/scale.md."""
 
 import sys
 from pathlib import Path

@@ -80,8 +80,10 @@ class Watch:
         self._found, self._stopped = threading.Event(), threading.Event()
         self._fallen: str | None = None
         self._next, self._heard, self._silent = (rank + 1) % len(mates), -1, 0
+        self._looks, self._cut = 0, False
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._guard, name="watch's guard", daemon=True).start()
 
     def leave(self) -> None:
         """This process has done its part, and is not missed. The first waits for the others, for the store goes with it."""
@@ -133,17 +135,33 @@ class Watch:
         return self._fallen if self._says() else ""
 
     def _run(self) -> None:
-        looks = 0
         while self._fallen is None and not self._stopped.wait(_LOOK):
-            looks += 1
             try:
                 with self._lock:
                     self._look()
-                    if looks % _BEAT == 0:
+                    if self._looks % _BEAT == 0:
                         self._beat()
             except RuntimeError:
                 self._fall(f"{self.mates[0]} cannot be reached any more: it died, or is cut off")
-        if self._fallen is None or self._stopped.wait(_GRACE):
+            self._looks += 1
+        if self._fallen is not None:
+            self._end()
+
+    def _guard(self) -> None:
+        """Where the store's machine is cut off a look never ends: nothing closes the connection, and torch waits."""
+        looks, silent = self._looks, 0
+        while silent < _LOST * _BEAT:
+            if self._stopped.wait(_LOOK) or self._fallen is not None:
+                return
+            silent = silent + 1 if self._looks == looks else 0
+            looks = self._looks
+        self._cut = True
+        self._fallen = f"{self.mates[0]} cannot be reached any more: it died, or is cut off"
+        self._found.set()
+        self._end()
+
+    def _end(self) -> None:
+        if self._stopped.wait(_GRACE):
             return
         if self._says():
             print(
@@ -192,7 +210,7 @@ class Watch:
             time.sleep(0.05)
 
     def _is_store_gone(self) -> bool:
-        return self._first_serves and self.mates[0] in self._here and self.mates[0].is_gone()
+        return self._cut or (self._first_serves and self.mates[0] in self._here and self.mates[0].is_gone())
 
     def _says(self) -> bool:
         """Whether it is this process that says who fell: one does for all of them."""
@@ -202,7 +220,7 @@ class Watch:
                 if self.rank == 0:
                     self._linger()
                 return says
-        return all(mate.rank > self.rank or mate.is_gone() for mate in self._here)
+        return all(mate.rank > self.rank or mate.rank == 0 or mate.is_gone() for mate in self._here)
 
 
 def _killed(mate: Mate) -> str:

@@ -170,13 +170,12 @@ def test_the_second_run_of_a_command_is_refused_and_told_who_holds_the_folder(pi
 
 
 @pytest.mark.long
-def test_processes_that_do_not_see_each_other_are_refused_before_anything_is_written(pictures: Path) -> None:
+def test_torchrun_without_a_gpu_trains_on_cpus(pictures: Path) -> None:
     command = Command(
         pictures, "torchrun", 2, [*RESIDENT, *FLAGS], ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION")
     )
     try:
-        assert command.process.wait(120) != 0
+        command.until("runs/run/metrics.jsonl")
+        assert "2 x cpu" in command.said() and command.said().count("starting runs/run") == 1, command.said()
     finally:
         command.end()
-    assert "the launcher started 2 processes (WORLD_SIZE), and each sees 1" in command.said(), command.said()
-    assert command.said().count("error:") == 1 and not (pictures / "runs").exists()
