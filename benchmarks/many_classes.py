@@ -2,7 +2,8 @@
 
     python benchmarks/many_classes.py --data DIR       # wrong labels: DIR/ALPHABET/CHARACTER/*.png, such as Omniglot's background
     python benchmarks/many_classes.py                  # memory and time of a step at 100,000 classes, and does it learn?
-    python benchmarks/many_classes.py --quick          # a few steps of both
+    python benchmarks/many_classes.py --processes 1 2 4   # the same divided among processes
+    python benchmarks/many_classes.py --quick          # a few steps of each
 
 Wrong labels (Deng et al. 2020, "Sub-center ArcFace"): a small network is trained on 80 % of the classes, 16 drawings of each,
 after a fifth of the labels were replaced by others. Rows: one direction a class; three; three, then without the drawings
@@ -12,18 +13,28 @@ direction, and Recall@1 and MAP@R over all drawings of the classes left out.
 
 Memory: a step of ArcFace at many classes in a process of its own, comparing with all classes or with a share of them (An et
 al. 2021, "Partial FC"). The images are synthetic: a point a class, and points around it.
+
+Processes: the same batch on several, with directions whole in each and divided among them. Embeddings are drawn, so that there
+is nothing but the loss and AdamW. Bytes are what a process receives as good algorithms have it, see tests/test_ranks.py.
 """
 
 import argparse
 import json
+import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
@@ -33,7 +44,8 @@ from torch import Tensor, nn
 import simclr
 from linear_eval import map_at_r, recall_at_k
 from simclr.command_line import run_command
-from simclr.losses import ArcFaceLoss
+from simclr.losses import ArcFaceLoss, EmbeddedBatch
+from simclr.sharding import cut, local
 
 SIZE, DIM, TRAINED, BATCH = 28, 64, 16, 128
 """Pixels, width of the embedding, drawings of a class to train on, drawings a step."""
@@ -216,6 +228,78 @@ def many_classes(arguments: argparse.Namespace) -> None:
     Console(width=110).print(table)
 
 
+def on_process(rank: int, world: int, port: int, folder: str, divided: bool, arguments: argparse.Namespace) -> None:
+    """Steps of one of ``world`` processes, what they hold and receive, as JSON in ``folder``."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    generator = torch.Generator().manual_seed(rank)
+    warm = ArcFaceLoss(world, arguments.dim)  # what is imported for the first step belongs to no loss
+    warm.weight = nn.Parameter(cut(warm.weight, torch.device("cpu")))
+    before, received = resident(peak=False), 0.0
+
+    def counted(name: str, times: float) -> Any:
+        taken = getattr(dist, name)
+
+        def count(first: Any, *others: Any, **more: Any) -> Any:
+            nonlocal received
+            one = first if isinstance(first, Tensor) else first[0]
+            received += times * one.numel() * one.element_size()
+            return taken(first, *others, **more)
+
+        return patch.object(dist, name, count)
+
+    torch.manual_seed(arguments.seed)
+    loss = ArcFaceLoss(arguments.classes, arguments.dim, scale=30.0, margin=0.2)
+    if divided:
+        loss.weight = nn.Parameter(cut(loss.weight, torch.device("cpu")))
+    optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-2, weight_decay=0, foreach=True)
+    with suppress(OSError):  # Linux: the peak begins here, not with the draw of all directions
+        Path("/proc/self/clear_refs").write_text("5")
+    seconds, images = [], arguments.batch_size // world
+    with counted("all_gather", world - 1), counted("reduce_scatter", world - 1), counted("all_reduce", 2 - 2 / world):
+        for step in range(arguments.steps):
+            z = torch.randn(1, images, arguments.dim, generator=generator, requires_grad=True)
+            labels = torch.randint(arguments.classes, (images,), generator=generator)
+            began = time.process_time()
+            loss.on_ranks(EmbeddedBatch(z, labels, torch.arange(images), step)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(time.process_time() - began)
+    kept = [loss.weight, *(value for value in optimizer.state[loss.weight].values() if value.ndim)]
+    held = sum(local(tensor).numel() * 4 for tensor in kept) / 2**20
+    row = {"held": held, "mib": resident(peak=True) - before, "seconds": float(np.median(seconds))}
+    Path(folder, f"{rank}.json").write_text(json.dumps({**row, "mb": received / arguments.steps / 1e6}))
+    dist.destroy_process_group()
+
+
+def on_processes(arguments: argparse.Namespace) -> None:
+    """Every number of processes, with directions whole in each and divided among them."""
+    table = Table(
+        "processes",
+        "directions",
+        "they and AdamW's averages, MiB",
+        "memory of the steps, MiB",
+        "received a step, MB",
+        "CPU s a step",
+    )
+    for world in arguments.processes:
+        for divided in (False, True)[: 1 if world == 1 else 2]:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            with tempfile.TemporaryDirectory() as folder:
+                mp.spawn(on_process, (world, port, folder, divided, arguments), nprocs=world)
+                rows = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
+            row = {key: max(one[key] for one in rows) for key in rows[0]}  # of the process that has most of it
+            how = "divided" if divided else "whole in each"
+            table.add_row(
+                str(world), how, f"{row['held']:.0f}", f"{row['mib']:.0f}", f"{row['mb']:.2f}", f"{row['seconds']:.2f}"
+            )
+            print(world, how, row, flush=True)
+    Console(width=130).print(table)
+
+
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of drawings; without it the memory at many classes")
@@ -227,6 +311,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.1, 0.01])
     parser.add_argument("--share", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--processes", type=int, nargs="+", help="numbers of processes to divide the classes among")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
@@ -239,6 +324,8 @@ def main(words: list[str]) -> int:
     elif arguments.quick:
         arguments.epochs, arguments.channels, arguments.classes, arguments.steps = 1, 4, 1000, 3
         many_classes(arguments)
+        arguments.processes = [1, 2]
+        on_processes(arguments)
         with tempfile.TemporaryDirectory() as folder:
             arguments.farthest = 180.0
             images, labels = torch.rand(20 * 20, 1, SIZE, SIZE), torch.arange(20).repeat_interleave(20)
@@ -247,6 +334,8 @@ def main(words: list[str]) -> int:
                 path.parent.mkdir(exist_ok=True)
                 Image.fromarray((255 * pixels[0]).byte().numpy()).save(path)
             wrong_labels(arguments, *drawings(Path(folder)))
+    elif arguments.processes:
+        on_processes(arguments)
     elif arguments.data is not None:
         wrong_labels(arguments, *drawings(arguments.data))
     else:

@@ -31,6 +31,7 @@ from simclr.run.captured import Captured
 from simclr.run.channels import channel_notes
 from simclr.run.checkpoint import restore_state
 from simclr.run.diagnostics import contrastive_diagnostics, warnings_in_words
+from simclr.run.divided import place_objectives
 from simclr.run.division import open_images, open_left_out, place_images
 from simclr.run.ema import Weights, momentum_keys
 from simclr.run.folder import RunResult, claim, export_run, find_run
@@ -164,11 +165,11 @@ def build(run: Run) -> Learner:
     sizes = {"classes": classes, "dim": model.width, "samples": len(images)}
     fitted = fit_objective(config.objective, images.values if images.labels is None else images.labels, classes)
     try_given(run.given, config, images.labels, model.width)
-    own = run.given.objective
-    objective = (Objective(own) if own else build_objective(fitted, **sizes, seed=run.seed("objective"))).to(device)
+    objective = Objective(run.given.objective or build_objective(fitted, **sizes, seed=run.seed("objective")).loss)
     objective.narrow = config.train.wire == "bf16"
     weights = Weights(model, objective, config.ema, run.average_rises_over)
     place(accelerator, *weights.models, name=config.encoder.name)
+    run.notes.extend(place_objectives(accelerator, *weights.objectives))
     scale = layer_decay(model.backbone, config.optim.layer_decay)
     multiplier, decay = config.objective.lr_multiplier * config.optim.own_scale, config.optim.weight_decay
     groups = parameter_groups(model, decay, objective, multiplier, scale, config.optim.decay_all)

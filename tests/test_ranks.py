@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from simclr.losses import (
     ArcFaceConfig,
+    CosFaceConfig,
     CrossEntropyConfig,
     EmbeddedBatch,
     GivenLoss,
@@ -37,6 +39,8 @@ from simclr.losses.loss import Loss
 from simclr.losses.pair_loss import PairLossConfig
 from simclr.objectives import OBJECTIVES, build_objective
 from simclr.run.grad_cache import cached_step
+from simclr.run.sharded import clip_gradients
+from simclr.sharding import cut, is_sharded, local, on_host, whole
 
 Ranks = Callable[..., None]
 Port = Callable[[], int]
@@ -190,6 +194,56 @@ SENT: dict[str, Loss] = {
 OWN: dict[str, Loss] = {"changed": Changed(0.3), "given": GivenLoss(by_hand), "given, ours": GivenLoss(NTXentLoss(0.3))}
 
 
+DIVIDED: dict[str, tuple[LossConfig, int, bool]] = {
+    "arcface": (ArcFaceConfig(), 10, False),
+    "arcface, easy, sub-centres": (ArcFaceConfig(easy_margin=True, subcenters=3), 10, False),
+    "arcface, narrow": (ArcFaceConfig(scale=2000.0), 10, True),
+    "cosface, of a draw": (CosFaceConfig(sample_share=0.1, subcenters=2), 60, False),
+    "cosface, fewer classes than processes": (CosFaceConfig(), 4, False),
+}
+"""Classes that no three processes divide evenly, and whether rows travel as bfloat16."""
+
+
+def steps_of_divided(name: str, rank: int = 0, world: int = 1) -> list[Any]:
+    """Steps with directions that are cut into rows of the processes, where there are several, clipped and with momentum."""
+    config, classes, narrow = DIVIDED[name]
+    objective = build_objective(config, classes=classes, dim=DIM, samples=IMAGES, seed=0).double()
+    objective.narrow = narrow
+    if world > 1:
+        assert vars(type(objective.loss))["divides"]
+        for key, together in objective.loss.divisible().items():
+            value = objective.loss.get_parameter(key)
+            setattr(objective.loss, key, nn.Parameter(cut(value, value.device, together)))
+    weights = list(objective.parameters())
+    optimizer = (torch.optim.AdamW if config.name == "arcface" else partial(torch.optim.SGD, momentum=0.9))(
+        weights, 0.1
+    )
+    found: list[Any] = []
+    for step in range(4):
+        generator = torch.Generator().manual_seed(step)
+        z = torch.randn(2, IMAGES, DIM, generator=generator, dtype=torch.float64)
+        labels = torch.randint(classes, (IMAGES,), generator=generator)
+        part = own(EmbeddedBatch(z, labels, torch.arange(IMAGES), step, None), rank, world)
+        z = part.z.clone().requires_grad_()
+        loss = objective(dataclasses.replace(part, z=rounded(z) if narrow and world == 1 else z))
+        loss.backward()
+        gradients, norm = [whole(p.grad).clone() for p in weights], clip_gradients(weights, 0.05)
+        found.append((loss.detach(), z.grad, gradients, {**objective.statistics, "norm": norm}))
+        optimizer.step()
+        optimizer.zero_grad()
+    state = [value for one in optimizer.state.values() for value in one.values()]
+    with patch("simclr.sharding.AT_ONCE", 0):
+        ends = [on_host(value, rank < 2) for value in (*weights, *state)]
+        assert rank < 2 or ends == [None] * len(ends)
+    found.append([*(whole(value).detach() for value in (*weights, *state)), objective.scores(z[0])])
+    assert rank == 2 or all(map(torch.equal, ends, found[-1]))
+    if world > 1:
+        assert all(map(is_sharded, weights)) and sum(len(local(p)) for p in weights) < sum(map(len, weights))
+        bad = z.detach().index_fill(1, torch.tensor([1]), torch.nan) if rank == 1 else z.detach()
+        assert objective(dataclasses.replace(part, z=bad)).isnan()
+    return found
+
+
 def everything_on(rank: int, world: int, port: int, path: str, cases: list[tuple[str, int]]) -> None:
     meet(rank, world, port)
     found = all_found(rank, world, cases)
@@ -210,6 +264,15 @@ def everything_on(rank: int, world: int, port: int, path: str, cases: list[tuple
             value = loss.on_ranks(dataclasses.replace(part, z=z), narrow)
             value.backward()
             found["wire", name, narrow] = value.detach(), z.grad
+    for name in DIVIDED:
+        found["divided", name] = steps_of_divided(name, rank, world)
+    loss = ArcFaceConfig().build(CLASSES, DIM, 1)
+    loss.weight = nn.Parameter(cut(loss.weight, loss.weight.device))
+    with (sent := Sent({})).counted():
+        loss.on_ranks(dataclasses.replace(part, z=part.z.float().requires_grad_())).backward()
+    found["divided"] = sent.calls
+    with pytest.raises(RuntimeError, match="divided among processes: each calls on_ranks"):
+        loss.on_batch(part)
     z = part.z.clone().requires_grad_()
     for loss in (NTXentLoss(), TripletLoss()):
         (gradient,) = torch.autograd.grad(loss.on_ranks(dataclasses.replace(part, z=z)), z, create_graph=True)
@@ -286,6 +349,30 @@ def test_what_is_sent_is_counted_and_what_rounding_changes_is_known(
         ours, of_ours = found["wire", name, narrow]
         torch.testing.assert_close(ours, value, rtol=1e-9, atol=0)
         torch.testing.assert_close(of_ours / 3, gradient[:, 4 * rank : 4 * rank + 4], rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_directions_that_processes_divide_are_those_of_one(on_three: list[Any], name: str) -> None:
+    wanted = steps_of_divided(name)
+    for rank, found in enumerate(on_three):
+        part = slice(4 * rank, 4 * rank + 4)
+        ours, theirs = ([*steps["divided", name][:-1], None] for steps in (found, {("divided", name): wanted}))
+        assert_same(ours, theirs, part, 3, f"{name}, rank {rank}")
+        weights, *states, scores = found["divided", name][-1]
+        torch.testing.assert_close([weights, *states], wanted[-1][:-1], rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(scores, wanted[-1][-1][part], rtol=1e-9, atol=1e-11)
+
+
+def test_what_divided_directions_send_does_not_grow_with_classes(on_three: list[Any]) -> None:
+    rows = 2 * IMAGES
+    for found in on_three:
+        assert found["divided"] == pytest.approx(
+            {
+                "gather": 2 / 3 * rows * (4 * DIM + 8),
+                "scatter": 2 / 3 * rows * 4 * DIM,
+                "sum": 2 * 2 / 3 * (rows * (2 * 4 + 2 * 8) + 3 * 8),
+            }
+        )
 
 
 @pytest.mark.slow

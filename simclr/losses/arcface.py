@@ -58,6 +58,7 @@ class ArcFaceLoss(DirectionsLoss):
     """
 
     shares: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     def __init__(
         self,

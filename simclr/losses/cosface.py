@@ -48,6 +48,7 @@ class CosFaceLoss(DirectionsLoss):
     """
 
     shares: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -106,6 +106,9 @@ class Loss(nn.Module):
     """Whether `on_share` computes this process's part of the loss. It is asked of the class itself, not of those it derives
     from: what changes a loss says again whether the part is still right."""
 
+    divides: ClassVar[bool] = False
+    """Whether a process computes with the rows that it holds of the parameters that `divisible` names. Asked like ``shares``."""
+
     statistics: dict[str, Tensor]
 
     def __init__(self) -> None:
@@ -139,6 +142,10 @@ class Loss(nn.Module):
     def on_share(self, batch: EmbeddedBatch, share: Share) -> Tensor:
         """What `on_ranks` gives, from the part of it that ``batch``, this process's, has: for a loss that ``shares``."""
         raise NotImplementedError(f"{type(self).__name__} says that it shares, and has no on_share")
+
+    def divisible(self) -> dict[str, int]:
+        """Parameters, by name, whose rows several processes may divide among them, and how many rows in turn stay together."""
+        return {}
 
     def scores(self, z: Annotated[Tensor, "float N D"]) -> Annotated[Tensor, "float N C"] | None:
         """Class logits (N, C) of embeddings ``z`` (N, D), or None for a loss that has no classifier of its own."""

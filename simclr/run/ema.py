@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective
 from simclr.run.accelerator import maybe_compiled
+from simclr.run.divided import make_whole
 from simclr.run.sharded import whole_model
 from simclr.sharding import local
 
@@ -79,8 +80,15 @@ class Weights(nn.Module):
         """The model, and its average if there is one."""
         return [self.model] if self.average is None else [self.model, self.final[0]]
 
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objective, and its average if there is one."""
+        return [self.objective] if self.average is None else [self.objective, self.final[1]]
+
     def whole(self, keep: bool) -> "Weights":
         """These weights on the CPU where they are sharded, see ``whole_model``; else they themselves."""
+        for objective in self.objectives:
+            make_whole(objective, keep)
         models = [whole_model(model, torch.device("cpu"), keep) for model in self.models]
         if models[0] is self.model or not keep:
             return self

@@ -27,7 +27,7 @@ from simclr.run.log import RunLog
 from simclr.run.meter import Meter
 from simclr.run.nan_guard import FiniteGuard, refuse_weights
 from simclr.run.parts import Learner, Run
-from simclr.sharding import whole
+from simclr.sharding import is_sharded, on_host
 from simclr.stopping import StopFlag
 
 __all__ = ["PATIENCE", "STOP_PATIENCE", "Saving", "expect_space", "other_processes", "persist"]
@@ -155,9 +155,8 @@ class Saving:
         if main:
             self.settle()
             self._claim_again()
-        write = (
-            self._state(step, score) if main or self.run.accelerator.is_fsdp2 else None
-        )  # shards are gathered by all
+        sharded = any(map(is_sharded, self.learner.weights.state_dict().values()))
+        write = self._state(step, score) if main or sharded else None  # shards are gathered by all
         if main and write is not None:
             if wait:
                 persist(write, self.log.say, self.stop)
@@ -275,8 +274,7 @@ def _copied(state: Any, keep: bool) -> Any:
     One tensor after the other is gathered where they are sharded, by all processes; only where it is to ``keep`` it is copied.
     """
     if isinstance(state, Tensor):
-        tensor = whole(state)
-        return tensor.detach().to("cpu", copy=True) if keep else None
+        return on_host(state, keep)
     if isinstance(state, dict):
         return {key: _copied(value, keep) for key, value in state.items()}
     if isinstance(state, list | tuple):

@@ -16,6 +16,7 @@ from simclr.distributed import alone
 from simclr.run.parts import Learner, Run, Step
 from simclr.run.profile import StepProfile
 from simclr.selftest.finding import ROUNDING, Finding, same
+from simclr.sharding import whole
 from simclr.train import build, one_step, resume
 
 __all__ = ["step_taken_twice"]
@@ -29,6 +30,7 @@ class _One:
     process_index: int = 0
     num_processes: int = 1
     is_main_process: bool = True
+    is_fsdp2: bool = False
 
     def prepare(self, *things: Any) -> tuple[Any, ...]:
         """They are as they should be."""
@@ -95,8 +97,7 @@ def _weights(learner: Learner) -> dict[str, Tensor]:
 
 def _whole(tensor: Tensor) -> Tensor:
     """A copy on the CPU, of all shards where it has some."""
-    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
-    return whole.cpu()
+    return whole(tensor).to("cpu", copy=True)
 
 
 def step_taken_twice(run: Run) -> Iterator[Finding]:
