@@ -12,6 +12,7 @@ COMMANDS = [path for path in sorted(BENCHMARKS.rglob("*.py")) if '__name__ == "_
 WORDS = {
     "speed.py": ["--only", "optim"],  # the others it starts are here themselves
     "cifar10/lightly_simclr.py": ["--help"],  # run.py starts it
+    "plan.py": ["--help"],  # test_plan.py holds docs/scale.md to what it prints
 }
 MARKS: dict[str, Any] = {
     "cifar10/lightly_simclr.py": pytest.mark.long,

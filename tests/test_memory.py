@@ -72,10 +72,10 @@ def test_words_of_training_are_not_told_again_by_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(words: list[str]) -> int:
+        monkeypatch.setenv("RANK", "1")  # the others have nothing to say of it
         with memory_in_words("the batch", "less"):
             raise MemoryError
 
-    monkeypatch.setenv("RANK", "1")  # the others have nothing to say of it
     assert run_command(main, keep_memory=False) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: process 1: memory ran out") and said.endswith("the batch. What helps: less\n")

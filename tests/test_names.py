@@ -32,6 +32,7 @@ from linear_eval.comparison.pictures import draw_runs, draw_scores
 from linear_eval.comparison.runs import RunRecord, seed_groups
 from linear_eval.comparison.scores import Score, ScoredSet
 from linear_eval.features.extract import Features
+from linear_eval.features.parquet import ParquetRows
 from linear_eval.features.tables import write_embeddings, write_names
 from linear_eval.progress import name_files, print_line, showing_progress
 from linear_eval.reports import embeddings as embedding_report
@@ -335,9 +336,12 @@ def test_names_in_every_script_are_drawn_printed_and_written(
     test_every_picture_is_drawn_whatever_the_names(name, tmp_path)
     assert not caplog.records  # matplotlib says of fonts what it says to a log
     written = features(3)
-    for file in ("out.parquet", "out.npz"):
-        write_embeddings(tmp_path / file, written, [f"{name}/{i}.png" for i in range(15)], (name, "b", "c"))
-    write_names(tmp_path / "out.csv", written.y, [f"{name}/{i}.png" for i in range(15)], (name, "b", "c"))
+    files = [f"{name}/{i}.png" for i in range(15)]
+    write_embeddings(tmp_path / "out.npz", written, files, (name, "b", "c"))
+    rows = ParquetRows(tmp_path / "out.parquet", (name, "b", "c"))
+    rows.append(files, written.x, written.y)
+    rows.close()
+    write_names(tmp_path / "out.csv", written.y, files, (name, "b", "c"))
     readable = name.encode(errors="backslashreplace").decode()
     table = pq.read_table(tmp_path / "out.parquet").to_pydict()
     assert table["path"][3] == f"{readable}/3.png" and table["label"][0] == readable

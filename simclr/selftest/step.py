@@ -29,6 +29,7 @@ class _One:
     process_index: int = 0
     num_processes: int = 1
     is_main_process: bool = True
+    is_fsdp2: bool = False
 
     def prepare(self, *things: Any) -> tuple[Any, ...]:
         """They are as they should be."""
