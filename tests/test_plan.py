@@ -16,6 +16,12 @@ def epoch(images: int, batch: int) -> EpochSampler:
     return EpochSampler(images=images, batch_size=batch, seed=3)
 
 
+def sharded(images: int, batch: int, shards: int) -> EpochSampler:
+    """Shards of unequal lengths, the images of each beside each other, as an index of tars lists them."""
+    shard = (torch.arange(images).double() / images).pow(1.3).mul(shards).long()
+    return EpochSampler(images=images, batch_size=batch, seed=3, shard=shard)
+
+
 def mined() -> MinedSampler:
     sampler = MinedSampler(images=12_288, batch_size=3072, mine_every=1)
     sampler.triplets = random_triplets(LABELS.repeat(4), 5000, seed=1)
@@ -29,8 +35,11 @@ def whole(sampler: Sampler, step: int, world: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def test_on_1024_processes_every_image_is_seen_once_an_epoch_and_epochs_differ() -> None:
-    sampler = epoch(images=50_000, batch=4096)
+@pytest.mark.parametrize(
+    "sampler", [epoch(50_000, 4096), sharded(50_000, 4096, shards=37), sharded(50_000, 4096, shards=2000)],
+    ids=["permutation", "37 shards", "2,000 shards"],
+)  # fmt: skip
+def test_on_1024_processes_every_image_is_seen_once_an_epoch_and_epochs_differ(sampler: EpochSampler) -> None:
     orders = [torch.cat([whole(sampler, 12 * e + step, 1024) for step in range(12)]) for e in range(2)]
     for order in orders:
         assert (
@@ -43,10 +52,11 @@ def test_on_1024_processes_every_image_is_seen_once_an_epoch_and_epochs_differ()
     "make",
     [
         lambda: epoch(images=20_000, batch=3072),
+        lambda: sharded(images=20_000, batch=3072, shards=300),
         lambda: ClassSampler(labels=LABELS, batch_size=1024, classes=8, per_class=8, seed=5),
         mined,
     ],
-    ids=["epoch", "classes", "mined"],
+    ids=["epoch", "shards", "classes", "mined"],
 )
 def test_a_batch_is_the_same_whoever_shares_it_and_wherever_one_begins(make) -> None:
     """Ends after step 2 of 1,024 processes and goes on with 64, then alone: each from a sampler that has seen nothing."""
