@@ -46,11 +46,8 @@ class TableImages:
         self._chunks = [list(accumulate(len(chunk) for chunk in cells.chunks)) for cells in self._columns]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TableImages, (
-            self.name,
-            self.splits,
-            self.column,
-        )  # a mapped Dataset is pickled as the names of its files
+        # A mapped Dataset is pickled as the names of its files.
+        return TableImages, (self.name, self.splits, self.column)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
