@@ -1,5 +1,6 @@
 """Shards and parquet: the same images as the folder they were made of, also where a part of them is damaged or far away."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -193,6 +194,12 @@ def test_labels_where_there_is_no_list(tmp_path: Path) -> None:
         load_source(data("shards", folders, labels=Path("age")), "train")
     tar(tmp_path / "a" / "val-0.tar", {"9.jpg": encoded(9), "9.cls": b"a"})
     assert len(load_source(data("shards", tmp_path / "a"), "test")) == 1  # by the names of the shards
+    twice = tar(tmp_path / "d.tar", {"x.jpg": encoded(1), "x.cls": b"a", "./x.jpg": encoded(2), "./x.cls": b"b"})
+    images = load_source(data("shards", twice), "train").joined(load_source(data("shards", twice), "test"))
+    assert len(images) == 2 and images.classes == ("a", "b")  # one name for two samples, one behind the other
+    (tmp_path / "e.tar").write_bytes(gzip.compress(twice.read_bytes()))
+    with pytest.raises(DataError, match=r"no image that can be read: .*e\.tar: it is compressed \(gzip\)"):
+        load_source(data("shards", tmp_path / "e.tar", broken="skip"), "train")
     numbers = tar(
         tmp_path / "c.tar",
         {f"{i}.{e}": c for i in range(4) for e, c in {"jpg": encoded(i), "json": b'{"label": %f}' % (i / 3)}.items()},
@@ -350,6 +357,17 @@ def test_rows_and_columns_of_any_table(tmp_path: Path) -> None:
         load_source(data("parquet", tmp_path / "x.parquet"), "train")
 
 
+def test_files_that_are_no_one_table_are_named_with_their_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [encoded(1)] * 4, "label": ["a", "b"] * 2}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "no-rows.parquet")
+    assert len(load_source(data("parquet", tmp_path, test_fraction=0.5), "train")) == 2
+    with pytest.raises(DataError, match="holds no row"):
+        load_source(data("parquet", tmp_path / "no-rows.parquet"), "train")
+    pq.write_table(pa.table({"img": [encoded(2)]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet has the columns img \(binary\), and .*a\.parquet has image \(bin"):
+        load_source(data("parquet", tmp_path), "train")
+
+
 def test_without_the_library_one_line_says_what_to_install(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     from simclr.data.packed import parquet
 
@@ -479,6 +497,27 @@ def test_making_shards_goes_on_where_it_was_stopped(
     assert code == 2 and "holds files, but no shards of this command" in err
     code, _, err = script("make_shards")("tables", *words)
     assert code == 2 and "'tables' is neither shards nor parquet" in err
+
+
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
+def test_few_groups_and_values_and_files_of_no_bytes(tmp_path: Path, kind: Literal["shards", "parquet"]) -> None:
+    """Of 170 images one in fifty has a group or a number, so most row groups have none."""
+    for column in ("group", "value"):
+        folder = tmp_path / column
+        folder.mkdir()
+        for i in range(170):
+            (folder / f"{i}.jpg").write_bytes(encoded(i) if i != 7 else b"")
+        rows = [f"{i}.jpg,{'' if i % 50 else i + 1},{'test' if i % 4 == 2 else 'train'}" for i in range(170)]
+        (folder / "metadata.csv").write_text("\n".join([f"path,{column},split", *rows]))
+        options = MakeOptions(out=tmp_path / "out" / column, data=data("folder", folder))
+        with pytest.raises(DataError, match=r"7\.jpg: the file is empty\. Mend or remove it"):
+            make_shards(options, kind)
+        options = replace(options, data=data("folder", folder, broken="skip"))
+        for _ in range(2):  # written, and there already
+            assert sum(make_shards(options, kind).parts.values()) == 169
+        found = load_source(data(kind, options.out), "train")
+        told = found.groups if column == "group" else found.values
+        assert told is not None and int((told >= 0).sum()) == 2  # NaN is not
 
 
 def test_rows_of_embeddings_bear_the_names_of_the_members(made: Made) -> None:

@@ -91,11 +91,12 @@ def make_shards(
         if progress is not None:
             progress(done, images)
     left_out = () if finished else _finish(plan, options, state)
+    parts = _written(plan, options)
     written = [options.out / plan.name(job) for job in plan.jobs]
     return MadeShards(
         out=options.out,
         kind=kind,
-        parts={name: len(part) for name, part in plan.parts.items()},
+        parts=parts,
         shards=len(written),
         bytes=sum(file.stat().st_size for file in written),
         before=len(before),
@@ -141,21 +142,30 @@ def _expect_space(plan: Plan, todo: list[Job]) -> None:
 def _finish(plan: Plan, options: MakeOptions, state: Path) -> tuple[str, ...]:
     """Write the list of all shards and their check sums; what is left out, and why."""
     shards, tables, left_out, sums = list[Shard](), list[pa.Table](), list[str](), list[str]()
+    parts = dict.fromkeys(plan.parts, 0)
     for number, job in enumerate(plan.jobs):
         said = plan.done(job)
         assert said is not None
         name = plan.name(job)
         shards.append(Shard(name=name, bytes=said["bytes"], images=said["images"], sha256=said["sha256"]))
         left_out += said["left_out"]
+        parts[job[0]] += said["images"]
         sums.append(f"{said['sha256']}  {name}\n")
         if plan.kind == "shards":
             table = plan.table(job)
             tables.append(table.add_column(0, "shard", pa.array(np.full(len(table), number, dtype=np.int32))))
     if tables:
         write_index(options.out / FILE, Index(tuple(shards), pa.concat_tables(tables), plan.classes))
-    write_json(options.out / ".plan.json", {"digest": plan.digest})
+    write_json(options.out / ".plan.json", {"digest": plan.digest, "parts": parts})
     atomically(options.out / "SHA256SUMS", lambda file: file.write("".join(sums).encode()))
     for path in (*state.iterdir(), *filter(is_leftover, options.out.iterdir())):
         path.unlink(missing_ok=True)
     state.rmdir()
     return tuple(left_out)
+
+
+def _written(plan: Plan, options: MakeOptions) -> dict[str, int]:
+    """Images of each part that were written: those that are left out are in no shard."""
+    planned = {str(name): len(part) for name, part in plan.parts.items()}
+    said: dict[str, int] = json.loads((options.out / ".plan.json").read_text()).get("parts", planned)
+    return said

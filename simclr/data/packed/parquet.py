@@ -3,6 +3,7 @@
 ``datasets`` keeps a table as an Arrow file in its cache, which every process maps: memory holds what is read, once for all.
 """
 
+import logging
 import os
 import re
 from bisect import bisect_right
@@ -45,11 +46,8 @@ class TableImages:
         self._chunks = [list(accumulate(len(chunk) for chunk in cells.chunks)) for cells in self._columns]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TableImages, (
-            self.name,
-            self.splits,
-            self.column,
-        )  # a mapped Dataset is pickled as the names of its files
+        # A mapped Dataset is pickled as the names of its files.
+        return TableImages, (self.name, self.splits, self.column)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -126,6 +124,9 @@ def load_parquet(config: DataConfig) -> Table:
         files, faults = _whole(files, config)
         if faults:
             notes.append(f"left out: {len(faults)} files of parquet are damaged: {some(list(faults.values()))}")
+        files = tuple(file for file in files if pq.read_metadata(file).num_rows)
+        if not files:
+            raise DataError(f"{text} holds no row")
         status = tuple((found.st_size, found.st_mtime_ns) for found in map(os.stat, files))
     splits = _opened(text, files, status)
     images = TableImages(text, splits, _image_column(splits, text))
@@ -213,7 +214,7 @@ def _opened(text: str, files: tuple[str, ...], status: object) -> Mapping[str, A
             "pip install 'simclr-pipeline[parquet]'"
         ) from error
     datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is said once, below
     kept = str(cache_folder("datasets")) if "SIMCLR_CACHE" in os.environ else None  # else its own, HF_HOME
     try:
         if files:
@@ -241,7 +242,19 @@ def _refusal(text: str, files: tuple[str, ...], error: Exception) -> str:
                 table.read_row_group(group)
         except (OSError, pa.ArrowException) as fault:
             return f"{file} is damaged ({str(fault).splitlines()[0]}); put a whole one in its place, or take it out of the folder"
+    first, *others = files
+    columns = _columns(first)
+    for file in others:
+        if (own := _columns(file)) != columns:
+            return (
+                f"{file} has the columns {some(own)}, and {first} has {some(columns)}; files of one set need the same columns of "
+                "the same types: write one of them anew, or name those that fit by a pattern"
+            )
     return f"{text} could not be read as one table ({said})"
+
+
+def _columns(file: str) -> list[str]:
+    return sorted(f"{field.name} ({field.type})" for field in pq.read_schema(file))
 
 
 def _files_of_splits(files: tuple[str, ...]) -> dict[str, list[str]]:

@@ -76,6 +76,11 @@ class Plan:
             self.counts[name] = self.shards_of(len(part))
         self.jobs: list[Job] = [(name, number) for name, count in self.counts.items() for number in range(count)]
         self.classes = max((part.classes for part in parts.values()), key=len)
+        valued = any(part.values is not None and bool(part.values.isfinite().any()) for part in parts.values())
+        grouped = any(part.groups is not None and bool((part.groups >= 0).any()) for part in parts.values())
+        value: tuple[str, ...] = ("quality" if self.classes else "value",) if valued else ()
+        self.others = (*value, "group") if grouped else value
+        """What is said of images beside their labels."""
 
     def shards_of(self, images: int) -> int:
         """How many shards so many images make."""
@@ -138,7 +143,7 @@ class Plan:
         left_out: list[str] = []
         file = self.options.out / self.name(job)
         write = write_parquet if self.kind == "parquet" else write_tar
-        written = write(file, self._samples(job, left_out), self.classes)
+        written = write(file, self._samples(job, left_out), self.classes, self.others)
         beside = self.options.out / PLAN / file.name
         if written.table is not None:
             write_table(beside.with_name(f"{file.name}.arrow"), written.table)
@@ -178,6 +183,8 @@ class Plan:
 
     def _file(self, part: ImageSet, index: int) -> Original:
         found = original(part, index, self.options.data.path)
+        if not found.content:
+            raise DataError(f"{part.describe(index)}: the file is empty")
         return found if self.options.size is None else smaller(found, part, index, self.options.size)
 
 

@@ -94,6 +94,9 @@ class _Rows:
         ending = ending.lower()
         if suffix in EXTENSIONS:
             alone = f".{ending}" == suffix
+            if alone and self._image is not None and self._image[2:] == (suffix, True):
+                self.close()  # a member of the same name again: the next sample was given the key of this one
+                self._key = key
             if self._image is None or (alone and not self._image[3]):
                 self._image = member.offset, member.size, suffix, alone
         elif (

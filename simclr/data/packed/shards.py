@@ -131,6 +131,8 @@ def load_shards(config: DataConfig) -> Table:
             raise DataError(f"{said}. Put whole ones in their place, or go on without what is lost: --data.broken skip")
         notes.append(f"{said}" + (f"; {lost} images of theirs are listed and will be left out" if lost else ""))
     if not len(shards):
+        if faults:
+            raise DataError(f"{config.path}: no image that can be read: {some(list(faults.values()))}")
         raise DataError(
             f"{config.path}: no image in {len(names)} shard{'s'[: len(names) != 1]}; an image is a member such as 000123.jpg, "
             "its label 000123.cls"

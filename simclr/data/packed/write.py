@@ -68,7 +68,7 @@ class _Counted(io.RawIOBase):
         return self.length
 
 
-def write_tar(file: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> Written:
+def write_tar(file: Path, samples: Iterable[Sample], classes: tuple[str, ...], others: tuple[str, ...]) -> Written:
     """Write ``KEY.jpg`` and what is said of it, ``KEY.cls`` (the number of its label) and ``KEY.json``; atomically.
 
     The bytes are a function of the samples: no times, owners or rights.
@@ -102,10 +102,14 @@ def write_tar(file: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -
     return Written(counted.length, counted.digest.hexdigest(), len(table), table)
 
 
-def write_parquet(file: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> Written:
-    """Write the columns ``image`` (``bytes`` and ``path``), ``label``, ``value`` or ``quality`` and ``group``; atomically.
+def write_parquet(file: Path, samples: Iterable[Sample], classes: tuple[str, ...], others: tuple[str, ...]) -> Written:
+    """Write the columns ``image`` (``bytes`` and ``path``), ``label`` and ``others``; atomically.
 
     ``datasets`` finds an Image and, by their names, a ClassLabel in it.
+
+    Args:
+        others: of ``value``, ``quality`` and ``group`` those that the set has: all its row groups and files have the same
+            columns, whether or not an image in them has a cell there.
     """
     counted, count = _Counted(io.BytesIO()), 0
 
@@ -117,7 +121,7 @@ def write_parquet(file: Path, samples: Iterable[Sample], classes: tuple[str, ...
 
         def put() -> None:
             nonlocal writer
-            table = _rows_of(pending, classes)
+            table = _rows_of(pending, classes, others)
             if writer is None:
                 writer = pq.ParquetWriter(pa.PythonFile(counted, mode="w"), table.schema, compression="none")
             writer.write_table(table)
@@ -137,7 +141,7 @@ def write_parquet(file: Path, samples: Iterable[Sample], classes: tuple[str, ...
     return Written(counted.length, counted.digest.hexdigest(), count)
 
 
-def _rows_of(samples: list[Sample], classes: tuple[str, ...]) -> pa.Table:
+def _rows_of(samples: list[Sample], classes: tuple[str, ...], others: tuple[str, ...]) -> pa.Table:
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     columns: dict[str, pa.Array] = {
         "image": pa.array(
@@ -148,11 +152,10 @@ def _rows_of(samples: list[Sample], classes: tuple[str, ...]) -> pa.Table:
     if classes:
         columns["label"] = pa.array([s.label for s in samples], pa.int64())
         features["label"] = {"names": list(classes), "_type": "ClassLabel"}
-    if any(s.value is not None for s in samples):
-        name = "quality" if classes else "value"
+    for name in {"value", "quality"}.intersection(others):
         columns[name] = pa.array([s.value for s in samples], pa.float32())
         features[name] = {"dtype": "float32", "_type": "Value"}
-    if any(s.group is not None for s in samples):
+    if "group" in others:
         columns["group"] = pa.array([s.group for s in samples], pa.int64())
         features["group"] = {"dtype": "int64", "_type": "Value"}
     return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
