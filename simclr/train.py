@@ -26,6 +26,7 @@ from simclr.optim.optimizers import build_optimizer, check_something_learns, par
 from simclr.optim.schedule import set_learning_rate
 from simclr.processes import together
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
+from simclr.run.alike import expect_alike
 from simclr.run.best import take_best
 from simclr.run.captured import Captured
 from simclr.run.channels import channel_notes
@@ -48,7 +49,6 @@ from simclr.run.pictures import draw_curves
 from simclr.run.profile import StepProfile
 from simclr.run.saving import Saving, expect_space, other_processes, persist
 from simclr.run.sharded import clip_gradients, place, prepared, whole_model
-from simclr.run.shared import expect_shared
 from simclr.run.skipped import guard_of
 from simclr.run.validation import make_validation_score
 from simclr.run.views import crop_plan, draw_first_views, make_views, views_by_step
@@ -131,7 +131,7 @@ def open_run(config: TrainConfig, given: Given = NOTHING) -> Run:
     with accelerator.main_process_first():  # one process downloads, the others find it there
         division = open_images(config, given)
     notes += [*division.images.first_lines(), *channel_notes(config), *given.first_lines(config.given)]
-    expect_shared(config, division.images, checkpoint)
+    expect_alike(config, division.images, checkpoint)
     device = accelerator.device
     images = with_targets(division.images, config.objective)
     left_out, validation = open_left_out(config, checkpoint, notes.append), None

@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 from simclr.data.packed.locations import basename
 from simclr.errors import ConfigError, DataError, MissingExtraError
 
-__all__ = ["alone", "cache_folder", "fetched"]
+__all__ = ["cache_folder", "fetched", "locked"]
 
 _TRIES = 4
 _PAUSE = 1.0
@@ -53,7 +53,7 @@ def cache_folder(name: str) -> Path:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
     """Of all processes of this machine one at a time is in the block, by a lock on ``file``; a process that ends frees it."""
     try:
         import fcntl
@@ -82,7 +82,7 @@ def fetched(name: str, sha256: str = "", optional: bool = False) -> Path | None:
     target = folder / f"{named}-{basename(name)[-100:] or 'shard'}"
     if _used(target):
         return target
-    with alone(folder / f".{named}.lock"):
+    with locked(folder / f".{named}.lock"):
         if _used(target):  # another process has fetched it meanwhile
             return target
         for number in range(_TRIES):

@@ -19,7 +19,7 @@ import torch
 
 from simclr.cores import share_of_cores
 from simclr.data.decode_all import workers_fork
-from simclr.data.packed.cache import alone, cache_folder, fetched
+from simclr.data.packed.cache import cache_folder, fetched, locked
 from simclr.data.packed.locations import basename, is_local
 from simclr.data.packed.scan import Asked, Scanned, empty, scan
 from simclr.data.workers import read_by_workers
@@ -148,7 +148,7 @@ def open_index(names: Sequence[str], asked: Asked) -> Index:
     digest = hashlib.sha256(repr((_VERSION, asked, identity)).encode(errors="backslashreplace")).hexdigest()[:24]
     folder = cache_folder("indexes")
     kept = folder / f"{digest}.arrow"
-    with alone(folder / f".{digest}.lock"):
+    with locked(folder / f".{digest}.lock"):
         found = f"by the list kept in {folder}"
         if not kept.exists():
             began = time.perf_counter()

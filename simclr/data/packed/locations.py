@@ -11,9 +11,10 @@ import os
 import re
 from pathlib import Path
 
+from simclr.data.part_names import PartName, part_of
 from simclr.errors import DataError
 
-__all__ = ["as_typed", "basename", "expand_braces", "find_files", "is_local"]
+__all__ = ["as_typed", "basename", "expand_braces", "find_files", "is_local", "part_by_name"]
 
 _MOST = 1_000_000
 
@@ -42,6 +43,12 @@ def basename(name: str) -> str:
         words = [word for word in re.split(r"[\s'\"|;]+", name) if ".tar" in word]
         name = words[-1] if words else name.removeprefix("pipe:")
     return re.split(r"[?#]", name)[0].rstrip("/").rpartition("/")[2]
+
+
+def part_by_name(name: str) -> PartName | None:
+    """The part that a file's name says, ``train-000003.tar``, or that of the folder it is in."""
+    folder, _, last = name.rpartition("/")
+    return part_of(last.partition(".")[0]) or part_of(folder.rpartition("/")[2])
 
 
 def expand_braces(text: str) -> tuple[str, ...]:

@@ -25,9 +25,8 @@ from simclr.data.metadata_columns import names_of
 from simclr.data.metadata_table import plain
 from simclr.data.packed.cache import cache_folder
 from simclr.data.packed.cells import codes_of, columns_of_splits, labels_of, named_column, numbers_of
-from simclr.data.packed.locations import as_typed, find_files
+from simclr.data.packed.locations import as_typed, find_files, part_by_name
 from simclr.data.packed.table import Table, asked_for, some
-from simclr.data.part_names import part_of
 from simclr.data.rows import IMAGE_KEYS, LABEL_KEYS
 from simclr.errors import ConfigError, DataError, MissingExtraError
 
@@ -61,6 +60,12 @@ class TableImages:
         chunk = bisect_right(self._chunks[split], row)
         return self._columns[split].chunk(chunk)[row - (self._chunks[split][chunk - 1] if chunk else 0)]
 
+    def _path(self, index: int) -> str:
+        """What its cell names, or nothing."""
+        cell = self._cell(index)
+        named = isinstance(cell, pa.StructScalar) and cell.is_valid and "path" in cell
+        return (cell["path"].as_py() or "") if named else ""
+
     def lengths(self) -> np.ndarray:
         """Bytes of each image, int64 (N,); 0 where its cell names a file."""
         found = []
@@ -71,12 +76,7 @@ class TableImages:
 
     def keys(self) -> Iterator[str]:
         """The path in each cell, else what messages call it."""
-        for index in range(len(self)):
-            cell = self._cell(index)
-            path = (
-                cell["path"].as_py() if isinstance(cell, pa.StructScalar) and cell.is_valid and "path" in cell else None
-            )
-            yield path or self.describe(index)
+        return (self._path(index) or self.describe(index) for index in range(len(self)))
 
     def describe(self, index: int) -> str:
         """Its row in its split."""
@@ -85,9 +85,7 @@ class TableImages:
 
     def suffix(self, index: int) -> str:
         """How the path in its cell ends."""
-        cell = self._cell(index)
-        path = cell["path"].as_py() if isinstance(cell, pa.StructScalar) and cell.is_valid and "path" in cell else None
-        return Path(path).suffix if path else ""
+        return Path(self._path(index)).suffix
 
     def read(self, index: int) -> bytes:
         """The bytes of a row's image, or of the file that it names.
@@ -261,9 +259,7 @@ def _files_of_splits(files: tuple[str, ...]) -> dict[str, list[str]]:
     """The files by the part that their names, or their folders', are of; all for training where not every one has one."""
     parts: dict[str, list[str]] = {}
     for file in files:
-        folder, _, name = file.rpartition("/")
-        part = part_of(name.partition(".")[0]) or part_of(folder.rpartition("/")[2])
-        parts.setdefault(part or "", []).append(file)
+        parts.setdefault(part_by_name(file) or "", []).append(file)
     if "" in parts and len(parts) == 1:
         return {"train": list(files)}
     if "" in parts:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from simclr.config.data import DataConfig
 from simclr.data.packed.cache import fetched
-from simclr.data.packed.index import Index, Shard, open_index, with_listed
-from simclr.data.packed.locations import basename, find_files, is_local
+from simclr.data.packed.index import Index, open_index, with_listed
+from simclr.data.packed.locations import basename, find_files, is_local, part_by_name
 from simclr.data.packed.scan import Asked
 from simclr.data.packed.table import Table, asked_for, numbered, numbers_among, some
-from simclr.data.part_names import part_of
 from simclr.errors import DataError
 
 __all__ = ["Shards", "load_shards"]
@@ -231,14 +230,9 @@ def _values(index: Index) -> Tensor | None:
 
 def _by_shard_name(index: Index) -> tuple[np.ndarray, list[str]] | None:
     """The part of each image by the name of its shard, ``train-000003.tar``, or of the folder that this is in."""
-    parts = [_part_in(shard) for shard in index.shards]
+    parts = [part_by_name(shard.name) for shard in index.shards]
     names = sorted({part for part in parts if part})
     if (len(names) < 2 and None in parts) or not names:
         return None
     codes = np.array([-1 if part is None else names.index(part) for part in parts], dtype=np.int32)
     return codes[index.numbers("shard")], names
-
-
-def _part_in(shard: Shard) -> str | None:
-    folder, _, name = shard.name.rpartition("/")
-    return part_of(name.partition(".")[0]) or part_of(folder.rpartition("/")[2])

@@ -9,13 +9,13 @@ from simclr.errors import ConfigError
 from simclr.processes import agree
 from simclr.run.checkpoint import Checkpoint
 
-__all__ = ["expect_shared"]
+__all__ = ["expect_alike"]
 
 _LOOKED_AT = 1000
 """Images whose names are compared, spread over the set: where files differ their number mostly does, too."""
 
 
-def expect_shared(config: TrainConfig, images: ImageSet, checkpoint: Checkpoint | None) -> None:
+def expect_alike(config: TrainConfig, images: ImageSet, checkpoint: Checkpoint | None) -> None:
     """Refuse processes that do not see the same; all of them must call it.
 
     Raises:
