@@ -57,7 +57,7 @@ def look_on(rank: int, world: int, port: int, config: TrainConfig, folder: str) 
     found = {
         "right": selftest(config),
         "labels": selftest(triplets),
-        "settings": selftest(replace(config, seed=rank)),
+        "seeds": selftest(replace(config, seed=rank)),
     }
     for name, wrong in WRONG.items():
         with wrong():
@@ -82,7 +82,7 @@ def test_processes_that_train_as_one_and_those_that_do_not(
     for name in ("right", "labels"):
         assert not [finding for finding in found[name] if finding.right is False], found[name]
         assert {"views", "loss", "gradient of the model", "order", "gather"} <= {f.name for f in found[name] if f.right}
-    assert [f.name for f in found["settings"] if f.right is False] == ["settings", "order"]
+    assert [f.name for f in found["seeds"] if f.right is False] == ["order"]
     for name in WRONG:
         wrong = {finding.name: finding.words for finding in found[name] if finding.right is False}
         assert "gradient of the model" in wrong, name

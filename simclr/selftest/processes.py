@@ -1,40 +1,33 @@
-"""Who trains together, with which settings and images, and whether rows and arithmetic arrive as they should."""
+"""Who trains together, on which images, and whether rows and arithmetic arrive as they should.
 
-import hashlib
-import platform
+Settings, versions and names of images were compared before (`simclr.processes.agree`): what differs there is refused.
+"""
+
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from augment import ViewGenerator
-from simclr.config.yaml import to_dict
 from simclr.data.given import fingerprint
 from simclr.distributed import alone, gather_rare, gather_rows
 from simclr.losses.ntxent import NTXentLoss, nt_xent_reference
 from simclr.run.parts import Run
 from simclr.selftest.finding import ROUNDING, Finding, same
 
-__all__ = ["arithmetic", "gathered_rows", "processes", "settings"]
+__all__ = ["arithmetic", "gathered_rows", "images_in_order", "processes"]
 
 
 def processes(run: Run) -> Finding:
-    """Who is there: as many as the launcher started, of one version of what computes."""
+    """Who is there."""
     device = run.accelerator.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    versions = {"Python": platform.python_version(), "torch": torch.__version__}
-    every = gather_rare((socket.gethostname(), kind, versions, torch.get_num_threads()))
-    hosts, kinds = {one[0] for one in every}, sorted({one[1] for one in every})
+    every = gather_rare((socket.gethostname(), kind))
+    hosts, kinds = ({one[i] for one in every} for i in (0, 1))
     wire = f", {dist.get_backend()}" if len(every) > 1 else ""
     machines = f"{len(hosts)} machine{'s' if len(hosts) > 1 else ''}"
-    words = f"{len(every)} on {machines}: {', '.join(kinds)}{wire}, {every[0][3]} threads each"
-    for name in versions:
-        found = sorted({one[2][name] for one in every})
-        if len(found) > 1:
-            return Finding("processes", f"{words}; with {name} {' and '.join(found)}: install one version", False)
+    words = f"{len(every)} on {machines}: {', '.join(sorted(kinds))}{wire}, {torch.get_num_threads()} threads each"
     if len(every) == 1:
         words += (
             "; nothing to compare until this is launched as the run will be, accelerate launch or torchrun before it"
@@ -42,10 +35,8 @@ def processes(run: Run) -> Finding:
     return Finding("processes", words, len(every) == run.accelerator.num_processes)
 
 
-def settings(run: Run) -> Iterator[Finding]:
-    """Whether all were given the same settings and see the same images."""
-    given = to_dict(replace(run.config, out=Path("runs")))
-    yield same("settings", hashlib.sha256(repr(given).encode()).hexdigest()[:12])
+def images_in_order(run: Run) -> Iterator[Finding]:
+    """Whether all see the same images, and take their parts of the batches that one process would have."""
     yield same("images", fingerprint(run.images))
     world, size = run.accelerator.num_processes, run.config.train.batch_size
     steps = min(run.steps_per_epoch, 200)

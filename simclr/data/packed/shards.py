@@ -231,7 +231,7 @@ def _values(index: Index) -> Tensor | None:
 def _by_shard_name(index: Index) -> tuple[np.ndarray, list[str]] | None:
     """The part of each image by the name of its shard, ``train-000003.tar``, or of the folder that this is in."""
     parts = [part_by_name(shard.name) for shard in index.shards]
-    names = sorted({part for part in parts if part})
+    names: list[str] = sorted({part for part in parts if part})
     if (len(names) < 2 and None in parts) or not names:
         return None
     codes = np.array([-1 if part is None else names.index(part) for part in parts], dtype=np.int32)
