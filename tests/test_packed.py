@@ -34,6 +34,7 @@ from simclr.data.packed.kept import expect_packed, same_packed, write_packed
 from simclr.data.packed.locations import as_typed
 from simclr.data.packed.make import make_shards
 from simclr.data.packed.plan import MakeOptions, Plan
+from simclr.data.packed.tar import Member, TarFault, members
 from simclr.data.shard_order import shard_order
 from simclr.errors import ConfigError, DataError, MissingExtraError
 
@@ -560,3 +561,30 @@ def test_a_run_goes_on_with_what_it_began_with_alone(made: Made, tmp_path: Path)
         DataError, match=r"is not what this run began with: train-000009.tar had 0 images and has 1\. Put it back"
     ):
         expect_packed(tmp_path, config)
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_of_a_tar_cut_anywhere_the_whole_members_are_listed(kind: int) -> None:
+    long = "" if kind == tarfile.USTAR_FORMAT else "é" * 120
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w", format=kind) as tar:
+            for name, size in {"a.jpg": 700, f"b{long}.jpg": 1, "c/d.jpg": 1024}.items():
+                member = tarfile.TarInfo(name)
+                member.size = size
+                tar.addfile(member, io.BytesIO(bytes(size)))
+        content = file.getvalue()
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        known = [Member(one.name, one.offset_data, one.size) for one in tar]
+    assert list(members(io.BytesIO(content), len(content))) == known and len(known) == 3
+    for length in range(0, known[-1].offset + known[-1].size, 100):
+        found = []
+        with pytest.raises(TarFault, match=r"cut off|empty|no tar"):
+            for member in members(io.BytesIO(content[:length]), length):
+                found.append(member)
+        assert found == [one for one in known if one.offset + one.size <= length]
+    torn = bytearray(content)
+    torn[known[1].offset - 512 + 150] ^= 1  # in the check sum of the second one's header
+    found = members(io.BytesIO(bytes(torn)), len(torn))
+    assert next(found) == known[0]
+    with pytest.raises(TarFault, match="is damaged"):
+        next(found)
