@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +18,45 @@ from simclr.data import ImageSet
 from simclr.errors import DataError
 from simclr.exchange.encoder_module import Encoder
 
-__all__ = ["EncodeShare", "encode", "encode_batches"]
+__all__ = ["EncodeShare", "Encoding", "encode_batches"]
 
 Take = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Takes images (n, C, H, W) on the device, features (n, F) float32 and labels (n,) on the CPU, and the rows (n,) of the set."""
 
 
-def encode(
-    encoder: nn.Module,
-    dataset: SizedImages,
-    rows: Tensor,
-    take: Take,
-    *,
-    batch_size: int,
-    device: torch.device,
-    workers: int = 0,
-    autocast: torch.dtype | None = None,
-    progress: Callable[[int], None] | None = None,
-    check: Callable[[Tensor, Tensor], None] | None = None,
-) -> None:
-    """Give images, features, labels and rows to ``take``, batch after batch; tell ``progress`` how many are done.
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How images go through an encoder."""
 
-    ``check`` sees features and rows first.
-    """
-    done = 0
-    square = encoder.square if isinstance(encoder, Encoder) else None
-    with frozen(encoder), torch.no_grad():
-        for images, labels in image_batches(dataset, rows, batch_size, device, workers, square):
-            z = encoded(encoder, images, autocast)
-            part = rows[done : done + len(z)]
-            if check is not None:
-                check(z, part)
-            take(images, z, labels, part)
-            done += len(z)
-            if progress is not None:
-                progress(done)
+    encoder: nn.Module
+    batch_size: int
+    device: str
+    workers: int
+    autocast: torch.dtype | None
+    naming: Naming | None
+    """Refuses features that are not finite, by the image's name; None lets them pass."""
+
+    def encode(
+        self, dataset: SizedImages, rows: Tensor, take: Take, beat: Callable[[int], None] | None, first: int = 0
+    ) -> None:
+        """Give images, features, labels and rows to ``take``, batch after batch; tell ``beat`` how many are done.
+
+        ``first`` is the number of the first image of ``dataset`` in the whole set.
+        """
+        done, encoder, device = 0, self.encoder.to(self.device), torch.device(self.device)
+        square = encoder.square if isinstance(encoder, Encoder) else None
+        naming = self.naming if isinstance(dataset, ImageSet) else None
+        with frozen(encoder), torch.no_grad():
+            for images, labels in image_batches(dataset, rows, self.batch_size, device, self.workers, square):
+                z = encoded(encoder, images, self.autocast)
+                part = rows[done : done + len(z)]
+                if naming is not None:
+                    assert isinstance(dataset, ImageSet)
+                    naming.refuse(dataset, first, z, part)
+                take(images, z, labels, part)
+                done += len(z)
+                if beat is not None:
+                    beat(done)
 
 
 def encode_batches(
@@ -79,15 +82,9 @@ def encode_batches(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeShare:
+class EncodeShare(Encoding):
     """What each process does for ``extract_features``: its rows, or with ``out`` its stretch of the files there."""
 
-    encoder: nn.Module
-    batch_size: int
-    device: str
-    workers: int
-    autocast: torch.dtype | None
-    naming: Naming | None
     count: int
     out: Path | None
 
@@ -113,24 +110,8 @@ class EncodeShare:
             x = torch.empty(len(chosen), z.shape[1]) if x is None else x
             x[rows - start] = z
 
-        device = torch.device(self.device)
-        self.encoder.to(device)
-        check = None
-        if self.naming is not None and isinstance(dataset, ImageSet):
-            check = partial(self.naming.refuse, dataset, first)
         try:
-            encode(
-                self.encoder,
-                dataset,
-                chosen,
-                take,
-                batch_size=self.batch_size,
-                device=device,
-                workers=self.workers,
-                autocast=self.autocast,
-                progress=beat,
-                check=check,
-            )
+            self.encode(dataset, chosen, take, beat, first)
             if writer is not None:
                 writer.close()
         finally:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from linear_eval.features.encode import encode
+from linear_eval.features.encode import Encoding
 from linear_eval.features.naming import Naming
 from linear_eval.features.parquet import ParquetRows, PartsFolder
 from linear_eval.features.thumbnails import thumbnails_of
@@ -28,16 +27,11 @@ class Written(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteShare:
+class WriteShare(Encoding):
     """What each process does: its part. Memory holds a thousand rows or a batch, whichever is more."""
 
-    out: Path
-    encoder: nn.Module
-    batch_size: int
-    device: str
-    workers: int
-    autocast: torch.dtype | None
     naming: Naming
+    out: Path
     classes: tuple[str, ...]
     thumbnails: int | None
 
@@ -57,21 +51,8 @@ class WriteShare:
             file.append(names, z, labels, () if self.thumbnails is None else thumbnails_of(pixels, self.thumbnails))
             labelled += int((labels >= 0).sum())
 
-        device = torch.device(self.device)
-        self.encoder.to(device)
         try:
-            encode(
-                self.encoder,
-                images,
-                torch.arange(len(images)),
-                take,
-                batch_size=self.batch_size,
-                device=device,
-                workers=self.workers,
-                autocast=self.autocast,
-                progress=beat,
-                check=partial(self.naming.refuse, images, share.first),
-            )
+            self.encode(images, torch.arange(len(images)), take, beat, share.first)
             file.close()
         finally:
             file.abandon()
