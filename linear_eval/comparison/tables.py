@@ -21,7 +21,7 @@ from simclr.files import atomically
 from simclr.names import numbered
 from simclr.paths import expand_fields
 
-__all__ = ["ReportOptions", "compare_runs", "comparison_sections"]
+__all__ = ["ReportOptions", "by_title", "compare_runs", "comparison_sections", "over_seeds"]
 
 NOT_MEASURED = "not measured"
 
@@ -79,15 +79,11 @@ def _write(path: Path, content: bytes) -> None:
 
 def comparison_sections(runs: Sequence[RunRecord]) -> list[Section]:
     """The tables: scores, means over seeds, what differs in the configs, and what the runs cost."""
-    groups = [group for group in seed_groups(runs) if len(group.runs) > 1]
-    scored = _by_title(runs)
+    scored = by_title(runs)
     sections = []
     for title, entries in scored.items():
         sections.append(_scores(title, runs, entries))
-        for group in groups:
-            chosen = [one for run, one in entries if run in group.runs]
-            if len(chosen) > 1:
-                sections.append(_over_seeds(title, group, chosen, len(group.runs)))
+        sections += _of_groups(title, entries, runs)
     if not scored:
         sections.append(
             Section("Scores", ("run",), [(run.name,) for run in runs], f"{NOT_MEASURED}: no run has been scored")
@@ -95,11 +91,26 @@ def comparison_sections(runs: Sequence[RunRecord]) -> list[Section]:
     return [*sections, _training(runs), _differences(runs)]
 
 
+def over_seeds(runs: Sequence[RunRecord]) -> list[Section]:
+    """Mean and standard deviation over the runs that differ in their seed alone, a table a set of images and group."""
+    return [section for title, entries in by_title(runs).items() for section in _of_groups(title, entries, runs)]
+
+
+def _of_groups(title: str, entries: Sequence[tuple[RunRecord, ScoredSet]], runs: Sequence[RunRecord]) -> list[Section]:
+    found = []
+    for group in seed_groups(runs):
+        chosen = [one for run, one in entries if run in group.runs]
+        if len(group.runs) > 1 and len(chosen) > 1:
+            found.append(_over_seeds(title, group, chosen, len(group.runs)))
+    return found
+
+
 def _title(runs: Sequence[RunRecord]) -> str:
     return f"{len(runs)} runs" if len(runs) > 1 else runs[0].name
 
 
-def _by_title(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, ScoredSet]]]:
+def by_title(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, ScoredSet]]]:
+    """The scores of all runs, those that can be compared under one title."""
     found: dict[str, list[tuple[RunRecord, ScoredSet]]] = {}
     for run in runs:
         for one in scored_sets(run):
@@ -222,7 +233,7 @@ def _value(config: dict[str, Any], key: str) -> str:
 def _pictures(runs: Sequence[RunRecord]) -> list[Picture]:
     pictures = [
         Picture(f"scores-{number}", title, draw_scores(title, entries), _numbers(run.name for run, _ in entries))
-        for number, (title, entries) in enumerate(_by_title(runs).items(), start=1)
+        for number, (title, entries) in enumerate(by_title(runs).items(), start=1)
     ]
     groups = seed_groups(runs)
     curves = draw_runs(groups)
