@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_few_shot import evaluate_one_shot
+from linear_eval.page.write import write_page_at_end
 from linear_eval.sharing import shared
 from simclr import RunResult, TrainConfig, pretrain
 from simclr.command_line import parse_command, run_command
@@ -45,7 +46,9 @@ def score(config: TrainConfig, result: RunResult) -> int:
     elif not result.scorable:
         name = printable(str(run))
         print(f"no classes, so no score: {command('evaluate')} {name} --data.labels FILE.csv once there are some")
-        print(f"which images are alike? {command('embed')} {name} --query IMAGE")
+        print(f"which images are alike? {command('neighbors')} {name} --query IMAGE")
+    if config.train.evaluate:
+        write_page_at_end(run)
     return 0
 
 

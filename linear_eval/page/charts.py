@@ -17,7 +17,7 @@ from simclr.run.log import figures_over
 
 __all__ = ["COLOURS", "DASHES", "Chart", "Curve", "curves_of", "draw_curves", "drawing_script", "last_values"]
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5ea8", "#7f7f7f")
+COLOURS = ("#2384c6", "#d55e00", "#0f9d73", "#c2679f", "#b0820b", "#8f67b5", "#7d8c2c", "#808080")
 """After Okabe and Ito, safe for colour blindness; each readable on white and on black."""
 
 DASHES = ("solid", "dashed", "dotted", "dotdash")

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup
 
 from linear_eval.comparison.page import Section
@@ -18,8 +15,8 @@ from linear_eval.page.facts import Fact, config_rows, reproduced, trained_on_wha
 from linear_eval.page.images import data_address
 from linear_eval.page.look import Confusion, Look
 from linear_eval.page.scores import Pair, ScoreTable, pairs_of_rows, pairs_of_runs, score_tables
+from linear_eval.page.template import filled
 from linear_eval.page.words import Tile, Verdict, tiles, verdict_on
-from simclr.names import as_utf8, printable
 
 __all__ = ["Page", "page_of", "rendered"]
 
@@ -147,21 +144,5 @@ def _said(number: int, run: RunRecord) -> _Run:
 
 
 def rendered(page: Page) -> bytes:
-    """The page as one HTML file in UTF-8. Whatever names hold, markup or line breaks, they stay text."""
-    style, code = (Markup(_file(name)) for name in ("page.css", "page.js"))
-    text = _template().render(page=page, style=style, code=code, drawing=drawing_script())
-    return text.encode(errors="backslashreplace")
-
-
-def _file(name: str) -> str:
-    return (files("linear_eval.page") / name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
-    return environment.from_string(_file("page.html"))
-
-
-def _shown(value: Any) -> Any:
-    return as_utf8(printable(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """The page as one HTML file in UTF-8."""
+    return filled("page.html", page=page, drawing=drawing_script())

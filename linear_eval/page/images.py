@@ -14,11 +14,12 @@ from simclr.names import as_utf8, printable
 __all__ = ["as_json", "data_address", "picture_address"]
 
 _WIDEST = 1400
-_ENDINGS = {b"\x89PNG": "png", b"RIFF": "webp", b"\xff\xd8\xff\xe0": "jpeg"}
+_ENDINGS = {b"\x89PNG": "png", b"RIFF": "webp", b"<svg": "svg+xml"}
 
 
 def picture_address(content: bytes) -> str:
-    """The bytes of a PNG, WebP or JPEG as an address that a page can hold."""
+    """The bytes of a PNG, WebP or JPEG as an address that a page can hold; of none an empty picture."""
+    content = content or b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>"
     return f"data:image/{_ENDINGS.get(content[:4], 'jpeg')};base64,{base64.b64encode(content).decode()}"
 
 

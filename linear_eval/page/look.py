@@ -1,13 +1,13 @@
 """What a report shows of the images themselves: a confusion's images, neighbours, surprises, near-duplicates and the map."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from markupsafe import Markup
 
 from linear_eval.answers import StoredAnswers
+from linear_eval.look.seen import Seen
 from linear_eval.page.images import as_json, picture_address
 
 __all__ = ["Confusion", "ConfusionCell", "Look", "Picture", "Pictures", "confusion_of"]
@@ -44,11 +44,11 @@ class Pictures:
         """The number under which the page has image ``row`` of the set."""
         return self.rows.setdefault(row, len(self.rows))
 
-    def as_json(self, seen: Any, content: dict[int, bytes], side: int) -> Markup:
-        """(name, part, class, address, side) of each."""
+    def as_json(self, seen: Seen, content: Mapping[int, bytes]) -> Markup:
+        """(name, part, class, address) of each; one that could not be made is an empty one."""
         return as_json(
             [
-                (seen.names[row], seen.part(row), seen.label(row) or None, picture_address(content[row]), side)
+                (seen.names[row], seen.part(row), seen.label(row) or None, picture_address(content.get(row, b"")))
                 for row in self.rows
             ]
         )

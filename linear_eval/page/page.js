@@ -3,14 +3,14 @@
 (() => {
   const $ = (query, inside = document) => inside.querySelector(query);
   const $$ = (query, inside = document) => [...inside.querySelectorAll(query)];
-  const images = JSON.parse($("#images")?.textContent || "[]");   // [name, part, class, address of the picture, side in pixels]
+  const images = JSON.parse($("#images")?.textContent || "[]");   // [name, part, class, address of the picture]
 
   const picture = (number) => {
     const image = document.createElement("img");
-    const [name, , label, address, side] = images[number];
+    const [name, , label, address] = images[number];
+    image.onload = () => { if (image.naturalWidth < 48) image.classList.add("small"); };
     image.src = address;
     image.alt = label === null ? name : `${name}, ${label}`;
-    if (side < 48) image.className = "small";
     return image;
   };
   for (const place of $$("[data-image]")) place.prepend(picture(place.dataset.image));
@@ -25,7 +25,7 @@
     const dark = !printing && (chosen ? chosen === "dark" : system.matches);
     const ink = dark ? "#c9d0d9" : "#3d444d", line = dark ? "#353b44" : "#d9dde3";
     for (const model of models(() => true)) {
-      if (model.type === "Figure") Object.assign(model, {background_fill_color: null, border_fill_color: null, outline_line_color: line});
+      if (model.type === "Figure") Object.assign(model, {background_fill_color: null, border_fill_color: null, border_line_color: null, outline_line_color: line});
       if (model.type.endsWith("Axis")) Object.assign(model, {axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: line,
         major_tick_line_color: line, minor_tick_line_color: null, axis_label_text_font_style: "normal"});
       if (model.type === "Grid") model.grid_line_color = line;

@@ -23,6 +23,10 @@ class Cell:
     """A score and where it stands between 0 and the end of its column, in percent."""
 
     words: str
+
+    spread: str = ""
+    """Its interval or deviation, in words."""
+
     at: float | None = None
     low: float | None = None
     high: float | None = None
@@ -86,15 +90,16 @@ def _end(measure: str, entries: Sequence[tuple[RunRecord, ScoredSet]]) -> float:
 def _cell(score: Score | None, end: float, commonest: bool) -> Cell:
     if score is None:
         return Cell("–" if commonest else "not measured")
+    words, _, spread = str(score).partition(" ")
 
     def share(value: float) -> float:
         return min(100.0, max(0.0, 100 * value / end))
 
-    spread = score.interval
-    if spread is None and score.deviation is not None:
-        spread = (score.value - score.deviation, score.value + score.deviation)
-    low, high = (None, None) if spread is None else (share(spread[0]), share(spread[1]))
-    return Cell(str(score), share(score.value), low, high)
+    ends = score.interval
+    if ends is None and score.deviation is not None:
+        ends = (score.value - score.deviation, score.value + score.deviation)
+    low, high = (None, None) if ends is None else (share(ends[0]), share(ends[1]))
+    return Cell(words, spread, share(score.value), low, high)
 
 
 def pairs_of_rows(run: RunRecord) -> list[Pair]:

@@ -1,0 +1,176 @@
+"""The report of runs: Markdown on the screen, a page for people in a file, or the same page live while a run goes on."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from linear_eval.answers import read_answers
+from linear_eval.comparison.page import as_markdown
+from linear_eval.comparison.runs import RunRecord, read_runs
+from linear_eval.comparison.tables import ReportOptions, compare_runs
+from linear_eval.page.charts import curves_of
+from linear_eval.page.document import page_of, rendered
+from linear_eval.page.gallery import look_of
+from linear_eval.page.live import Reply, as_reply, served
+from linear_eval.page.look import confusion_of
+from linear_eval.page.overview import list_runs, overview_page, overview_sections
+from linear_eval.page.state import run_folders, state_of
+from linear_eval.progress import Progress, print_line, showing_progress
+from simclr.errors import ConfigError, PipelineError
+from simclr.files import AGAIN, atomically, refused
+from simclr.stopping import request
+
+__all__ = ["FILE", "PageOptions", "follow", "report", "write_page", "write_page_at_end"]
+
+FILE = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """What a report can be told."""
+
+    out: Path | None = None
+    """The page: .html, or .md with its pictures beside it. By default report.html in the run's folder, or in the folder that
+    holds all the runs."""
+
+    follow: bool = False
+    """Serve the page on this machine and keep its curves fresh while the runs go on, until Ctrl-C."""
+
+    def __post_init__(self) -> None:
+        checked = ReportOptions(out=self.out)
+        object.__setattr__(self, "out", checked.out)
+        if self.follow and self.out is not None:
+            raise ConfigError("--follow serves the page and writes none; leave --out out, and write it when the run has ended")
+
+
+def report(folders: Sequence[Path], options: PageOptions, progress: Progress | None = None) -> tuple[str, Path | None]:
+    """The comparison of the runs in ``folders`` as Markdown, and the page that was written.
+
+    A folder that is no run but holds runs stands for all of them, and gives the table of where each stands.
+
+    Raises:
+        CheckpointError: a folder without a run, a damaged file in one, or a disk that refuses the page.
+    """
+    below = run_folders(folders[0]) if len(folders) == 1 and folders[0].is_dir() else []
+    if below:
+        listed = list_runs(below)
+        out = options.out or folders[0] / FILE
+        title = f"{len(listed)} runs in {folders[0].resolve().name}"
+        text = as_markdown(title, overview_sections(listed))
+        page = overview_page(title, listed, out.parent) if out.suffix == ".html" else f"{text}\n".encode()
+        _write(out, page)
+        return text, out
+    if options.out is not None and options.out.suffix == ".md":
+        return compare_runs(folders, ReportOptions(out=options.out)), options.out
+    text = compare_runs(folders, ReportOptions())
+    out = options.out or _place(folders) / FILE
+    _write(out, page_in_bytes(folders, progress))
+    return text, out
+
+
+def write_page(run_dir: Path, progress: Progress | None = None) -> Path:
+    """Write the report of the run in ``run_dir`` there, with its images where they can be had.
+
+    Raises:
+        CheckpointError: no run there, a damaged file in it, or a disk that refuses.
+    """
+    _write(run_dir / FILE, page_in_bytes([run_dir], progress))
+    return run_dir / FILE
+
+
+def write_page_at_end(run_dir: Path) -> None:
+    """``write_page`` where a run or a score ends: what goes wrong is a line, since the work is done and on the disk."""
+    console = Console(stderr=True)
+    try:
+        with showing_progress(console) as progress:
+            written = write_page(run_dir, progress if console.is_terminal else None)
+        print_line(console, f"{written} (open it in a browser)")
+    except PipelineError as error:
+        print_line(console, f"warning: {error}; there is no report")
+    except Exception as error:  # whatever a drawing library raises, over a name or a figure
+        reason = " ".join(str(error).split())
+        print_line(console, f"warning: the report could not be drawn ({type(error).__name__}: {reason})")
+
+
+def page_in_bytes(folders: Sequence[Path], progress: Progress | None = None) -> bytes:
+    """The page of the runs in ``folders``: of one with its images, of several side by side."""
+    runs = read_runs(folders)
+    stamp = time.strftime("%Y-%m-%d %H:%M")
+    if len(runs) > 1:
+        return rendered(page_of(runs, state=f"{len(runs)} runs side by side, {stamp}"))
+    (run,) = runs
+    answers = read_answers(run.folder)
+    confusion = None if answers is None else confusion_of(answers)
+    look, note = look_of(run, answers, confusion, progress)
+    state = " ".join(word for word in (state_of(run).line, note, f"Written {stamp}.") if word)
+    if look is None or not confusion or not look.cells:  # without pictures there is nothing behind a cell
+        confusion = None if confusion is None else replace(confusion, members={})
+    return rendered(page_of([run], look, confusion, state=state))
+
+
+def _place(folders: Sequence[Path]) -> Path:
+    if len(folders) == 1:
+        return folders[0]
+    return Path(os.path.commonpath([folder.absolute().parent for folder in folders]))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with refused(path, f"give another --out, or {AGAIN}"):
+        atomically(path, lambda file: file.write(content))
+
+
+def follow(folders: Sequence[Path], say: Callable[[str], None]) -> None:
+    """Serve the live page of ``folders`` until this process is asked to stop; of a folder of runs a table, and a page each.
+
+    Raises:
+        CheckpointError: a folder without a run.
+        ConfigError: no port is free.
+    """
+    below = run_folders(folders[0]) if len(folders) == 1 and folders[0].is_dir() else []
+    if not below:
+        read_runs(folders)  # what is wrong is said here, and not in a browser
+
+    def answer(path: str) -> Reply | None:
+        if not below:
+            return _live(folders, path)
+        if not path:
+            listed = list_runs(run_folders(folders[0]))
+            return "text/html; charset=utf-8", overview_page(folders[0].resolve().name, listed, folders[0], live=True)
+        name, _, rest = path.partition("/")
+        known = {folder.name: folder for folder in run_folders(folders[0])}
+        return _live([known[name]], rest) if name in known else None
+
+    with served(answer) as address:
+        say(f"{address} has the report, live; Ctrl-C ends it")
+        while request() is None:
+            time.sleep(0.2)
+
+
+def _live(folders: Sequence[Path], path: str) -> Reply | None:
+    if path not in ("", FILE, "live.json"):
+        return None
+    try:
+        runs = read_runs(folders)
+    except PipelineError:
+        if path:
+            raise
+        return "text/plain; charset=utf-8", b"nothing to show yet; load this page again in a moment"
+    page = page_of(runs, state=_states(runs), live=True)
+    if path != "live.json":
+        return "text/html; charset=utf-8", rendered(page)
+    curves = {
+        f"{chart.key}/{curve.run}": {"x": curve.epochs, "y": curve.values, "run": [curve.name] * len(curve.epochs)}
+        for chart, several in curves_of(runs).items()
+        for curve in several
+    }
+    return as_reply({"shape": page.shape, "state": _states(runs), "curves": curves})
+
+
+def _states(runs: Sequence[RunRecord]) -> str:
+    if len(runs) == 1:
+        return state_of(runs[0]).line
+    return " ".join(f"{run.name}: {state_of(run).word}." for run in runs)
