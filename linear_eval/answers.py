@@ -1,8 +1,9 @@
 """What each test image was taken for: ``answers.parquet``, beside the ``result.json`` that holds the sums.
 
 A table with a row for every labelled test image: ``image``, ``class``, and for each row of the score ``linear: NAME`` and
-``kNN: NAME``, the class that it was taken for; of the first row also ``confidence``, the probability of that class, and
-``of the class``, that of the true one. Two runs that were scored on the same images can be paired by it.
+``kNN: NAME``, or ``class: NAME`` of a fine-tuned network, the class that it was taken for; of the first row also
+``confidence``, the probability of that class, and ``of the class``, that of the true one. Two runs that were scored on the
+same images can be paired by it.
 """
 
 from collections.abc import Sequence
@@ -46,9 +47,13 @@ class Answers:
         """What ``row`` took the images for, labels (M,)."""
         self.columns[f"{measure}: {row}"] = labels
 
-    def take(self, truth: Tensor, index: Tensor) -> None:
-        """The true labels (M,) of the images and their numbers in the test set."""
-        self.truth, self.index = truth, index
+    def take(self, truth: Tensor, index: Tensor, sure: tuple[Tensor, Tensor] | None) -> None:
+        """The true labels (M,) of the images, their numbers in the test set, and how sure the first row was, see ``sure``.
+
+        What is called again, by another row on the same images, changes nothing.
+        """
+        if self.truth is None:
+            self.truth, self.index, self.sure = truth, index, sure
 
     def write(self, folder: Path, names: Sequence[str], classes: Sequence[str]) -> Path:
         """Write them into ``folder``, the images called by ``names``, of all the test set.

@@ -97,8 +97,7 @@ def evaluate_run(
             answers.add("kNN", row.name, row.neighbours)
             if row.name != "encoder":
                 return
-            answers.take(row.test.y, row.test.index)
-            answers.sure = certainty_of(row.probe, row.test.x, row.test.y)
+            answers.take(row.test.y, row.test.index, certainty_of(row.probe, row.test.x, row.test.y))
             if save_probe:
                 progress("encoder: temperature of the linear probe on held-out training images")
                 probes.append(_calibrated(row.train, row.probe, train, scoring.config, fed))

@@ -13,6 +13,7 @@ if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
 from linear_eval.finetuned import evaluate_finetuned
+from linear_eval.page.write import write_page_at_end
 from linear_eval.sharing import shared
 from simclr import TrainConfig, pretrain
 from simclr.command_line import run_command
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
 @shared
 def score(config: TrainConfig) -> int:
     evaluate_finetuned(config)
+    write_page_at_end(config.run_dir)
     return 0
 
 

@@ -45,13 +45,14 @@ FLOORS = {
         ("classify",),
         ("matching",),
         ("config", "beside"),
-        ("results",),
+        ("results", "answers"),
         ("results_numbers", "results_one_shot"),
-        ("verdict", "protocol_words", "protocol_row"),
+        ("verdict", "protocol_words", "finetuned_words", "protocol_row"),
         ("protocol", "protocol_numbers", "scored_run"),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
         ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict"),
+        ("page",),
     ),
 }
 """The rooms of each package from the ground up: a room imports only from the floors below its own."""

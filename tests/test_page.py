@@ -2,17 +2,20 @@
 
 import json
 import re
-import threading
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from shutil import which
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -20,8 +23,8 @@ from sklearn.datasets import load_digits
 import simclr
 from linear_eval import EvalConfig, evaluate_run, paired_difference
 from linear_eval.answers import read_answers
-from linear_eval.page.live import as_reply, served
-from linear_eval.page.write import follow, write_page
+from linear_eval.page.live import served
+from linear_eval.page.write import PageOptions, live_reply, report, write_page
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig
 
 Command = Callable[..., tuple[int, str, str]]
@@ -92,7 +95,9 @@ def test_its_figures_are_those_of_the_files(run: Path, page: Path) -> None:
     assert result["verdict"].partition(": ")[2].split(" ")[0] in text
     counts = np.array(result["rows"]["encoder"]["linear"]["confusion"])
     cells = [a for tag, a in Tags(page).found if tag == "button" and "data-cell" in a]
-    spoken = re.findall(r"(\d+) of (.*?) taken for (.*?)$", "\n".join(c["aria-label"] or "" for c in cells), re.MULTILINE)
+    spoken = re.findall(
+        r"(\d+) of (.*?) taken for (.*?)$", "\n".join(c["aria-label"] or "" for c in cells), re.MULTILINE
+    )
     assert sorted(int(count) for count, _, _ in spoken) == sorted(counts[counts > 0].tolist())
     assert sum(int(count) for count, true, taken in spoken if true == taken) == counts.trace()
 
@@ -120,7 +125,9 @@ def test_answers_are_image_by_image_what_the_score_counted(run: Path) -> None:
     pair = paired_difference(right["linear: encoder"], right["linear: raw pixels"])
     assert pair["difference"] == pytest.approx(result["comparison"]["encoder - raw pixels"]["linear"]["difference"])
     sure, true = np.array(answers.confidence), np.array(answers.of_the_class)
-    assert ((sure > 1 / 3) & (sure <= 1)).all() and (sure[right["linear: encoder"]] == true[right["linear: encoder"]]).all()
+    assert ((sure > 1 / 3) & (sure <= 1)).all() and (
+        sure[right["linear: encoder"]] == true[right["linear: encoder"]]
+    ).all()
     assert (true <= sure).all() and {len(answers.images)} == {len(set(answers.images))}
 
 
@@ -218,7 +225,8 @@ def test_it_is_readable_in_the_dark_and_on_a_phone(browser: Any, page: Path) -> 
         for place in ("body", "button", ".verdict"):
             ink, ground = browser.execute_script(style, place)
             assert contrast(ink, ground) >= 4.5, (scheme, place)
-        axis = "return Bokeh.documents.flatMap(d => [...d._all_models.values()]).find(m => m.type == 'LinearAxis').major_label_text_color"
+        models = "Bokeh.documents.flatMap(d => [...d._all_models.values()])"
+        axis = f"return {models}.find(m => m.type == 'LinearAxis').major_label_text_color"
         assert contrast(rgb(browser.execute_script(axis)), browser.execute_script(style, "body")[1]) >= 4.5
         colours.append(browser.execute_script(style, "body"))
     assert colours[0] != colours[1]
@@ -240,3 +248,82 @@ def contrast(a: str, b: str) -> float:
 
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+def test_runs_side_by_side_are_paired_image_by_image(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = (run / "config.yaml").read_text()
+    (other / "config.yaml").write_text(
+        config.replace("name: three", "name: other").replace("weight_decay: 0.0001", "weight_decay: 0.5")
+    )
+    answers = read_answers(run)
+    assert answers is not None
+    table = pq.read_table(other / "answers.parquet")
+    worse = ["two"] * 5 + answers.first[5:]  # as if the other run had called the first five images so
+    table = table.set_column(table.column_names.index("linear: encoder"), "linear: encoder", pa.array(worse))
+    pq.write_table(table, other / "answers.parquet")
+    text, page = report([run, other], PageOptions(out=tmp_path / "both.html"))
+    assert page is not None and "| optim.weight_decay | 0.0001 | 0.5 |" in text
+    shown = " ".join(Tags(page).text)
+    right = [np.array([a == b for a, b in zip(said, answers.truth, strict=True)]) for said in (answers.first, worse)]
+    pair = paired_difference(*right)
+    low, high = (100 * end for end in pair["interval"])
+    assert f"{100 * pair['difference']:+.1f} points, 95 % [{low:+.1f}, {high:+.1f}]" in shown
+    assert f"three − other, {len(answers.images):,} test images of both" in shown and "optim.weight_decay" in shown
+    assert page.stat().st_size < 3_000_000
+
+
+def fetched(address: str, host: str | None = None) -> tuple[int, str]:
+    asked = urllib.request.Request(address, headers={} if host is None else {"Host": host})
+    try:
+        with urllib.request.urlopen(asked, timeout=20) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+
+
+def test_a_live_view_follows_the_log_in_a_browser(browser: Any, run: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    going = tmp_path / "runs" / "going"
+    going.mkdir(parents=True)
+    shutil.copy(run / "config.yaml", going)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (going / "metrics.jsonl").write_text("".join(lines[:-2]))
+    with served(partial(live_reply, [tmp_path / "runs"])) as address:
+        assert fetched(address)[0] == 200 and 'href="going/"' in fetched(address)[1]
+        assert fetched(f"{address}gone/")[0] == 404 and fetched(f"{address}../../etc/passwd")[0] == 404
+        assert fetched(address, host="evil.example")[0] == 403
+        opened(browser, f"{address}going/")
+        points = "return Bokeh.documents.map(d => d.get_model_by_name('loss/0')).find(Boolean).data.y"
+        steps = [json.loads(line) for line in lines if '"kind": "step"' in line]
+        before = browser.execute_script(points)
+        assert before == pytest.approx([line["loss"] for line in steps][: len(before)]) and len(before) < len(steps)
+        (going / "metrics.jsonl").write_text("".join(lines))
+        WebDriverWait(browser, 20).until(lambda b: len(b.execute_script(points)) == len(steps))
+        assert browser.execute_script(points) == pytest.approx([line["loss"] for line in steps])
+        assert complaints(browser) == [] and all(one.startswith(address) for one in requests(browser))
+
+
+def test_all_runs_of_a_folder_the_best_first(run: Path, tmp_path: Path, script: Callable[[str], Command]) -> None:
+    for name, linear in (("worst", 0.5), ("best", 0.9), ("middle", 0.7)):
+        shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns("checkpoints", "features", "*.png"))
+        result = json.loads((run / "result.json").read_text())
+        result["rows"]["encoder"]["linear"]["accuracy"] = linear
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    (tmp_path / "stopped").mkdir()
+    shutil.copy(run / "config.yaml", tmp_path / "stopped")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "result.json").write_text("{")
+    code, out, err = script("report")(tmp_path)
+    assert code == 0 and err == f"{tmp_path / 'report.html'}\n"
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in out.splitlines() if line.startswith("| ")
+    ]
+    assert [row[:2] for row in rows if row[0] != "run"] == [
+        ["best", "scored"], ["middle", "scored"], ["worst", "scored"], ["stopped", "stopped"], ["cut", "damaged"]
+    ]  # fmt: skip
+    assert "linear 90.0" in out and f"[{'report.html'}]" not in out
+    text = (tmp_path / "report.html").read_text()
+    assert text.index(">best<") < text.index(">middle<") < text.index(">worst<")

@@ -146,9 +146,7 @@ class _Chosen:
                 mark = {"right": "✓ ", "wrong": "✗ ", "": ""}[kind]
                 line.append(self._picture(row, f"{mark}{seen.label(row)} {cosine:.2f} {seen.names[row]}", kind))
             rows.append(line)
-        note = (
-            f"The first image of a row and the {count} that the encoder finds most alike among {len(seen):,}, with their cosine."
-        )
+        note = f"The first image of a row, and the {count} of {len(seen):,} that the encoder finds most alike, with their cosine."
         if bool(labelled.any()):
             share = 100 * float((~wrong)[labelled].float().mean())
             note += (
@@ -193,6 +191,6 @@ def _note(method: str, shown: int, seen: Seen) -> str:
     drawn = f"{shown:,} of {len(seen):,} images, drawn at random" if shown < len(seen) else f"All {shown:,} images"
     how = "t-SNE: near points are alike, distances between groups mean nothing" if method == "tsne" else "PCA"
     return (
-        f"{drawn}. {how}. The pointer shows an image; the loop above the map (lasso) chooses many, a search or a class too, and the "
-        "list below can be saved."
+        f"{drawn}. {how}. The pointer shows an image; the lasso above the map chooses many, as do a search and a class; "
+        "the list below can be saved."
     )

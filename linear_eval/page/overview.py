@@ -42,7 +42,9 @@ def list_runs(folders: Sequence[Path]) -> list[Listed]:
         except PipelineError as error:
             cells = (folder.name, "damaged", str(error), *[""] * (len(_HEADER) - 3))
             found.append(Listed(title="Not to be read", order=0.0, cells=cells, folder=folder))
-    titles = list(dict.fromkeys(one.title for one in sorted(found, key=lambda one: (one.title == "Not scored", one.title))))
+    titles = list(
+        dict.fromkeys(one.title for one in sorted(found, key=lambda one: (one.title == "Not scored", one.title)))
+    )
     return sorted(found, key=lambda one: (titles.index(one.title), -one.order, one.cells[0]))
 
 
@@ -55,14 +57,17 @@ def _listed(run: RunRecord) -> Listed:
         measure, first = next(iter(sets[0].rows[name].items()))
         score, order = f"{measure} {first}", first.value * (-1 if "error" in measure else 1)
         beside = ", ".join(
-            f"{other} {sets[0].rows[other][measure].value:.{first.digits}f}" for other in others if measure in sets[0].rows[other]
+            f"{other} {sets[0].rows[other][measure].value:.{first.digits}f}"
+            for other in others
+            if measure in sets[0].rows[other]
         )
     knn = [line["online_knn"] for line in run.metrics if isinstance(line.get("online_knn"), int | float)]
     if order < 0 and knn and not sets:
         order = knn[-1]
     facts = dict(trained_on_what(run))
     written = max(
-        (path.stat().st_mtime for path in run.folder.iterdir() if path.is_file() and path.name != "report.html"), default=0.0
+        (path.stat().st_mtime for path in run.folder.iterdir() if path.is_file() and path.name != "report.html"),
+        default=0.0,
     )
     return Listed(
         title=title,
@@ -104,7 +109,9 @@ def overview_page(title: str, listed: Sequence[Listed], beside: Path, live: bool
 
 
 def _by_title(listed: Sequence[Listed]) -> dict[str, list[Listed]]:
-    return {title: [one for one in listed if one.title == title] for title in dict.fromkeys(one.title for one in listed)}
+    return {
+        title: [one for one in listed if one.title == title] for title in dict.fromkeys(one.title for one in listed)
+    }
 
 
 def _note(title: str) -> str:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from simclr.errors import ConfigError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.stopping import request
 
-__all__ = ["FILE", "PageOptions", "follow", "report", "write_page", "write_page_at_end"]
+__all__ = ["FILE", "PageOptions", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
 
 FILE = "report.html"
 
@@ -44,7 +45,9 @@ class PageOptions:
         checked = ReportOptions(out=self.out)
         object.__setattr__(self, "out", checked.out)
         if self.follow and self.out is not None:
-            raise ConfigError("--follow serves the page and writes none; leave --out out, and write it when the run has ended")
+            raise ConfigError(
+                "--follow serves the page and writes none; leave --out out, and write it when the run has ended"
+            )
 
 
 def report(folders: Sequence[Path], options: PageOptions, progress: Progress | None = None) -> tuple[str, Path | None]:
@@ -55,8 +58,7 @@ def report(folders: Sequence[Path], options: PageOptions, progress: Progress | N
     Raises:
         CheckpointError: a folder without a run, a damaged file in one, or a disk that refuses the page.
     """
-    below = run_folders(folders[0]) if len(folders) == 1 and folders[0].is_dir() else []
-    if below:
+    if below := _runs_below(folders):
         listed = list_runs(below)
         out = options.out or folders[0] / FILE
         title = f"{len(listed)} runs in {folders[0].resolve().name}"
@@ -130,24 +132,29 @@ def follow(folders: Sequence[Path], say: Callable[[str], None]) -> None:
         CheckpointError: a folder without a run.
         ConfigError: no port is free.
     """
-    below = run_folders(folders[0]) if len(folders) == 1 and folders[0].is_dir() else []
-    if not below:
+    if not _runs_below(folders):
         read_runs(folders)  # what is wrong is said here, and not in a browser
-
-    def answer(path: str) -> Reply | None:
-        if not below:
-            return _live(folders, path)
-        if not path:
-            listed = list_runs(run_folders(folders[0]))
-            return "text/html; charset=utf-8", overview_page(folders[0].resolve().name, listed, folders[0], live=True)
-        name, _, rest = path.partition("/")
-        known = {folder.name: folder for folder in run_folders(folders[0])}
-        return _live([known[name]], rest) if name in known else None
-
-    with served(answer) as address:
+    with served(partial(live_reply, folders)) as address:
         say(f"{address} has the report, live; Ctrl-C ends it")
         while request() is None:
             time.sleep(0.2)
+
+
+def live_reply(folders: Sequence[Path], path: str) -> Reply | None:
+    """What is served under ``path``: the page, its figures as JSON, and of a folder of runs a page each."""
+    if not _runs_below(folders):
+        return _live(folders, path)
+    known = {folder.name: folder for folder in _runs_below(folders)}
+    if not path:
+        page = overview_page(folders[0].resolve().name, list_runs(list(known.values())), folders[0], live=True)
+        return "text/html; charset=utf-8", page
+    name, _, rest = path.partition("/")
+    return _live([known[name]], rest) if name in known else None
+
+
+def _runs_below(folders: Sequence[Path]) -> list[Path]:
+    """The runs that a single folder stands for, which is none itself."""
+    return run_folders(folders[0]) if len(folders) == 1 and folders[0].is_dir() else []
 
 
 def _live(folders: Sequence[Path], path: str) -> Reply | None:
