@@ -24,7 +24,6 @@ from linear_eval.reports.closed import print_report, write_report
 from linear_eval.reports.numbers import print_numbers, write_numbers
 from linear_eval.scored_run import ScoredRun, all_of_training
 from linear_eval.scoring import Scoring
-from linear_eval.sharing import placed
 from simclr.commands import command
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
@@ -81,7 +80,7 @@ def evaluate_run(
             )
         with showing_progress(scoring.console) as progress:
             score, truth, predicted = evaluate_numbers(
-                encoder, untrained, train, test, scoring.config, progress=progress, beside=further
+                encoder, untrained, train, test, scoring.config, progress=progress, beside=further, kept=scoring.kept
             )
         score["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
         print_numbers(score)
@@ -111,6 +110,7 @@ def evaluate_run(
             progress=progress,
             beside=further,
             answered=keep,
+            kept=scoring.kept,
         )
     result["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
     print_report(result)
@@ -150,19 +150,18 @@ def _fed(scoring: Scoring, other: Beside) -> Callable[[], tuple[ImageSet, ImageS
 
 def _two_parts(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> tuple[ImageSet, ImageSet]:
     kept, data = scoring.run.kept(scoring.data), all_of_training(data)
-    size = scoring.config.batch_size
-    train, test = (_labelled(reads.read_as_trained(load_source(data, part, kept)), data, part, size) for part in PARTS)
+    parts = (_labelled(reads.read_as_trained(load_source(data, part, kept)), part) for part in PARTS)
+    train, test = scoring.later(data, *parts)
     return train, test
 
 
-def _labelled(images: ImageSet, data: DataConfig, split: str, batch_size: int) -> ImageSet:
+def _labelled(images: ImageSet, split: str) -> ImageSet:
     if images.labels is None and images.values is None:
         raise DataError(
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "
             "images of each class into a folder of its own, or evaluate on another set: --data.source folder --data.path DIR"
         )
-    notify = partial(print_line, Console(stderr=True))
     if split == "train":
         for note in images.first_lines():
-            notify(note)
-    return placed(images, data.device_resident, batch_size, notify)[0]
+            print_line(Console(stderr=True), note)
+    return images

@@ -17,6 +17,7 @@ from linear_eval.beside import TwoParts, refuse_equal_names
 from linear_eval.config import EvalConfig
 from linear_eval.features.frozen import frozen
 from linear_eval.features.images import SizedImages, all_labels, image_shape
+from linear_eval.features.kept import Kept
 from linear_eval.features.pixels import RawPixels, affordable_size
 from linear_eval.metrics import paired_difference
 from linear_eval.progress import Progress, default_device, environment
@@ -47,6 +48,7 @@ def evaluate(
     progress: Progress | None = None,
     beside: Mapping[str, tuple[nn.Module, TwoParts | None]] | None = None,
     answered: Callable[[Answered], None] | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Score ``encoder`` beside ``untrained`` and raw pixels on a labelled training and test set.
 
@@ -61,6 +63,7 @@ def evaluate(
         beside: further encoders by the name of their row, each with what gives the same images, in the same order, as
             that encoder is fed them; None for the very same sets.
         answered: called with each row's features and answers, once they are there.
+        kept: what has features of earlier commands, and keeps those that are taken; None takes all, and keeps none.
 
     Returns:
         A JSON-able dictionary: ``rows`` ("encoder", those of ``beside``, "untrained", "raw pixels"), each with
@@ -104,7 +107,7 @@ def evaluate(
         parts = (train_set, test_set) if fed is None else fed()
         with frozen(module) as digests[name]:  # one proof for all that is scored in this row
             rows[name], answers[name], counts, found = score_row(
-                name, module, *parts, config, device, progress, took, answered
+                name, module, *parts, config, device, progress, took, answered, kept
             )
         if scored is not None:
             _refuse_other_images(name, scored, found)

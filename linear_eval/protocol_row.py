@@ -14,8 +14,9 @@ from linear_eval.classify.probe import linear_probe
 from linear_eval.classify.result import ProbeResult
 from linear_eval.classify.sgd_probe import sgd_probe
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, check_features, extract_features
+from linear_eval.features.extract import Features, check_features
 from linear_eval.features.images import SizedImages, image_shape
+from linear_eval.features.kept import Kept, features_of
 from linear_eval.features.pixels import CHEAP, RawPixels, without_fingerprints
 from linear_eval.metrics import bootstrap_interval
 from linear_eval.progress import Progress
@@ -59,6 +60,7 @@ def score_row(
     progress: Progress | None,
     took: dict[str, tuple[float, int]],
     answered: Callable[[Answered], None] | None = None,
+    kept: Kept | None = None,
 ) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int], Scored]:
     """One row of the table, the right and wrong answers on the test images, how many images there were, and what they are."""
     show: Progress = progress if progress is not None else lambda _: None
@@ -69,7 +71,7 @@ def score_row(
     if raw is not None:  # near-copies are looked for in the same pass over the images
         raw.with_fingerprints = len(train_set) * len(test_set) <= MOST_PAIRS
     train, test = (
-        extract_features(encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast)
+        features_of(kept, name, encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast)
         for images in (train_set, test_set)
     )
     counts = {"train": len(train), "test": len(test)}
@@ -89,8 +91,7 @@ def score_row(
     if config.probe == "sgd":
         linear = sgd_probe(
             encoder,
-            train_set,
-            test_set,
+            *(images if kept is None else kept.read(images) for images in (train_set, test_set)),
             epochs=config.sgd_epochs,
             batch_size=config.sgd_batch_size,
             learning_rate=config.sgd_learning_rate,

@@ -49,6 +49,8 @@ FLOORS = {
         ("results_numbers", "results_one_shot"),
         ("verdict", "protocol_words", "finetuned_words", "protocol_row"),
         ("protocol", "protocol_numbers", "scored_run"),
+        ("keeping",),
+        ("look",),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
         ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict"),

@@ -1,0 +1,97 @@
+"""Contact sheets: rows of pictures with a few words under each, as a PNG that a phone can show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from simclr.files import atomically
+from simclr.names import drawn, legible
+
+__all__ = ["RIGHT", "WRONG", "Tile", "draw_sheet"]
+
+RIGHT, WRONG = "#1f6f8b", "#d1603d"
+"""Blue and orange, which everybody tells apart."""
+
+INK, FAINT = "#222222", "#666666"
+_SIDE = 1.35
+"""Inches of a picture; 160 px of the file."""
+_LINE = 0.14
+_DPI = 120
+
+_FEW_PIXELS = 48
+"""Of an image's longer side, up to which its pixels are drawn as squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A picture of a sheet."""
+
+    picture: Image.Image | None
+    """None where there is none to show."""
+
+    words: tuple[str, ...] = ()
+    """Lines under it."""
+
+    colour: str | None = None
+    """Of its frame."""
+
+
+def draw_sheet(path: Path, title: str, rows: Sequence[Sequence[Tile]], *, note: str = "", gap: bool = False) -> Path:
+    """Write ``rows`` of tiles to ``path``.
+
+    Args:
+        path: a PNG; one that is there is replaced.
+        title: above it all.
+        rows: from the top.
+        note: in small letters below the title.
+        gap: whether the first tile of a row stands apart, as what the others were found for.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    across, lines = max(map(len, rows)), max(len(tile.words) for row in rows for tile in row)
+    apart = 0.25 if gap else 0.0
+    width = across * (_SIDE + 0.12) + apart + 0.2
+    tall = _SIDE + _LINE * lines + 0.16
+    head = 0.58 if note else 0.38
+    height = len(rows) * tall + head + 0.1
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    figure.text(
+        0.1 / width, 1 - 0.1 / height, drawn(title, int(width * 12)), ha="left", va="top", fontsize=11, color=INK
+    )
+    figure.text(
+        0.1 / width, 1 - 0.32 / height, drawn(note, int(width * 17)), ha="left", va="top", fontsize=8, color=FAINT
+    )
+    for i, row in enumerate(rows):
+        top = height - head - i * tall
+        for j, tile in enumerate(row):
+            left = 0.1 + j * (_SIDE + 0.12) + (apart if j else 0)
+            axes = figure.add_axes((left / width, (top - _SIDE) / height, _SIDE / width, _SIDE / height))
+            _draw(axes, tile)
+    legible(figure)
+    atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI, facecolor="white"))
+    return path
+
+
+def _draw(axes: Axes, tile: Tile) -> None:
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_color(tile.colour or "#dddddd")
+        spine.set_linewidth(2.5 if tile.colour else 0.6)
+    if tile.picture is not None:
+        longest = max(tile.picture.size)
+        across, down = (side / longest / 2 for side in tile.picture.size)
+        extent = (0.5 - across, 0.5 + across, 0.5 - down, 0.5 + down)
+        shown = "nearest" if longest <= _FEW_PIXELS else "antialiased"
+        axes.imshow(np.asarray(tile.picture), extent=extent, aspect="auto", interpolation=shown)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    for number, words in enumerate(tile.words):
+        y, colour = -0.03 - number * _LINE / _SIDE, INK if number == 0 else FAINT
+        axes.text(0, y, drawn(words, 24), ha="left", va="top", fontsize=6.5, color=colour, transform=axes.transAxes)
