@@ -159,6 +159,11 @@ def opened(browser: Any, address: str) -> None:
     WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.body.dataset.ready") == "yes")
 
 
+def click(browser: Any, element: Any) -> None:
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+    element.click()
+
+
 def complaints(browser: Any) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
 
@@ -193,12 +198,12 @@ def test_a_browser_opens_it_from_the_disk(browser: Any, page: Path) -> None:
     assert len(rows) == 3 and all("again.png" in row.text for row in rows)
     selected = "return Bokeh.documents.map(d => d.get_model_by_name('map')).find(Boolean).selected.indices.length"
     assert browser.execute_script(selected) == 3
-    browser.find_element(By.ID, "clear").click()
+    click(browser, browser.find_element(By.ID, "clear"))
     assert browser.execute_script(selected) == 0
     of_class = browser.find_element(By.CSS_SELECTOR, "[data-class='two']")
-    of_class.click()
+    click(browser, of_class)
     assert browser.execute_script(selected) > 20 and of_class.get_attribute("aria-pressed") == "true"
-    of_class.click()
+    click(browser, of_class)
 
     box = browser.find_element(By.CSS_SELECTOR, ".mapbox")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", box)

@@ -9,7 +9,7 @@ import torch
 from linear_eval.answers import StoredAnswers
 from linear_eval.comparison.runs import RunRecord
 from linear_eval.look.copies import copies
-from linear_eval.look.maps import map_of
+from linear_eval.look.maps import Method, map_of
 from linear_eval.look.neighbours import nearest_rows
 from linear_eval.look.seen import Seen, look_at
 from linear_eval.look.surprising import surprising
@@ -77,7 +77,7 @@ class _Chosen:
         self.say("report: the map")
         generator = torch.Generator().manual_seed(0)
         rows = torch.randperm(len(seen), generator=generator)[:MOST_POINTS].sort().values
-        method = "tsne" if len(rows) >= 5 else "pca"
+        method: Method = "tsne" if len(rows) >= 5 else "pca"
         spots = map_of(seen.x[rows], method)
         script, place = draw_map(spots, seen.y[rows].tolist(), len(seen.classes), "")
         points = [self.pictures.want(row) for row in rows.tolist()]

@@ -17,6 +17,7 @@ from simclr.errors import PipelineError
 
 __all__ = ["Listed", "list_runs", "overview_page", "overview_sections"]
 
+_UNSCORED, _DAMAGED = "Not scored", "Not to be read"
 _HEADER = ("run", "state", "score", "beside it", "online kNN, %", "network", "training", "last written")
 
 
@@ -41,16 +42,17 @@ def list_runs(folders: Sequence[Path]) -> list[Listed]:
             found.append(_listed(run))
         except PipelineError as error:
             cells = (folder.name, "damaged", str(error), *[""] * (len(_HEADER) - 3))
-            found.append(Listed(title="Not to be read", order=0.0, cells=cells, folder=folder))
-    titles = list(
-        dict.fromkeys(one.title for one in sorted(found, key=lambda one: (one.title == "Not scored", one.title)))
+            found.append(Listed(title=_DAMAGED, order=0.0, cells=cells, folder=folder))
+    last = [_UNSCORED, _DAMAGED]
+    titles = sorted(
+        {one.title for one in found}, key=lambda title: (last.index(title) + 1 if title in last else 0, title)
     )
     return sorted(found, key=lambda one: (titles.index(one.title), -one.order, one.cells[0]))
 
 
 def _listed(run: RunRecord) -> Listed:
     sets = scored_sets(run)
-    score, beside, order, title = "", "", -1.0, "Not scored"
+    score, beside, order, title = "", "", -1.0, _UNSCORED
     if sets:
         title = sets[0].title
         name, *others = sets[0].rows
@@ -115,7 +117,7 @@ def _by_title(listed: Sequence[Listed]) -> dict[str, list[Listed]]:
 
 
 def _note(title: str) -> str:
-    notes = {"Not scored": "by online kNN, where it was taken", "Not to be read": "mend or remove them"}
+    notes = {_UNSCORED: "by online kNN, where it was taken", _DAMAGED: "mend or remove them"}
     return notes.get(title, "best first; [95 % interval]")
 
 
