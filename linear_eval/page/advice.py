@@ -141,7 +141,7 @@ def _score(run: RunRecord) -> Iterator[Advice]:
                 f"({100 * score.accuracy:.1f} %): search by this encoder is worse than a classifier on it. Longer training and "
                 "a lower --objective.temperature usually bring them together.",
             )
-        for note in notes_on(result.to_dict()):
+        for note in notes_on(result.to_dict()) if result.data.train is not None else []:  # as earlier versions wrote it
             kind: Literal["watch", "good"] = "good" if note.startswith("recognised of each class") else "watch"
             yield Advice(kind, note[0].upper() + note[1:] + ".")
         break

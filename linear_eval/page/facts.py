@@ -54,18 +54,19 @@ def _images(run: RunRecord) -> str:
                 parts.append(f"{count:,} {'training' if name == 'train' else 'test'} images")
         if classes := getattr(data, "classes", ()):
             parts.append(f"{len(classes):,} classes")
-    if limit := config.get("data.limit"):
-        parts.append(f"training limited to {limit:,}")
+    if config.get("data.limit"):
+        parts.append(f"training limited to {_told(config, 'data.limit', ',')}")
     if config.get("data.label_fraction", 1.0) != 1.0:
-        parts.append(f"{100 * config['data.label_fraction']:g} % of the labels")
+        parts.append(f"{_told(config, 'data.label_fraction', 'g')} of the labels")
     return ", ".join([said, *parts])
 
 
 def _network(run: RunRecord) -> str:
     config = run.config
-    said = str(config.get("encoder.name"))
-    if config.get("encoder.layers") and config.get("encoder.channels"):
-        said += f" of {'-'.join(map(str, config['encoder.layers']))} blocks, {config['encoder.channels'][-1]} channels"
+    said = _told(config, "encoder.name")
+    layers, channels = config.get("encoder.layers"), config.get("encoder.channels")
+    if isinstance(layers, list | tuple) and isinstance(channels, list | tuple) and channels:
+        said += f" of {'-'.join(map(str, layers))} blocks, {channels[-1]} channels"
     known = [r.encoder for r in run.results if isinstance(r, ClosedResult | NumbersResult) and r.encoder is not None]
     if known:
         if known[0].parameters:
@@ -79,20 +80,26 @@ def _network(run: RunRecord) -> str:
 
 
 def _objective(config: Mapping[str, Any]) -> str:
-    said = str(config.get("objective.name"))
+    said = _told(config, "objective.name")
     if config.get("objective.temperature") is not None:
-        said += f", temperature {config['objective.temperature']:g}"
+        said += f", temperature {_told(config, 'objective.temperature', 'g')}"
     return said
 
 
 def _training(run: RunRecord) -> str:
     config = run.config
     done = max((line["step"] for line in run.metrics if line["kind"] == "step"), default=0)
-    at = f"{config.get('train.epochs')} epochs" + (f", {done:,} steps" if done else "")
+    at = f"{_told(config, 'train.epochs')} epochs" + (f", {done:,} steps" if done else "")
     return (
-        f"{at} of {config.get('train.batch_size'):,} images, {config.get('optim.name')} at "
-        f"{config.get('optim.learning_rate'):g}, {config.get('schedule.decay')} decay, seed {config.get('seed')}"
+        f"{at} of {_told(config, 'train.batch_size', ',')} images, {_told(config, 'optim.name')} at "
+        f"{_told(config, 'optim.learning_rate', 'g')}, {_told(config, 'schedule.decay')} decay, seed {_told(config, 'seed')}"
     )
+
+
+def _told(config: Mapping[str, Any], key: str, form: str = "") -> str:
+    """A field as words; another version may have had none of that name, or something else in it."""
+    value = config.get(key, "?")
+    return format(value, form) if form and isinstance(value, int | float) else str(value)
 
 
 def _short(count: int) -> str:

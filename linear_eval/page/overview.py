@@ -51,11 +51,11 @@ def list_runs(folders: Sequence[Path]) -> list[Listed]:
 
 
 def _listed(run: RunRecord) -> Listed:
-    sets = scored_sets(run)
+    sets = [one for one in scored_sets(run) if any(one.rows.values())]
     score, beside, order, title = "", "", -1.0, _UNSCORED
     if sets:
         title = sets[0].title
-        name, *others = sets[0].rows
+        name, *others = (name for name, row in sets[0].rows.items() if row)
         measure, first = next(iter(sets[0].rows[name].items()))
         score, order = f"{measure} {first}", first.value * (-1 if "error" in measure else 1)
         beside = ", ".join(

@@ -42,7 +42,7 @@ def verdict_on(run: RunRecord) -> Verdict:
             return Verdict("bad" if "worse" in headline else kind, headline, _capital(rest))
         if isinstance(result, FinetunedClasses | FinetunedNumbers):
             return _on_finetuned(result)
-    for one in scored_sets(run):
+    for one in (scored for scored in scored_sets(run) if scored.rows):
         first, *others = [(name, next(iter(row.values()), None)) for name, row in one.rows.items()]
         if first[1] is not None:
             beside = ", ".join(f"{name} {score}" for name, score in others if score is not None)
@@ -87,7 +87,7 @@ def _on_finetuned(result: FinetunedClasses | FinetunedNumbers) -> Verdict:
 
 def tiles(run: RunRecord, most: int = 4) -> list[Tile]:
     """The first measures of the first score, each beside the same of the other rows."""
-    sets = scored_sets(run)
+    sets = [one for one in scored_sets(run) if one.rows]
     if not sets:
         return []
     name, *others = sets[0].rows

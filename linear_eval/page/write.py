@@ -12,7 +12,7 @@ from rich.console import Console
 from linear_eval.answers import read_answers
 from linear_eval.comparison.page import as_markdown
 from linear_eval.comparison.runs import RunRecord, read_runs
-from linear_eval.comparison.tables import ReportOptions, compare_runs
+from linear_eval.comparison.tables import compare_runs, write_markdown
 from linear_eval.page.charts import curves_of
 from linear_eval.page.document import page_of, rendered
 from linear_eval.page.gallery import look_of
@@ -23,6 +23,7 @@ from linear_eval.page.state import run_folders, state_of
 from linear_eval.progress import Progress, print_line, showing_progress
 from simclr.errors import ConfigError, PipelineError
 from simclr.files import AGAIN, atomically, refused
+from simclr.paths import expand_fields
 from simclr.stopping import request
 
 __all__ = ["FILE", "PageOptions", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
@@ -42,8 +43,9 @@ class PageOptions:
     """Serve the page on this machine and keep its curves fresh while the runs go on, until Ctrl-C."""
 
     def __post_init__(self) -> None:
-        checked = ReportOptions(out=self.out)
-        object.__setattr__(self, "out", checked.out)
+        expand_fields(self, "out")
+        if self.out is not None and self.out.suffix not in (".html", ".md"):
+            raise ConfigError(f"out is {self.out}; expected a file that ends in .html or .md")
         if self.follow and self.out is not None:
             raise ConfigError(
                 "--follow serves the page and writes none; leave --out out, and write it when the run has ended"
@@ -67,8 +69,8 @@ def report(folders: Sequence[Path], options: PageOptions, progress: Progress | N
         _write(out, page)
         return text, out
     if options.out is not None and options.out.suffix == ".md":
-        return compare_runs(folders, ReportOptions(out=options.out)), options.out
-    text = compare_runs(folders, ReportOptions())
+        return write_markdown(folders, options.out), options.out
+    text = compare_runs(folders)
     out = options.out or _place(folders) / FILE
     _write(out, page_in_bytes(folders, progress))
     return text, out
