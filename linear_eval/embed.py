@@ -15,15 +15,14 @@ from torch.nn import functional as F
 from linear_eval.config import AUTOCAST
 from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import Features, extract_features
-from linear_eval.features.images import all_labels
-from linear_eval.features.kept import features_of_parts
 from linear_eval.features.naming import Names, Naming
 from linear_eval.features.order import images_elsewhere
 from linear_eval.features.parquet import embedding_chunks
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
 from linear_eval.features.write_share import WriteShare, write_parquet
 from linear_eval.keeping import kept_beside
-from linear_eval.look.images import AllImages, all_images
+from linear_eval.look.images import all_images
+from linear_eval.look.taken import decoded_later, whole_features
 from linear_eval.matching.search import nearest
 from linear_eval.progress import default_device, print_line
 from linear_eval.scored_run import ScoredRun, as_trained
@@ -172,11 +171,18 @@ def embed_run(
     module = _Normalised(encoder) if options.normalise else encoder
     x: Tensor | Iterator[Tensor]
     files: tuple[Path, ...]
-    features = _kept_features(run, encoder, found, options, progress)
+    kept, features = kept_beside(run, partial(print_line, Console(stderr=True))), None
+    streamed = options.out is not None and options.out.suffix == ".parquet"
+    if not streamed and kept.keeps(encoder, whole) and whole.broken == "refuse":
+        wanted = decoded_later(kept, found, options.data, options.batch_size)
+        autocast = AUTOCAST[options.precision]
+        features = whole_features(kept, encoder, wanted, options.batch_size, autocast, options.data.workers, progress)
+        naming.refuse(whole, 0, features.x, features.index)
     images, broken = whole, dict[int, str]()
     if features is None:
         images, broken = placed(whole, options.data.device_resident, options.batch_size)
-    if features is None and options.out is not None and options.out.suffix == ".parquet":
+    if streamed:
+        assert options.out is not None
         job = WriteShare(
             out=options.out,
             encoder=module,
@@ -210,32 +216,6 @@ def embed_run(
         files=files,
         neighbours=_neighbours(encoder, queries, x, options.k),
     )
-
-
-def _kept_features(
-    run: ScoredRun,
-    encoder: Encoder,
-    found: AllImages,
-    options: EmbedOptions,
-    progress: Callable[[int, int], None] | None,
-) -> Features | None:
-    """Features that a run keeps, or keeps from now on; None where they are written as they come, or are not kept."""
-    kept = kept_beside(run, partial(print_line, Console(stderr=True)))
-    images = found.images
-    streamed = options.out is not None and options.out.suffix == ".parquet"
-    if streamed or not kept.keeps(encoder, images) or images.broken == "skip":
-        return None
-    parts = kept.later(*found.parts.values(), resident=options.data.device_resident, batch_size=options.batch_size)
-    x = features_of_parts(
-        kept, "encoder", encoder, parts, options.batch_size, default_device(),
-        workers=options.data.workers, autocast=AUTOCAST[options.precision], progress=progress,
-    )  # fmt: skip
-    x = x if found.order is None else x[found.order]
-    rows = torch.arange(len(images))
-    Naming(root=options.data.path, parts=found.numbers).refuse(images, 0, x, rows)
-    labels = all_labels(images)
-    assert labels is not None
-    return Features(x, labels, rows, groups=images.groups)
 
 
 def _write_all(out: Path | None, features: Features, names: Sequence[str], classes: Sequence[str]) -> tuple[Path, ...]:

@@ -14,10 +14,8 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +23,8 @@ from torch import Tensor, nn
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.identity import digest_of_words, encoder_identity, images_identity
 from linear_eval.features.images import SizedImages, all_groups, all_labels
+from linear_eval.features.later import Later
 from linear_eval.features.pixels import RawPixels
-from linear_eval.sharing import placed
 from simclr.data import ImageSet
 from simclr.errors import CheckpointError, DataError
 from simclr.exchange.encoder_module import Encoder
@@ -43,18 +41,7 @@ _LEFT = 3600.0
 """Seconds after which what is being written beside its place was left there by a process that was killed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Later:
-    """What is to be known of images that are decoded when it turns out that they are needed."""
-
-    group: int
-    resident: Literal["auto", "yes", "no"]
-    batch_size: int
-    say: Callable[[str], object]
-    read: list[ImageSet]
-
-
-class Kept:
+class Kept(Later):
     """What a run keeps.
 
     Args:
@@ -69,55 +56,15 @@ class Kept:
         others: Callable[[], Iterator[Path]] = lambda: iter(()),
         say: Callable[[str], object] = lambda line: None,
     ) -> None:
+        super().__init__()
         self.folder, self.others, self.say = folder, others, say
         self.found: dict[str, Path] = {}
         """Name of each row whose features were not taken again, and where they were."""
-        self._later: weakref.WeakKeyDictionary[ImageSet, _Later] = weakref.WeakKeyDictionary()
         self._digests: weakref.WeakKeyDictionary[ImageSet, str | None] = weakref.WeakKeyDictionary()
-        self._groups = 0
 
     def keeps(self, encoder: nn.Module, images: ImageSet) -> bool:
         """Whether features of so many images would be kept."""
         return self.folder is not None and _nbytes(encoder, images) <= MOST_BYTES
-
-    def later(
-        self,
-        *parts: ImageSet,
-        resident: Literal["auto", "yes", "no"],
-        batch_size: int,
-        say: Callable[[str], object] = lambda line: None,
-    ) -> tuple[ImageSet, ...]:
-        """``placed`` of each of ``parts``, but for files none is decoded before features of one of them have to be taken.
-
-        Where files that do not decode are to be left out they are looked for at once: they decide which images there are.
-        """
-        self._groups += 1
-        found = []
-        for images in parts:
-            if images.pixels is not None or images.broken == "skip":
-                images = placed(images, resident, batch_size, say)[0]
-            else:
-                self._later[images] = _Later(
-                    group=self._groups, resident=resident, batch_size=batch_size, say=say, read=[]
-                )
-            found.append(images)
-        return tuple(found)
-
-    def labelled(self, images: ImageSet) -> ImageSet:
-        """``images.labelled()``, to be decoded as ``images`` are."""
-        known = images.labelled()
-        if known is not images and (later := self._later.pop(images, None)) is not None:
-            self._later[known] = later
-        return known
-
-    def read(self, images: SizedImages) -> SizedImages:
-        """``images`` as they are to be encoded; all that ``later`` was given with them are decoded now."""
-        if not isinstance(images, ImageSet) or (wanted := self._later.get(images)) is None:
-            return images
-        for other, later in list(self._later.items()):
-            if later.group == wanted.group and not later.read:
-                later.read.append(placed(other, later.resident, later.batch_size, later.say)[0])
-        return wanted.read[0]
 
     def look(
         self,

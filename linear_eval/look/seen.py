@@ -6,7 +6,7 @@ print(seen.names[0], [seen.names[row] for row in rows[0]])
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +15,17 @@ from rich.console import Console
 from torch import Tensor
 
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, check_features
-from linear_eval.features.kept import Kept, features_of_parts
+from linear_eval.features.extract import check_features
+from linear_eval.features.kept import Kept
 from linear_eval.features.naming import Names, Naming
 from linear_eval.keeping import kept_beside
 from linear_eval.look.images import AllImages, Part, all_images
+from linear_eval.look.taken import decoded_later, whole_features
 from linear_eval.progress import default_device, print_line
 from linear_eval.scored_run import ScoredRun
 from simclr.config import DataConfig
 from simclr.data import ImageSet
+from simclr.data.places import chosen
 
 __all__ = ["Progress", "Seen", "look_at", "seen_images"]
 
@@ -123,42 +125,33 @@ def seen_images(
     """``look_at`` of the images ``found``, with features that ``kept`` has, and by the protocol ``config``."""
     config = run.default_protocol() if config is None else config
     say = partial(print_line, Console(stderr=True))
-    parts = kept.later(*found.parts.values(), resident=data.device_resident, batch_size=config.batch_size, say=say)
-    found = _as_placed(found, parts)
     encoder, device, autocast = run.encoder(), default_device(), AUTOCAST[config.precision]
-    count = sum(map(len, parts))
-    drawn = None
-    if most is not None and count > most:
-        known = [kept.look("encoder", encoder, part, config.batch_size, device, autocast) for part in parts]
+    whole = found = decoded_later(kept, found, data, config.batch_size, say)
+    names: Sequence[str] = Names(Naming(root=data.path, parts=whole.numbers), whole.images)
+    if most is not None and len(whole.images) > most:
+        known = (
+            kept.look("encoder", encoder, part, config.batch_size, device, autocast) for part in whole.parts.values()
+        )
         if any(one is None for one in known):
-            drawn = _draw(found, most, seed)
-            parts = kept.later(
-                *(part.subset(rows) for part, rows in zip(parts, drawn, strict=True)),
-                resident=data.device_resident,
-                batch_size=config.batch_size,
-                say=say,
-            )
-            found = _as_placed(found, parts)
-    total = sum(map(len, parts))
-    x = features_of_parts(
-        kept, "encoder", encoder, parts, config.batch_size, device,
-        workers=data.workers, autocast=autocast, progress=None if progress is None else partial(progress, "features"),
-    )  # fmt: skip
-    images = found.images
-    check_features(Features(x, torch.full((total,), -1), torch.arange(total)), "whole", labelled=False)
+            found, rows = _draw(whole, most, seed)
+            found, names = decoded_later(kept, found, data, config.batch_size, say), chosen(names, rows)
+    shown = None if progress is None else partial(progress, "features")
+    features = whole_features(kept, encoder, found, config.batch_size, autocast, data.workers, shown)
+    check_features(features, "whole", labelled=False)
+    images, total, count = found.images, len(found.images), len(whole.images)
     numbers = torch.cat(
         [torch.full((len(part),), PARTS.index(name), dtype=torch.uint8) for name, part in found.parts.items()]
     )
     if found.order is not None:
-        x, numbers = x[found.order], numbers[found.order]
+        numbers = numbers[found.order]
     whence = kept.found.get("encoder")
     note = f"features of {total:,} of {count:,} images" if total < count else f"features of all {total:,} images"
     note += f", drawn under seed {seed} evenly from every class" if total < count else ""
     note += ", taken now" if whence is None else f", kept by an earlier command ({whence})"
     return Seen(
-        x=x,
-        y=torch.full((total,), -1) if images.labels is None else images.labels,
-        names=Names(Naming(root=data.path, parts=found.numbers), images),
+        x=features.x,
+        y=features.y,
+        names=names,
         parts=numbers,
         classes=images.classes,
         images=images,
@@ -169,24 +162,24 @@ def seen_images(
     )
 
 
-def _as_placed(found: AllImages, parts: Sequence[ImageSet]) -> AllImages:
-    """``found`` with these parts, of which some lack what does not decode, or was not drawn."""
-    named = dict(zip(found.parts, parts, strict=True))
-    same = [len(part) for part in parts] == [len(part) for part in found.parts.values()]
-    return replace(found, parts=named) if same else AllImages.of(named)
-
-
-def _draw(found: AllImages, most: int, seed: int) -> list[Tensor]:
-    """Rows of each part, rising: of every class of it, and of what has no label, the same share, at least one."""
-    share = most / sum(map(len, found.parts.values()))
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for images in found.parts.values():
+def _draw(found: AllImages, most: int, seed: int) -> tuple[AllImages, Tensor]:
+    """Of every class of each part, and of what has no label, the same share, at least one; and the rows (M,) of the whole."""
+    share, parts, rows = most / len(found.images), dict[Part, ImageSet](), list[Tensor]()
+    generator, before = torch.Generator().manual_seed(seed), 0
+    for name, images in found.parts.items():
         labels = torch.full((len(images),), -1) if images.labels is None else images.labels
-        rows = []
+        drawn = [torch.empty(0, dtype=torch.int64)]
         for label in labels.unique().tolist():
             of_class = (labels == label).nonzero().flatten()
             count = max(1, round(share * len(of_class)))
-            rows.append(of_class[torch.randperm(len(of_class), generator=generator)[:count]])
-        drawn.append(torch.cat(rows).sort().values if rows else torch.empty(0, dtype=torch.int64))
-    return drawn
+            drawn.append(of_class[torch.randperm(len(of_class), generator=generator)[:count]])
+        some = torch.cat(drawn).sort().values
+        parts[name] = images.subset(some)
+        rows.append(some + before)
+        before += len(images)
+    chosen_rows = torch.cat(rows)  # of the parts one after the other
+    if found.order is not None:
+        place = torch.empty_like(found.order)
+        place[found.order] = torch.arange(len(place))
+        chosen_rows = place[chosen_rows].sort().values
+    return AllImages.of(parts), chosen_rows
