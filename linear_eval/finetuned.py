@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from linear_eval.answers import Answers, certainty_of
@@ -258,6 +257,8 @@ def _probe(
     if config.objective.reads_numbers:
         target = np.concatenate([_targets(parts[s]) for s in ("train", "validation") if s in parts])
         mean, scale = x.mean(0), x.std(0).clamp_min(1e-8)
+        from sklearn.linear_model import RidgeCV
+
         ridge = RidgeCV(alphas=np.logspace(-2, 6, 17)).fit(((x - mean) / scale).double().numpy(), target)
         predicted = ridge.predict(((test.x - mean) / scale).double().numpy())
         return _number_row(predicted, _targets(parts["test"]))

@@ -12,10 +12,9 @@ from simclr.stopping import exit_code, listen, request
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from linear_eval.finetuned import evaluate_finetuned
-from linear_eval.page.write import write_page_at_end
+import simclr
 from linear_eval.sharing import shared
-from simclr import TrainConfig, pretrain
+from simclr.announced import announce
 from simclr.command_line import run_command
 from simclr.finetune import from_scratch, parse_finetuning
 
@@ -24,7 +23,8 @@ def main(arguments: list[str]) -> int:
     config = parse_finetuning(arguments, "finetune.py", __doc__ or "")
     with_scratch = config.train.evaluate and config.train.scratch
     for one in [config, from_scratch(config)] if with_scratch else [config]:
-        result = pretrain(one)
+        announce(one)
+        result = simclr.pretrain(one)  # loaded here: help and mistakes wait for no trainer
         if one.profile:
             return 0
         if not result.finished and result.main:
@@ -35,7 +35,10 @@ def main(arguments: list[str]) -> int:
 
 
 @shared
-def score(config: TrainConfig) -> int:
+def score(config: simclr.TrainConfig) -> int:
+    from linear_eval.finetuned import evaluate_finetuned
+    from linear_eval.page.write import write_page_at_end
+
     evaluate_finetuned(config)
     write_page_at_end(config.run_dir)
     return 0

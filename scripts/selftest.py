@@ -14,13 +14,15 @@ if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
 from simclr.command_line import parse_command, run_command
-from simclr.selftest import selftest
 
 MARKS = {True: "ok", False: "WRONG", None: ""}
 
 
 def main(arguments: list[str]) -> int:
-    findings = selftest(parse_command(arguments, "selftest.py", __doc__ or ""))
+    config = parse_command(arguments, "selftest.py", __doc__ or "")
+    from simclr.selftest import selftest  # here: help and mistakes wait for no trainer
+
+    findings = selftest(config)
     if os.environ.get("RANK", "0") == "0":
         width = max(len(finding.name) for finding in findings)
         for finding in findings:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -114,6 +113,8 @@ def write_finetuned(result: FinetunedResult, folder: Path) -> list[Path]:
 
 def class_picture(result: FinetunedClasses, path: Path) -> Path:
     """Accuracy of every class, the rows side by side, hardest class first; at most 40 of them."""
+    from matplotlib.figure import Figure
+
     rows = result.rows
     first = rows["fine-tuned"]
     named = drawable(result.data.classes)
