@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +31,7 @@ from simclr.exchange.encoder import Encoder
 from simclr.exchange.given import EncoderWords
 from simclr.names import printable
 from simclr.paths import expand_fields
+from simclr.progress import terminal
 
 __all__ = ["EmbedOptions", "Embedded", "embed_run"]
 
@@ -163,7 +163,7 @@ def embed_run(
     queries = {query: reads.square(query) for query in options.query}  # a bad one is refused before the work
     images, broken = placed(found, options.data.device_resident, options.batch_size)
     for note in found.first_lines():
-        print_line(Console(stderr=True), note)
+        print_line(terminal(), note)
     naming = Naming(root=options.data.path, parts=numbers)
     module = _Normalised(encoder) if options.normalise else encoder
     x: Tensor | Iterator[Tensor]

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from linear_eval.beside import Beside
 from linear_eval.classify.held_out import held_out_temperature
 from linear_eval.classify.result import ProbeResult
@@ -26,6 +24,7 @@ from simclr.commands import command
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
 from simclr.errors import ConfigError, DataError
+from simclr.progress import terminal
 
 __all__ = ["evaluate_run"]
 
@@ -149,7 +148,7 @@ def _labelled(images: ImageSet, data: DataConfig, split: str, batch_size: int) -
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "
             "images of each class into a folder of its own, or evaluate on another set: --data.source folder --data.path DIR"
         )
-    notify = partial(print_line, Console(stderr=True))
+    notify = partial(print_line, terminal())
     if split == "train":
         for note in images.first_lines():
             notify(note)

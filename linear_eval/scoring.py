@@ -16,6 +16,7 @@ from linear_eval.scored_run import ScoredRun
 from simclr.config import DataConfig
 from simclr.data import ImageSet
 from simclr.exchange.given import GivenEncoder, given_encoder
+from simclr.progress import terminal
 
 __all__ = ["Scoring"]
 
@@ -76,7 +77,7 @@ class Scoring:
             encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
             beside=_beside(beside, run.start(), data.channels),
             tensorboard=tensorboard,
-            console=Console(stderr=True),
+            console=terminal(),
         )
 
     @property
@@ -122,5 +123,5 @@ def _beside(
 def _given(word: Path | str, channels: int) -> GivenEncoder:
     found = given_encoder(word, "--beside", channels=3 if channels == 1 else channels)
     for line in found.said:
-        print_line(Console(stderr=True), f"{found.name}: {line}")
+        print_line(terminal(), f"{found.name}: {line}")
     return found

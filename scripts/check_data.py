@@ -16,8 +16,6 @@ from simclr.stopping import listen
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from rich.progress import Progress
-
 from simclr.command_line import parse_command, run_command
 from simclr.data.check import check_folder
 from simclr.errors import ConfigError
@@ -28,9 +26,7 @@ from simclr.paths import given_path
 def main(arguments: list[str]) -> int:
     words, file = without_json(arguments)
     config = parse_command(words, "check_data.py", __doc__ or "", default="folder")
-    with Progress(transient=True, disable=not sys.stdout.isatty() or file == "-") as bar:
-        task = bar.add_task("reading", total=None)
-        report = check_folder(config.data, lambda done, total: bar.update(task, completed=done, total=total))
+    report = check_folder(config.data)
     if file == "-":
         print(json.dumps(report.to_dict(), indent=2))
     else:

@@ -13,9 +13,6 @@ from simclr.stopping import listen
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from rich.console import Console
-from rich.progress import Progress
-
 from linear_eval.asked import fed_as_asked, images_to_start_from
 from linear_eval.embed import EmbedOptions, embed_run
 from linear_eval.scored_run import ScoredRun
@@ -32,11 +29,7 @@ def main(arguments: list[str]) -> int:
     options = parse_flags(EmbedOptions, words, "embed.py RUN", about, default=default)
     run, said = fed_as_asked(run, words, options.data)
     print("".join(f"{line}\n" for line in said), end="", file=sys.stderr)
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("embedding", total=None)
-        found = embed_run(run, options, lambda done, total: bar.update(task, completed=done, total=total))
-    print("\n".join(found.lines()))
+    print("\n".join(embed_run(run, options).lines()))
     return 0
 
 

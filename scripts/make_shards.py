@@ -15,8 +15,6 @@ from simclr.stopping import listen
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from rich.progress import Progress
-
 from simclr.command_line import parse_flags, run_command
 from simclr.data.packed.make import MakeOptions, make_shards
 from simclr.errors import ConfigError
@@ -29,10 +27,7 @@ def main(arguments: list[str]) -> int:
     if words and not words[0].startswith("-"):
         raise ConfigError(f"{words[0]!r} is neither shards nor parquet; images are named with --data.path DIR")
     options = parse_flags(MakeOptions, words, "make_shards.py", __doc__ or "", MakeOptions(out=Path("shards")))
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("writing", total=None)
-        made = make_shards(options, kind, lambda done, total: bar.update(task, completed=done, total=total))
-    print("\n".join(map(printable, made.lines())))
+    print("\n".join(map(printable, make_shards(options, kind).lines())))
     return 0
 
 

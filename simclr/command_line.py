@@ -32,6 +32,7 @@ from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
 from simclr.processes import leave_launch, take_launch, together
+from simclr.progress import screen
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
@@ -69,7 +70,7 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alon
         use_cores()
         if keep_memory:
             keep_freed_memory()
-        with together(), memory_in_words(_CAUSES, _HELPS):
+        with together(), memory_in_words(_CAUSES, _HELPS), screen():
             code = main(take_plugins(sys.argv[1:]))
     except LostProcessError as error:
         code = 1

@@ -25,7 +25,7 @@ FLOORS = {
     ),
     "simclr": (
         ("errors", "names", "stopping", "commands", "granted"),
-        ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory", "processes"),
+        ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory", "processes", "progress"),
         ("plugins",),
         ("distances", "neighbours"),
         ("mining",),
