@@ -1,5 +1,9 @@
 """Features of images, for search, clustering or a classifier of your own: ``python scripts/embed.py RUN --out FILE``.
 
+    python scripts/embed.py runs/birds --out birds.parquet
+    python scripts/embed.py runs/birds --query wren.jpg
+    python scripts/embed.py runs/birds --out birds.npz --data.source folder --data.path DIR
+
 RUN is a run directory, an encoder folder, a run that has not finished (--checkpoint newest), a file of weights of others,
 or the name of a timm model. FILE ends in .npz or .parquet, which is a folder of parts where several processes (torchrun) share
 the images; a name without an ending is a folder that may be larger than memory. --query IMG prints the images nearest to IMG.

@@ -1,5 +1,8 @@
 """Turn any set of images into few large files: ``python scripts/make_shards.py [shards | parquet] --data.path DIR --out FOLDER``.
 
+    python scripts/make_shards.py --data.path DIR --out SHARDS
+    python scripts/make_shards.py parquet --data.path DIR --out TABLES --size 256
+
 ``shards`` (without a word) are tars as WebDataset reads them, with a list of all images beside them; ``parquet`` is what Hugging
 Face's ``datasets`` reads. Images are shuffled once, files are kept byte for byte (``--size 256`` stores smaller JPEGs), and
 labels, groups, and the division into training and test images go with them. Training reads them with

@@ -1,5 +1,8 @@
 """Classify images: ``python scripts/predict.py RUN DIR [--out FILE.csv | FILE.parquet] [--top-k K]``.
 
+    python scripts/predict.py runs/birds-finetuned DIR --out birds.csv
+    python scripts/predict.py runs/birds wren.jpg
+
 RUN is a fine-tuned run, or one that scripts/evaluate.py --save-probe left a linear probe in. DIR is a folder of images, or one
 image. Each row has an image's path, its class, the calibrated probability of that, and the next classes with theirs. Where DIR
 has labels, accuracy and calibration error are said.

@@ -33,7 +33,7 @@ FLOORS = {
         ("objectives",),
         ("config",),
         ("data", "model", "optim", "flags"),
-        ("exchange",),
+        ("exchange", "help"),
         ("run", "adapt"),
         ("command_line", "train"),
         ("finetune", "replay", "selftest"),

@@ -38,7 +38,10 @@ def test_a_log_gets_a_line_every_ten_seconds_with_the_time_left(clock: Clock) ->
         for _ in each(range(100), "decoding"):
             clock.now += 1
     assert written.getvalue().splitlines() == [
-        *[f"decoding: {done}/100 images, {(100 - done) // 60}:{(100 - done) % 60:02d} left" for done in range(10, 101, 10)],
+        *[
+            f"decoding: {done}/100 images, {(100 - done) // 60}:{(100 - done) % 60:02d} left"
+            for done in range(10, 101, 10)
+        ],
         "decoding: 100 images in 1:40",
     ]
 
@@ -54,12 +57,11 @@ def test_what_is_quick_leaves_nothing_in_a_log(clock: Clock) -> None:
 def test_a_terminal_gets_a_bar_for_each_thing_and_lines_above_them(clock: Clock) -> None:
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=80)
-    with screen(console), progress("encoder: features", lines=False) as outer:
-        with progress("decoding", 1000) as inner:
-            clock.now += 20
-            inner(250)
-            terminal().print("a line")
-            outer.now("encoder: probe")
+    with screen(console), progress("encoder: features", lines=False) as outer, progress("decoding", 1000) as inner:
+        clock.now += 20
+        inner(250)
+        terminal().print("a line")
+        outer.now("encoder: probe")
     said = [line.rstrip() for line in lines_of(written.getvalue())]
     assert "a line" in said
     bar = next(line for line in said if "decoding" in line)
