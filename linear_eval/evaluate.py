@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from linear_eval.answers import Answers, certainty_of
 from linear_eval.beside import Beside
 from linear_eval.classify.held_out import held_out_temperature
@@ -28,6 +26,7 @@ from simclr.commands import command
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
 from simclr.errors import ConfigError, DataError
+from simclr.progress import terminal
 
 __all__ = ["evaluate_run"]
 
@@ -163,5 +162,5 @@ def _labelled(images: ImageSet, split: str) -> ImageSet:
         )
     if split == "train":
         for note in images.first_lines():
-            print_line(Console(stderr=True), note)
+            print_line(terminal(), note)
     return images

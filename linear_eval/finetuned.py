@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from linear_eval.answers import Answers, certainty_of
@@ -49,6 +48,7 @@ from simclr.exchange.encoder import Encoder
 from simclr.exchange.imported import start_from
 from simclr.finetune import from_scratch
 from simclr.model.contrastive import build_model
+from simclr.progress import terminal
 from simclr.run.division import kept_parts
 
 __all__ = ["evaluate_finetuned"]
@@ -68,7 +68,7 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
     """
     parts = {split: _images(config, split) for split in ("train", "validation", "test") if _exists(config, split)}
     device = default_device()
-    console = Console(stderr=True)
+    console = terminal()
     numbers = config.objective.reads_numbers
     rows: dict[str, Row] = {}
     answers: dict[str, np.ndarray] = {}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from simclr.names import printable
+from simclr.progress import progress, screen, shows_bars
 
 __all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "showing_progress"]
 
@@ -24,11 +25,14 @@ Progress = Callable[[str], None]
 @contextmanager
 def showing_progress(console: Console) -> Iterator[Progress]:
     """Gives the function to call with a line; ``console`` writes to stderr."""
-    if console.is_terminal:
-        with console.status("") as status:
-            yield lambda line: status.update(Text(printable(line)))
-    else:
-        yield lambda line: print(printable(line), file=sys.stderr)
+    with screen(console), progress("", lines=False) as work:
+
+        def show(line: str) -> None:
+            work.now(line)
+            if not shows_bars():
+                print(printable(line), file=sys.stderr)
+
+        yield show
 
 
 def print_line(console: Console, line: str) -> None:

@@ -1,5 +1,9 @@
 """Fine-tune an encoder on labels: ``accelerate launch scripts/finetune.py --encoder.init RUN_OR_FILE [--overrides]``.
 
+    accelerate launch scripts/finetune.py --encoder.init runs/birds
+    accelerate launch scripts/finetune.py --encoder.init runs/birds --data.label-fraction 0.01
+    accelerate launch scripts/finetune.py --encoder.init resnet50.a1_in1k --data.source folder --data.path DIR
+
 RUN_OR_FILE is a run, an encoder folder, a checkpoint file of timm, torchvision, lightly or solo-learn, or a timm model's
 name. The same network from random weights and a linear probe of the encoder as it was are scored beside it; the test
 images are scored once. The same command run again continues where it was stopped.

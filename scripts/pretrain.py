@@ -1,6 +1,12 @@
 """Pretrain an encoder, then score it: ``accelerate launch scripts/pretrain.py [PRESET | FILE.yaml] [--overrides]``.
 
-The same command run again continues where it was stopped. Everything goes to runs/NAME.
+    accelerate launch scripts/pretrain.py
+    accelerate launch scripts/pretrain.py folder --data.path DIR --name birds
+    accelerate launch scripts/pretrain.py folder --data.path DIR --dry-run
+    accelerate launch scripts/pretrain.py cifar10 objective:triplet --train.epochs 20
+
+The same command run again continues where it was stopped. Everything goes to runs/NAME. --dry-run shows what would be trained on
+what, its memory and its time, and writes nothing.
 """
 
 import sys

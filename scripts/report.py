@@ -15,15 +15,14 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from rich.console import Console
-
 from linear_eval.page.write import PageOptions, follow, report
-from linear_eval.progress import print_line, showing_progress
+from linear_eval.progress import print_line
 from simclr.command_line import parse_flags, run_command
 from simclr.errors import ConfigError
 from simclr.flags import HELP
 from simclr.names import printable
 from simclr.paths import given_path
+from simclr.progress import screen, terminal
 
 
 def main(arguments: list[str]) -> int:
@@ -34,12 +33,11 @@ def main(arguments: list[str]) -> int:
     usage = "report.py RUN [RUN ...]" if count == 0 else "report.py RUN"
     options = parse_flags(PageOptions, words[count:], usage, about, default=PageOptions())
     folders = list(dict.fromkeys(given_path(word, "a run") for word in words[:count]))
-    console = Console(stderr=True)
     if options.follow:
-        follow(folders, partial(print_line, console))
+        follow(folders, partial(print_line, terminal()))
         return 0
-    with showing_progress(console) as progress:
-        text, page = report(folders, options, progress if console.is_terminal else None)
+    with screen():
+        text, page = report(folders, options)
     print(text)
     print(printable(str(page)), file=sys.stderr)
     return 0

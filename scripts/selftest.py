@@ -1,5 +1,8 @@
 """Compare a step by all processes with one of one: ``accelerate launch scripts/selftest.py [PRESET | FILE.yaml] [--overrides]``.
 
+    accelerate launch scripts/selftest.py
+    torchrun --nproc_per_node 2 scripts/selftest.py cifar10 --train.batch-size 1024
+
 Give it the words of the run that is to be trained, behind the launcher that will train it. It takes one step of that run twice,
 by all processes and by one, and prints what is the same and how fast wire and images are. Nothing is written. The exit code is 1
 where processes do not train as one would, else 0; 2 means that the run itself would be refused.

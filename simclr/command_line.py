@@ -26,12 +26,14 @@ from simclr.cores import use_cores
 from simclr.errors import ConfigError, DataError, LostProcessError, PipelineError
 from simclr.exchange.given import GivenEncoder, given_encoder
 from simclr.exchange.starting_point import with_its_stem
-from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
+from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, read_words
+from simclr.help import PLUGIN, short_help
 from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
 from simclr.processes import leave_launch, take_launch, together
+from simclr.progress import screen
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 
@@ -69,7 +71,7 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alon
         use_cores()
         if keep_memory:
             keep_freed_memory()
-        with together(), memory_in_words(_CAUSES, _HELPS):
+        with together(), memory_in_words(_CAUSES, _HELPS), screen():
             code = main(take_plugins(sys.argv[1:]))
     except LostProcessError as error:
         code = 1
@@ -240,7 +242,8 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
 def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T) -> T:
     """Flags over ``default`` as a config of type ``cls``, by tyro; an error of the user's is one ConfigError.
 
-    ``--help`` prints the flags that many runs need and how many more there are, ``--help-all`` all of them; both exit with 0.
+    ``--help`` prints a screen with examples and the flags that many need (``simclr/help.py``), ``--help-all`` all of them; both
+    exit with 0.
     """
     given = read_words(words)
     chosen = list(given.choices)
@@ -256,8 +259,10 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
             chosen.append(f"{name}:{type(getattr(default, name)).name}")
     given = Words(chosen, given.flags)
     check_flags(cls, given)
-    all_flags = "--help-all" in given.flags or not any(word in given.flags for word in HELP)
-    tyro_type, tyro_default = for_tyro(cls, default, rare=all_flags)
+    if any(word in given.flags for word in HELP) and "--help-all" not in given.flags:
+        print(short_help(cls, default, as_called(f"scripts/{command}"), as_called(about), given.choices))
+        raise SystemExit(0)
+    tyro_type, tyro_default = for_tyro(cls, default)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -272,9 +277,7 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
     except SystemExit as stop:
         if stop.code:
             raise ConfigError(_one_line(errors.getvalue())) from None
-        print("--plugin MODULE or FILE.py, with any command: backbones, objectives, sources and presets of your own")
-        if not all_flags and more_flags(cls):
-            print(more_flags(cls))
+        print(PLUGIN)
         raise
     config = from_tyro(cls, parsed)
     if isinstance(config, TrainConfig):

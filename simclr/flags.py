@@ -120,14 +120,13 @@ def choices(cls: type) -> dict[str, list[Any]]:
     return found
 
 
-def for_tyro(cls: type, default: Any, rare: bool = True) -> tuple[type, Any]:
+def for_tyro(cls: type, default: Any) -> tuple[type, Any]:
     """The config ``cls`` as tyro is to read it, and ``default`` as one of it; ``from_tyro`` leads back.
 
-    It may be a subclass, so that tyro finds the fields' docstrings. One of several configs is called by its ``name``. Without
-    ``rare``, fields with that mark are left out: of the help, and for tyro that means of the command line too.
+    It may be a subclass, so that tyro finds the fields' docstrings. One of several configs is called by its ``name``.
     """
     hints, several, fields = get_type_hints(cls, include_extras=True), choices(cls), []
-    if rare and not several:
+    if not several:
         return cls, default
     for field in dataclasses.fields(cls):
         hint, value = chosen_from(hints[field.name], offered=True), getattr(default, field.name)
@@ -136,10 +135,6 @@ def for_tyro(cls: type, default: Any, rare: bool = True) -> tuple[type, Any]:
         elif field.name in several:
             named = (Annotated[config, tyro.conf.subcommand(name=config.name)] for config in several[field.name])
             hint = Union[tuple(named)]  # noqa: UP007
-        elif not rare and RARE in getattr(hint, "__metadata__", ()):
-            hint = Annotated[hint, tyro.conf.Suppress]
-        elif not rare and isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            hint, value = for_tyro(hint, value, rare)
         fields.append((field.name, hint, dataclasses.field(default=value)))
     # What the fields may not say together is checked where from_tyro builds the config itself.
     body = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__post_init__": lambda self: None}

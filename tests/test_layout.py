@@ -25,7 +25,7 @@ FLOORS = {
     ),
     "simclr": (
         ("errors", "names", "stopping", "commands", "granted"),
-        ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory", "processes"),
+        ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory", "processes", "progress"),
         ("plugins",),
         ("distances", "neighbours"),
         ("mining",),
@@ -33,7 +33,7 @@ FLOORS = {
         ("objectives",),
         ("config",),
         ("data", "model", "optim", "flags", "announced"),
-        ("exchange",),
+        ("exchange", "help"),
         ("run", "adapt"),
         ("command_line", "train"),
         ("finetune", "replay", "selftest"),

@@ -17,10 +17,10 @@ from linear_eval.look.thumbnails import thumbnails
 from linear_eval.page.images import as_json
 from linear_eval.page.look import BEHIND_A_CELL, BEHIND_ALL_CELLS, Confusion, Look, Picture, Pictures
 from linear_eval.page.map import FORMS, class_colours, draw_map
-from linear_eval.progress import Progress
 from linear_eval.scored_run import ScoredRun
 from simclr.commands import command
 from simclr.errors import DataError, PipelineError
+from simclr.progress import progress
 
 __all__ = ["look_of"]
 
@@ -39,20 +39,19 @@ SURPRISES, GROUPS, IN_A_GROUP = 48, 24, 8
 _SIGNS = dict(zip(FORMS, "●▲■◆▼✚★⬢", strict=True))
 
 
-def look_of(
-    run: RunRecord, answers: StoredAnswers | None, confusion: Confusion | None, progress: Progress | None = None
-) -> tuple[Look | None, str]:
+def look_of(run: RunRecord, answers: StoredAnswers | None, confusion: Confusion | None) -> tuple[Look | None, str]:
     """The images of ``run`` as its page shows them, and a word on why where it shows none."""
     if not run.finished:
         return None, ""
-    say: Progress = progress if progress is not None else lambda _: None
-
-    def counted(what: str, done: int, total: int) -> None:
-        say(f"report: {what}, {done:,} of {total:,}")
-
     try:
-        seen = look_at(ScoredRun.at(run.folder), most=MOST_IMAGES, progress=counted)
-        return _Chosen(seen, say, counted).look(answers, confusion), ""
+        with progress("the images of the report", lines=False) as work:
+
+            def counted(what: str, done: int, total: int) -> None:
+                work(done, total)
+                work.what = f"report: {what}"
+
+            seen = look_at(ScoredRun.at(run.folder), most=MOST_IMAGES, progress=counted)
+            return _Chosen(seen, counted).look(answers, confusion), ""
     except PipelineError as error:
         return None, f"Its images cannot be shown: {error}."
 
@@ -60,21 +59,18 @@ def look_of(
 class _Chosen:
     """Which images of a set are shown, gathered section by section; each becomes a picture once, at the end."""
 
-    def __init__(self, seen: Seen, say: Progress, counted: Callable[[str, int, int], None]) -> None:
-        self.seen, self.say, self.counted = seen, say, counted
+    def __init__(self, seen: Seen, counted: Callable[[str, int, int], None]) -> None:
+        self.seen, self.counted = seen, counted
         self.pictures = Pictures()
         self.row_of = {name: row for row, name in enumerate(seen.names)}
 
     def look(self, answers: StoredAnswers | None, confusion: Confusion | None) -> Look:
         seen = self.seen
         cells = {} if answers is None or confusion is None else self._cells(answers, confusion)
-        self.say("report: neighbours")
         neighbours, said = self._neighbours()
-        self.say("report: near-duplicates")
         groups, duplicates = self._copies()
-        self.say("report: surprising images")
         odd = self._surprising()
-        self.say("report: the map")
+        self.counted("the map", 0, 0)
         generator = torch.Generator().manual_seed(0)
         rows = torch.randperm(len(seen), generator=generator)[:MOST_POINTS].sort().values
         method: Method = "tsne" if len(rows) >= 5 else "pca"

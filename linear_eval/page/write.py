@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from linear_eval.answers import read_answers
 from linear_eval.comparison.page import as_markdown
 from linear_eval.comparison.runs import RunRecord, read_runs
@@ -20,10 +18,11 @@ from linear_eval.page.live import Reply, as_reply, served
 from linear_eval.page.look import confusion_of
 from linear_eval.page.overview import list_runs, overview_page, overview_sections
 from linear_eval.page.state import run_folders, state_of
-from linear_eval.progress import Progress, print_line, showing_progress
+from linear_eval.progress import print_line
 from simclr.errors import ConfigError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.paths import expand_fields
+from simclr.progress import screen, terminal
 from simclr.stopping import request
 
 __all__ = ["FILE", "PageOptions", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
@@ -52,7 +51,7 @@ class PageOptions:
             )
 
 
-def report(folders: Sequence[Path], options: PageOptions, progress: Progress | None = None) -> tuple[str, Path | None]:
+def report(folders: Sequence[Path], options: PageOptions) -> tuple[str, Path]:
     """The comparison of the runs in ``folders`` as Markdown, and the page that was written.
 
     A folder that is no run but holds runs stands for all of them, and gives the table of where each stands.
@@ -72,26 +71,26 @@ def report(folders: Sequence[Path], options: PageOptions, progress: Progress | N
         return write_markdown(folders, options.out), options.out
     text = compare_runs(folders)
     out = options.out or _place(folders) / FILE
-    _write(out, page_in_bytes(folders, progress))
+    _write(out, page_in_bytes(folders))
     return text, out
 
 
-def write_page(run_dir: Path, progress: Progress | None = None) -> Path:
+def write_page(run_dir: Path) -> Path:
     """Write the report of the run in ``run_dir`` there, with its images where they can be had.
 
     Raises:
         CheckpointError: no run there, a damaged file in it, or a disk that refuses.
     """
-    _write(run_dir / FILE, page_in_bytes([run_dir], progress))
+    _write(run_dir / FILE, page_in_bytes([run_dir]))
     return run_dir / FILE
 
 
 def write_page_at_end(run_dir: Path) -> None:
     """``write_page`` where a run or a score ends: what goes wrong is a line, since the work is done and on the disk."""
-    console = Console(stderr=True)
+    console = terminal()
     try:
-        with showing_progress(console) as progress:
-            written = write_page(run_dir, progress if console.is_terminal else None)
+        with screen():
+            written = write_page(run_dir)
         print_line(console, f"{written} (open it in a browser)")
     except PipelineError as error:
         print_line(console, f"warning: {error}; there is no report")
@@ -100,7 +99,7 @@ def write_page_at_end(run_dir: Path) -> None:
         print_line(console, f"warning: the report could not be drawn ({type(error).__name__}: {reason})")
 
 
-def page_in_bytes(folders: Sequence[Path], progress: Progress | None = None) -> bytes:
+def page_in_bytes(folders: Sequence[Path]) -> bytes:
     """The page of the runs in ``folders``: of one with its images, of several side by side."""
     runs = read_runs(folders)
     stamp = time.strftime("%Y-%m-%d %H:%M")
@@ -109,7 +108,7 @@ def page_in_bytes(folders: Sequence[Path], progress: Progress | None = None) -> 
     (run,) = runs
     answers = read_answers(run.folder)
     confusion = None if answers is None else confusion_of(answers)
-    look, note = look_of(run, answers, confusion, progress)
+    look, note = look_of(run, answers, confusion)
     state = " ".join(word for word in (state_of(run).line, note, f"Written {stamp}.") if word)
     if look is None or not confusion or not look.cells:  # without pictures there is nothing behind a cell
         confusion = None if confusion is None else replace(confusion, members={})
