@@ -200,7 +200,7 @@ def pair_calibration_error(
     pairs: Annotated[Tensor, "P 2"] | Listed | None = None,
     bins: int = 15,
 ) -> float:
-    """Mean |share of genuine pairs - probability| over bins of probability, on pairs it was not fitted on.
+    """Mean ``|share of genuine pairs - probability|`` over bins of probability, on pairs it was not fitted on.
 
     Genuine and impostor pairs are weighted to the share that the calibration assumes (``calibration.prior``), so that
     a test set with more classes does not look like bad calibration. Arguments and errors as :func:`fit_threshold`.
