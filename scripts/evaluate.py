@@ -26,7 +26,6 @@ from linear_eval.config import EvaluationOptions
 from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_few_shot import evaluate_one_shot
 from linear_eval.evaluate_open import evaluate_open_set
-from linear_eval.page.write import write_page_at_end
 from linear_eval.scored_run import ScoredRun
 from linear_eval.sharing import shared
 from simclr.command_line import parse_flags, run_and_flags, run_command
@@ -49,6 +48,8 @@ def main(arguments: list[str]) -> int:
     else:
         evaluate_run(run, options.data, options.eval, save_probe=options.save_probe, **more)
     if run.config is not None:
+        from linear_eval.page.write import write_page_at_end
+
         write_page_at_end(run.run_dir)
     return 0
 

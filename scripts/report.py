@@ -15,8 +15,7 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from linear_eval.page.write import PageOptions, follow, report
-from linear_eval.progress import print_line
+from linear_eval.page.options import PageOptions
 from simclr.command_line import parse_flags, run_command
 from simclr.errors import ConfigError
 from simclr.flags import HELP
@@ -33,6 +32,9 @@ def main(arguments: list[str]) -> int:
     usage = "report.py RUN [RUN ...]" if count == 0 else "report.py RUN"
     options = parse_flags(PageOptions, words[count:], usage, about, default=PageOptions())
     folders = list(dict.fromkeys(given_path(word, "a run") for word in words[:count]))
+    from linear_eval.page.write import follow, report
+    from linear_eval.progress import print_line
+
     if options.follow:
         follow(folders, partial(print_line, terminal()))
         return 0

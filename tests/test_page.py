@@ -24,7 +24,8 @@ import simclr
 from linear_eval import EvalConfig, evaluate_run, paired_difference
 from linear_eval.answers import read_answers
 from linear_eval.page.live import served
-from linear_eval.page.write import PageOptions, live_reply, report, write_page
+from linear_eval.page.options import PageOptions
+from linear_eval.page.write import live_reply, report, write_page
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig
 
 Command = Callable[..., tuple[int, str, str]]

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,39 +16,18 @@ from linear_eval.page.document import page_of, rendered
 from linear_eval.page.gallery import look_of
 from linear_eval.page.live import Reply, as_reply, served
 from linear_eval.page.look import confusion_of
+from linear_eval.page.options import PageOptions
 from linear_eval.page.overview import list_runs, overview_page, overview_sections
 from linear_eval.page.state import run_folders, state_of
 from linear_eval.progress import print_line
-from simclr.errors import ConfigError, PipelineError
+from simclr.errors import PipelineError
 from simclr.files import AGAIN, atomically, refused
-from simclr.paths import expand_fields
 from simclr.progress import screen, terminal
 from simclr.stopping import request
 
-__all__ = ["FILE", "PageOptions", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
+__all__ = ["FILE", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
 
 FILE = "report.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageOptions:
-    """What a report can be told."""
-
-    out: Path | None = None
-    """The page: .html, or .md with its pictures beside it. By default report.html in the run's folder, or in the folder that
-    holds all the runs."""
-
-    follow: bool = False
-    """Serve the page on this machine and keep its curves fresh while the runs go on, until Ctrl-C."""
-
-    def __post_init__(self) -> None:
-        expand_fields(self, "out")
-        if self.out is not None and self.out.suffix not in (".html", ".md"):
-            raise ConfigError(f"out is {self.out}; expected a file that ends in .html or .md")
-        if self.follow and self.out is not None:
-            raise ConfigError(
-                "--follow serves the page and writes none; leave --out out, and write it when the run has ended"
-            )
 
 
 def report(folders: Sequence[Path], options: PageOptions) -> tuple[str, Path]:
