@@ -53,7 +53,7 @@ FLOORS = {
         ("look",),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
-        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict"),
+        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict", "neighbors"),
     ),
 }
 """The rooms of each package from the ground up: a room imports only from the floors below its own."""
