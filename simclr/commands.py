@@ -11,6 +11,7 @@ NAMES = (
     "evaluate",
     "finetune",
     "embed",
+    "neighbors",
     "predict",
     "export",
     "report",

@@ -53,7 +53,7 @@ FLOORS = {
         ("look",),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
-        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict"),
+        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict", "neighbors"),
         ("page",),
     ),
 }

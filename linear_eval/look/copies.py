@@ -1,10 +1,11 @@
 """Groups of near-duplicates in a set: the same shot again, as it is or re-encoded, resized, brighter, moved by a little.
 
-What makes two images copies is their pixels (``simclr/data/near_copies.py``); the encoder says which to compare beside those
-that look alike at 8 x 8.
+What makes two images copies is their pixels (``simclr/data/copy_pairs.py``). The encoder says which may be mirrored or cropped
+copies: those that it puts much nearer to one another than to all others.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from linear_eval.look.neighbours import nearest_rows
 from linear_eval.look.prints import fingerprints_of
 from linear_eval.look.seen import Progress, Seen
 from linear_eval.progress import default_device
-from simclr.data.near_copies import copy_pairs
+from simclr.data.copy_pairs import copy_pairs
 
 __all__ = ["CopyGroup", "copies", "group_numbers"]
 
-_NEAREST = 3
-"""Of each image under the encoder, that are compared with it."""
+_NEAREST, _COMPARED, _RATIO = 8, 3, 0.5
+"""Of each image's nearest under the encoder the first few are compared with it mirrored and cropped as well, where they are
+nearer than half as far as the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class CopyGroup:
     """Of ``Seen``, rising."""
 
     agreement: float
-    """How much the two of its pairs agree that agree least: from 16, where copies begin, to some hundreds of equal files."""
+    """How much the two of its pairs agree that agree least: from 16, where copies begin; of equal files it is 100 or so."""
 
     parts: tuple[str, ...]
     """The parts that they are in, in order; more than one where a test image is known from training."""
@@ -44,7 +46,7 @@ class CopyGroup:
 
 
 def copies(seen: Seen, progress: Progress | None = None) -> list[CopyGroup]:
-    """Groups of near-duplicates among all images: those in several parts first, then the largest, then the surest.
+    """Groups of near-duplicates among all images, the surest first.
 
     Args:
         seen: the images.
@@ -70,7 +72,7 @@ def copies(seen: Seen, progress: Progress | None = None) -> list[CopyGroup]:
         )
         for group, rows in members.items()
     ]
-    return sorted(groups, key=lambda one: (not one.crosses, -len(one.rows), -one.agreement, one.rows))
+    return sorted(groups, key=lambda one: (-one.agreement, one.rows))
 
 
 def group_numbers(seen: Seen, progress: Progress | None = None) -> Tensor:
@@ -82,11 +84,13 @@ def _pairs(seen: Seen, progress: Progress | None) -> tuple[Tensor, Tensor]:
     if len(seen) < 2:
         return torch.empty(0, 2, dtype=torch.int64), torch.empty(0)
     prints = fingerprints_of(seen, progress)
-    shown = None if progress is None else lambda done, total: progress("alike images", done, total)
-    _, near = nearest_rows(seen.x, k=min(_NEAREST, len(seen) - 1), progress=shown)
-    rows = torch.arange(len(seen))[:, None].expand_as(near)
-    alike = torch.stack([rows.flatten(), near.flatten()], 1)
-    return copy_pairs(prints, alike, device=default_device())
+    shown = None if progress is None else partial(progress, "alike images")
+    cosines, near = nearest_rows(seen.x, k=_NEAREST, progress=shown)
+    # Copies are much nearer than the others of an image's neighbourhood, however wide that is (Lowe 2004 has the ratio).
+    distance = 1 - cosines
+    close = distance[:, :_COMPARED] < _RATIO * distance[:, -1:]
+    which, place = close.nonzero(as_tuple=True)
+    return copy_pairs(prints, torch.stack([which, near[which, place]], 1), default_device())
 
 
 def _joined(count: int, pairs: Tensor) -> Tensor:

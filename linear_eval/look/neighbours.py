@@ -17,7 +17,7 @@ from linear_eval.features.rows import parts_of
 from linear_eval.matching.search import nearest
 from simclr.errors import MissingExtraError
 
-__all__ = ["Index", "nearest_rows"]
+__all__ = ["Index", "check_index", "nearest_rows"]
 
 Index = Literal["exact", "faiss"]
 
@@ -52,6 +52,12 @@ def nearest_rows(
         return _by_faiss(x, queries, k, own, progress)
     shown = None if progress is None else lambda done: progress(done, len(x))
     return nearest(queries, x, k, own=own, progress=shown)
+
+
+def check_index(index: Index) -> None:
+    """Raise MissingExtraError where ``index`` is one of a library that is not installed; before there is work to lose."""
+    if index == "faiss":
+        _faiss()
 
 
 def _faiss() -> Any:

@@ -57,6 +57,9 @@ class Seen:
     images: ImageSet
     """Row i is image i."""
 
+    root: Path | None
+    """The set's folder, below which files have their names."""
+
     note: str
     """Where the features came from, and how many of how many images they are of."""
 
@@ -77,8 +80,11 @@ class Seen:
         return PARTS[int(self.parts[row])]
 
     def label(self, row: int) -> str:
-        """The name of an image's class; its number where it has none, and nothing where there is no label."""
-        label = int(self.y[row])
+        """The name of an image's class; nothing where it has no label."""
+        return self.name_of(int(self.y[row]))
+
+    def name_of(self, label: int) -> str:
+        """The name of a class, its number where it has none, and nothing of -1."""
         return "" if label < 0 else self.classes[label] if label < len(self.classes) else str(label)
 
 
@@ -155,6 +161,7 @@ def seen_images(
         parts=numbers,
         classes=images.classes,
         images=images,
+        root=data.path,
         note=note,
         found=found,
         config=config,

@@ -2,7 +2,7 @@
 
 Out-of-fold predictions of the linear probe are what confident learning ranks by (Northcutt et al. 2021, "Confident Learning:
 Estimating Uncertainty in Dataset Labels"); the vote of an image's neighbours is SimiFeat's (Zhu et al. 2022, "Detecting
-Corrupted Labels Without Training a Model to Predict"). ``docs/look.md`` has what each names of planted labels.
+Corrupted Labels with Training-Free Methods"). ``docs/look.md`` has what they name of planted labels, alone and together.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,12 @@ from simclr.cores import threads_for
 from simclr.data.groups import group_folds
 from simclr.errors import DataError
 
-__all__ = ["FOLDS", "Surprise", "neighbour_votes", "out_of_fold", "surprising"]
+__all__ = ["FOLDS", "Surprise", "agreed", "neighbour_votes", "out_of_fold", "surprising"]
 
 FOLDS = 5
 
-_NEIGHBOURS = 10
+_NEIGHBOURS, _DOUBT = 10, 0.05
+"""Nearest images that vote, and what is added to the share of each class."""
 
 _ENOUGH = 500
 """Rows by which a strength is chosen."""
@@ -43,13 +44,13 @@ class Surprise:
     """Its label."""
 
     said: int
-    """The class that the probe says."""
+    """The class that it is likelier of."""
 
     confidence: float
-    """The probe's probability of that."""
+    """Probability of that, of the probe and the nearest images together."""
 
     probability: float
-    """The probe's probability of the label."""
+    """That of the label."""
 
     neighbours: float
     """Share of its nearest images that bear its label."""
@@ -58,7 +59,13 @@ class Surprise:
 def surprising(seen: Seen, most: int = 50, *, progress: Progress | None = None) -> list[Surprise]:
     """The labelled images whose label is most probably wrong, the most surprising first.
 
-    Every image of every part is predicted by a probe that was fitted on four fifths of the others, copies of it left out.
+    Every image of every part is predicted by a probe that was fitted on four fifths of the images, and by the labels of its
+    nearest; copies of it have no part in either. Images are ranked by the odds of their label against the likeliest other class.
+
+    Args:
+        seen: the images.
+        most: how many; fewer where fewer labels are the less likely ones.
+        progress: called with what is done, how much of it is, and how much there is.
 
     Raises:
         DataError: fewer than two classes of two labelled images.
@@ -72,26 +79,32 @@ def surprising(seen: Seen, most: int = 50, *, progress: Progress | None = None) 
         )
     x, groups = seen.x[labelled], group_numbers(seen, progress)[labelled]
     shown = None if progress is None else lambda done: progress("probes", done, FOLDS)
-    p = out_of_fold(x, target, groups, progress=shown)  # (M, C)
-    votes = neighbour_votes(x, target, len(classes), groups)
-    own = p.gather(1, target[:, None]).flatten()
-    other = p.scatter(1, target[:, None], -1.0)
-    said = other.argmax(1)
-    margin = own - other.gather(1, said[:, None]).flatten()
-    agree = votes.gather(1, target[:, None]).flatten()
-    order = margin.argsort(stable=True)
-    wrong = order[margin[order] < 0][:most].tolist()
+    p, votes = out_of_fold(x, target, groups, progress=shown), neighbour_votes(x, target, len(classes), groups)
+    q = agreed(p, votes)
+    own = q.gather(1, target[:, None]).flatten()
+    best, said = q.scatter(1, target[:, None], -1.0).max(1)
+    odds = own.log() - best.log()
+    order = odds.argsort(stable=True)
     return [
         Surprise(
             row=int(labelled[i]),
             given=int(classes[target[i]]),
             said=int(classes[said[i]]),
-            confidence=float(p[i, said[i]]),
+            confidence=float(best[i]),
             probability=float(own[i]),
-            neighbours=float(agree[i]),
+            neighbours=float(votes[i, target[i]]),
         )
-        for i in wrong
+        for i in order[odds[order] < 0][:most].tolist()
     ]
+
+
+def agreed(p: Tensor, votes: Tensor) -> Tensor:
+    """What the probe's probabilities (M, C) and the neighbours' shares (M, C) say together: their product, (M, C) float64.
+
+    A class that no neighbour has is not ruled out by that, but becomes less likely.
+    """
+    together = (p.double() + 1e-9) * (votes.double() + _DOUBT)
+    return together / together.sum(1, keepdim=True)
 
 
 def out_of_fold(

@@ -150,7 +150,9 @@ def plot_map(
     axes.scatter(*(spots[:, 0], spots[:, 1]), c=colors, cmap=None if few else "turbo", s=14, linewidths=0, alpha=0.85)
     axes.grid(False)
     rows = f"{len(y):,}" if len(y) == len(features.y) else f"{len(y):,} of {len(features.y):,}"
-    axes.set_title(f"{MAP_NAMES[method]} of the embeddings: {rows} images, {len(classes):,} classes")
+    # Of the figure, and in two lines: beside a legend of long names the axes are narrower than it.
+    title = f"{MAP_NAMES[method]} of the embeddings\n{rows} images, {len(classes):,} classes"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     if few:
         present = features.y.unique().tolist()  # in the picture or not: their numbers are those of the result's classes
         known = class_names or ()

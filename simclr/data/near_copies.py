@@ -111,40 +111,6 @@ def near_copies(
     return NearCopies(agreement > threshold, nearest, agreement)
 
 
-@torch.no_grad()
-def copy_pairs(
-    prints: Annotated[Tensor, "float16 N P"],
-    others: Annotated[Tensor, "int64 K 2"] | None = None,
-    threshold: float = THRESHOLD,
-    device: torch.device | str = "cpu",
-) -> tuple[Annotated[Tensor, "int64 M 2"], Annotated[Tensor, "float32 M"]]:
-    """Pairs of near-copies among N images, each once and the lower number first, and how much they agree.
-
-    Every image is compared with those most like it at 8 x 8 in colour. A group of many copies comes as pairs that chain it
-    together, of which some may be missing.
-
-    Args:
-        prints: ``fingerprints`` of the images.
-        others: pairs to compare as well, which something else found alike.
-        threshold: agreement from which images are copies.
-        device: where to compare.
-    """
-    found = [] if others is None else [others]
-    for start in range(0, len(prints) if len(prints) > 1 else 0, _BLOCK):
-        rows = torch.arange(start, min(start + _BLOCK, len(prints)))
-        similarity, candidates = _candidates(prints, prints[rows], device, rows)
-        which, look = (similarity > _WORTH_A_LOOK).nonzero(as_tuple=True)
-        found.append(torch.stack([rows[which], candidates[which, look]], 1))
-    pairs = torch.cat([*found, torch.empty(0, 2, dtype=torch.int64)]).sort(dim=1).values.unique(dim=0)
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    agreements = [
-        _agreement(prints[part[:, 0]].to(device), prints[part[:, 1]].to(device)).cpu() for part in pairs.split(_PAIRS)
-    ]
-    agreement = torch.cat([*agreements, torch.empty(0)])
-    copied = agreement > threshold
-    return pairs[copied], agreement[copied]
-
-
 def _candidates(train: Tensor, test: Tensor, device: torch.device | str, own: Tensor | None) -> tuple[Tensor, Tensor]:
     """Correlation (m, k) and number (m, k) of the training images most like each of m test images at 8 x 8 in colour.
 
