@@ -3,7 +3,7 @@
     python -m sphinx -W --keep-going -q -c docs . build/site
 
 The pages are plain Markdown that GitHub shows as well. So the source folder is the whole repository, and links between pages,
-to the notebooks, to code and to the README are those that GitHub follows. The first page is docs/index.rst.
+to the notebooks, to code and to the README are those that GitHub follows. The first page is docs/README.md.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ project = "simclr-pipeline"
 version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
-root_doc = "docs/index"
+root_doc = "docs/README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**", "notebooks/*.ipynb"]
-exclude_patterns = [".*", "build", "runs", "data", "docs/README.md"]  # the last one is what docs/index.rst includes
+exclude_patterns = [".*", "build", "runs", "data", "docs/templates"]
 
 myst_heading_anchors = 4  # links to headings are GitHub's
 nb_execution_mode = "off"  # shown as they were committed; tests/test_notebooks.py runs them
@@ -45,6 +45,7 @@ autodoc_default_options = {
 autodoc_inherit_docstrings = False  # or every module would repeat torch's
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "simclr-pipeline"
@@ -78,7 +79,14 @@ def without_marks(app: Sphinx, what: str, name: str, thing: Any, skip: bool, opt
                 owner.__annotations__[name] = chosen if chosen is not hint else hint.__origin__
 
 
+def with_contents(app: Sphinx, page: str, text: list[str]) -> None:
+    """The order of the pages at the side, which would be a block of code where GitHub shows the first page."""
+    if page == root_doc:
+        text[0] += f"\n{(ROOT / 'docs' / 'templates' / 'contents.md').read_text()}"
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", with_contents)
     app.connect("autodoc-process-docstring", google_style)
     app.connect("autodoc-process-signature", fields_below)
     app.connect("autodoc-skip-member", without_marks)

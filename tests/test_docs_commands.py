@@ -32,9 +32,10 @@ PAGES = sorted(
 LOG = ROOT / "docs" / "decisions.md"
 """What was run on the days it tells of, with the commands of those days."""
 
-STARTS = re.compile(
-    r"(?:[A-Z_]+=\S+ )?(?:accelerate|python|torchrun|simclr|pip|pytest|srun|mpirun|docker|bash|ruff|pre-commit|embedding-atlas|tensorboard)\s"
+PROGRAMS = (
+    "accelerate python torchrun simclr pip pytest srun mpirun docker bash ruff pre-commit embedding-atlas tensorboard"
 )
+STARTS = re.compile(rf"(?:[A-Z_]+=\S+ )?(?:{'|'.join(PROGRAMS.split())})\s")
 NEEDS = re.compile(r"needs (?:the network|a GPU|several GPUs|several processes|another program)")
 OURS = re.compile(r"(?:python|accelerate launch|simclr) (?:scripts/)?(\w+)(?:\.py)?(.*)")
 
@@ -83,9 +84,15 @@ def test_where_commands_are_run_there_are_tests(where: str) -> None:
     assert f"def {test}(" in (ROOT / file).read_text() if test else (ROOT / file).exists()
 
 
-def test_what_the_log_of_changes_calls_is_looked_at() -> None:
-    """The pages are found, fenced and indented commands and both ways of saying a need are."""
-    assert commands(ROOT / "README.md")[0][0].startswith("python -m venv")
+def test_commands_are_found_in_both_kinds_of_blocks_with_both_ways_to_say_a_need(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text with python in it\n\n    python a.py  # as it is\n    python b.py  # needs the network\n\n"
+        "<!-- needs a GPU -->\n\n    python c.py \\\n--x 1\n\nText\n\n    python d.py\n\n"
+        "```bash\npython e.py\n```\n\n```python\npython = 1\n```\n"
+    )
+    found = [("python a.py", False), ("python b.py", True), ("python c.py  --x 1", True), ("python d.py", False)]
+    assert commands(page) == [*found, ("python e.py", False)]
 
 
 def shrunk(config: TrainConfig) -> TrainConfig:
@@ -96,20 +103,12 @@ def shrunk(config: TrainConfig) -> TrainConfig:
         data = replace(data, source="folder", path=Path("DIR"), channels=3, rotations=False)
     size = config.augment.size if given else 16
     head = replace(config.head, hidden_dim=16, predictor_dim=min(config.head.predictor_dim, 16))
-    from_file = given and str(config.encoder.init).endswith(".pth")
-    encoder = (
-        replace(config.encoder, stem="imagenet" if from_file else "auto")
-        if given
-        else EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16))
-    )
-    loop: dict[str, Any] = {
-        "epochs": 1,
-        "batch_size": 4 if given else 16,
-        "knn_every": 0,
-        "precision": "fp32",
-        "compile": "no",
-        "patience": None,
-    }
+    encoder = EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(4, 8, 8, 16))
+    if given:
+        from_file = str(config.encoder.init).endswith(".pth")
+        encoder = replace(config.encoder, stem="imagenet" if from_file else "auto")
+    loop: dict[str, Any] = {"epochs": 1, "batch_size": 4 if given else 16, "knn_every": 0, "patience": None}
+    loop |= {"precision": "fp32", "compile": "no"}
     return replace(
         config,
         data=data,
@@ -174,14 +173,9 @@ def test_a_command_runs(
     if "weights.pth" in words:
         network = words[words.index("--encoder.name") + 1]
         torch.save(timm.create_model(network, num_classes=0).state_dict(), "weights.pth")
-    makes = {
-        "pretrain": "runs/*",
-        "finetune": "runs/*-finetuned",
-        "make_shards": words[-1] if "--size" not in words else "SHARDS",
-    }
-    for path in [
-        path for path in Path().glob(makes.get(name, "nothing")) if name == "make_shards" or str(path) not in words
-    ]:
+    shards = "SHARDS" if "--size" in words else words[-1]
+    makes = {"pretrain": "runs/*", "finetune": "runs/*-finetuned", "make_shards": shards}.get(name, "nothing")
+    for path in [path for path in Path().glob(makes) if name == "make_shards" or str(path) not in words]:
         shutil.rmtree(path)  # the command is to make it anew
     for module, parse in (("simclr.command_line", "parse_command"), ("simclr.finetune", "parse_finetuning")):
         whole = getattr(__import__(module, fromlist=[parse]), parse)

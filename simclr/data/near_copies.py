@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from simclr.progress import each
 
-__all__ = ["THRESHOLD", "NearCopies", "copy_pairs", "fingerprints", "near_copies"]
+__all__ = ["THRESHOLD", "NearCopies", "fingerprints", "near_copies"]
 
 THRESHOLD = 16.0
 """Weighed agreement of edges from which two images are called near-copies."""
