@@ -20,14 +20,19 @@ from linear_eval.evaluate import evaluate_run
 from linear_eval.evaluate_few_shot import evaluate_one_shot
 from linear_eval.sharing import shared
 from simclr import RunResult, TrainConfig, pretrain
-from simclr.command_line import parse_command, run_command
+from simclr.command_line import parse_command, run_command, without_dry_run
 from simclr.commands import command
 from simclr.config.presets import describe_presets
+from simclr.dry_run import dry_run
 from simclr.names import printable
 
 
 def main(arguments: list[str]) -> int:
-    config = parse_command(arguments, "pretrain.py", f"{__doc__}\n{describe_presets()}")
+    words, dry = without_dry_run(arguments)
+    config = parse_command(words, "pretrain.py", f"{__doc__}\n{describe_presets()}")
+    if dry:
+        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        return 0
     result = pretrain(config)
     if config.profile:
         return 0

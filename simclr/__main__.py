@@ -12,12 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from simclr.commands import NAMES, as_called, folder
+from simclr.streams import undisturbed
 
 __all__ = ["main"]
 
 
 def main() -> int:
     """Run the command that the first word names, as if its file had been started; without one, say which there are."""
+    sys.stdout, sys.stderr = undisturbed(sys.stdout), undisturbed(sys.stderr)
     word, *others = sys.argv[1:] or ["--help"]
     if word == "--version":
         print(version("simclr-pipeline"))
