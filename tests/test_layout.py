@@ -33,7 +33,7 @@ FLOORS = {
         ("objectives",),
         ("config",),
         ("data", "model", "optim", "flags"),
-        ("exchange", "help"),
+        ("exchange", "help", "completion"),
         ("run", "adapt"),
         ("command_line", "train"),
         ("finetune", "replay", "selftest", "dry_run"),

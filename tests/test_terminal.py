@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from simclr import TrainConfig, pretrain
 from simclr import progress as shown
+from simclr.__main__ import completion
 from simclr.commands import refuse_module
 from simclr.data import load_source
 from simclr.dry_run import dry_run
@@ -131,7 +133,7 @@ def test_a_notebook_draws_over_one_output(monkeypatch: pytest.MonkeyPatch, clock
         "decoding  [########........]  2/4 images  0:02 left",
         "decoding  [############....]  3/4 images  0:01 left",
         "decoding  [################]  4/4 images  0:00 left",
-        "decoding: 0:04",
+        "done in 0:04",
     ]
 
 
@@ -205,3 +207,35 @@ def test_accelerates_warning_is_explained_where_it_was_given(words: str, said: b
     (tmp_path / "accelerate").mkdir()
     (tmp_path / "accelerate" / "default_config.yaml").touch()
     assert note_on_accelerate(started, tmp_path) is None
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What bash completes a line to, by the script that ``simclr --completion bash`` prints."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    script = tmp_path_factory.mktemp("completion") / "simclr.bash"
+    script.write_text(completion())
+    ask = """source "$1"; COMP_LINE="$2"; COMP_POINT=${#2}; complete -p simclr accelerate >/dev/null || exit 3
+    _simclr; printf '%s\\n' "${COMPREPLY[@]}" """
+
+    def of(line: str) -> list[str]:
+        done = subprocess.run(["bash", "-c", ask, "bash", script, line], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    return of
+
+
+def test_a_shell_completes_commands_presets_objectives_flags_and_values(completed: Any) -> None:
+    assert completed("simclr pre") == ["pretrain", "predict", "preview"]
+    assert "check-data" in completed("simclr ") and "selftest" in completed("accelerate launch -m simclr ")
+    assert completed("simclr pretrain fold") == ["folder", "folder-small"]
+    assert completed("accelerate launch scripts/pretrain.py cifar10-f") == ["cifar10-fast"]
+    assert completed("python scripts/pretrain.py cifar10 objective:tri") == ["triplet"]  # bash begins anew at a colon
+    assert completed("python ./scripts/pretrain.py --dry") == ["--dry-run"]
+    assert completed("simclr pretrain --train.precision ") == ["auto", "fp32", "bf16", "fp16"]
+    assert completed("simclr evaluate runs/birds --prot") == ["--protocol"]
+    assert completed("simclr evaluate runs/birds --protocol o") == ["open-set", "one-shot"]
+    assert completed("simclr check-data --js") == ["--json"] and completed("simclr export runs/x --format h") == ["hub"]
+    assert completed("python train.py --dat") == [] == completed("ls scripts/")
