@@ -6,7 +6,8 @@
 
 RUN_OR_FILE is a run, an encoder folder, a checkpoint file of timm, torchvision, lightly or solo-learn, or a timm model's
 name. The same network from random weights and a linear probe of the encoder as it was are scored beside it; the test
-images are scored once. The same command run again continues where it was stopped.
+images are scored once. --dry-run shows what it would take, and writes nothing. The same command run again continues where
+it was stopped.
 """
 
 import sys
@@ -19,12 +20,19 @@ if __name__ == "__main__":
 import simclr
 from linear_eval.sharing import shared
 from simclr.announced import announce
-from simclr.command_line import run_command
+from simclr.command_line import run_command, without_dry_run
 from simclr.finetune import from_scratch, parse_finetuning
+from simclr.names import printable
 
 
 def main(arguments: list[str]) -> int:
-    config = parse_finetuning(arguments, "finetune.py", __doc__ or "")
+    words, dry = without_dry_run(arguments)
+    config = parse_finetuning(words, "finetune.py", __doc__ or "")
+    if dry:
+        from simclr.dry_run import dry_run
+
+        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        return 0
     with_scratch = config.train.evaluate and config.train.scratch
     for one in [config, from_scratch(config)] if with_scratch else [config]:
         announce(one)

@@ -20,14 +20,20 @@ import linear_eval
 import simclr
 from linear_eval.sharing import shared
 from simclr.announced import announce
-from simclr.command_line import parse_command, run_command
+from simclr.command_line import parse_command, run_command, without_dry_run
 from simclr.commands import command
 from simclr.config.presets import describe_presets
 from simclr.names import printable
 
 
 def main(arguments: list[str]) -> int:
-    config = parse_command(arguments, "pretrain.py", f"{__doc__}\n{describe_presets()}")
+    words, dry = without_dry_run(arguments)
+    config = parse_command(words, "pretrain.py", f"{__doc__}\n{describe_presets()}")
+    if dry:
+        from simclr.dry_run import dry_run
+
+        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        return 0
     announce(config)
     result = simclr.pretrain(config)  # loaded here: help and mistakes wait for no trainer
     if config.profile:

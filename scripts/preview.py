@@ -3,7 +3,7 @@
     python scripts/preview.py
     python scripts/preview.py folder --data.path DIR --augment.blur 0.5
 
-Writes NAME-preview.png: images of the training set, their views, and the operations that acted on each. Images of them that
+Writes runs/NAME-preview.png: images of the training set, their views, and the operations that acted on each. Images of them that
 are constant or use few levels are named: their values may have been taken for the wrong range.
 """
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
 
 import tyro
 
@@ -32,12 +31,21 @@ from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
-from simclr.processes import leave_launch, take_launch, together
+from simclr.processes import leave_launch, note_on_accelerate, take_launch, together
 from simclr.progress import screen
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
+from simclr.streams import undisturbed
 
-__all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command", "run_images_and_flags"]
+__all__ = [
+    "own_or_other_data",
+    "parse_command",
+    "parse_flags",
+    "run_and_flags",
+    "run_command",
+    "run_images_and_flags",
+    "without_dry_run",
+]
 
 
 _CAUSES = (
@@ -60,10 +68,12 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alon
     launcher started the first does what is to be done ``alone``.
     """
     imports_are_done()
-    sys.stdout, sys.stderr = _undisturbed(sys.stdout), _undisturbed(sys.stderr)
+    sys.stdout, sys.stderr = undisturbed(sys.stdout), undisturbed(sys.stderr)
     code = 2
     try:
         take_launch()
+        if sys.stderr.isatty() and (note := note_on_accelerate()):
+            _say(note)
         if alone and not _is_first():
             return 0
         if alone:
@@ -106,33 +116,6 @@ def _say(text: str) -> None:
     # Several processes make the same mistake; one of them says so.
     if _is_first():
         print(printable(text), file=sys.stderr)
-
-
-class _Deaf(io.FileIO):
-    """A file that takes what cannot be written as well."""
-
-    def write(self, content: Any) -> int:
-        try:
-            return super().write(content)
-        except OSError:
-            return memoryview(content).nbytes
-
-
-def _undisturbed(stream: TextIO) -> TextIO:
-    """``stream`` as one that neither its other end nor a letter that its encoding lacks can bring down."""
-    if not isinstance(stream, io.TextIOWrapper):
-        return stream
-    if stream not in (sys.__stdout__, sys.__stderr__):  # somebody else's, a test's say
-        stream.reconfigure(errors="backslashreplace")
-        return stream
-    raw = io.BufferedWriter(_Deaf(stream.fileno(), "wb", closefd=False))
-    return io.TextIOWrapper(
-        raw,
-        encoding=stream.encoding,
-        errors="backslashreplace",
-        line_buffering=True,
-        write_through=stream.write_through,
-    )
 
 
 def run_and_flags(
@@ -208,6 +191,13 @@ def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool 
     """
     other = not read_words(words).flags.keys().isdisjoint({"--data.path", "--data.source"})
     return replace(own, labels="auto") if other or (needs_labels and own.labels == "none") else own
+
+
+def without_dry_run(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The words without ``--dry-run``, which is no part of a run, and whether it was among them."""
+    return [word for word in arguments if word not in ("--dry-run", "--dry_run")], (
+        "--dry-run" in arguments or "--dry_run" in arguments
+    )
 
 
 def parse_command(arguments: Sequence[str], command: str, about: str, default: str = "digits") -> TrainConfig:

@@ -137,7 +137,7 @@ class _Screen:
             if not self.works:
                 self.close()
             if not self.works and self._cell is not None:
-                self._cell.update({"text/plain": f"{work.what}: {clock(work.seconds)}"}, raw=True)
+                self._cell.update({"text/plain": f"done in {clock(work.seconds)}"}, raw=True)
                 self._cell = None
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ FLOORS = {
         ("views",),
     ),
     "simclr": (
-        ("errors", "names", "stopping", "commands", "granted"),
+        ("errors", "names", "stopping", "streams", "commands", "granted"),
         ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory", "processes", "progress"),
         ("plugins",),
         ("distances", "neighbours"),
@@ -33,10 +33,10 @@ FLOORS = {
         ("objectives",),
         ("config",),
         ("data", "model", "optim", "flags", "announced"),
-        ("exchange", "help"),
+        ("exchange", "help", "completion"),
         ("run", "adapt"),
         ("command_line", "train"),
-        ("finetune", "replay", "selftest"),
+        ("finetune", "replay", "selftest", "dry_run"),
         ("__main__",),
     ),
     "linear_eval": (

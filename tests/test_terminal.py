@@ -1,14 +1,29 @@
 """What a person sees: bars on a terminal and in a notebook, lines in a log, and nothing of a process that is not the first."""
 
 import io
+import os
 import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from simclr import TrainConfig, pretrain
 from simclr import progress as shown
+from simclr.__main__ import completion
+from simclr.commands import refuse_module
+from simclr.data import load_source
+from simclr.dry_run import dry_run
+from simclr.model.contrastive import build_model
+from simclr.processes import note_on_accelerate
 from simclr.progress import each, progress, screen, terminal
+
+ROOT = Path(__file__).parent.parent
 
 
 class Clock:
@@ -118,5 +133,109 @@ def test_a_notebook_draws_over_one_output(monkeypatch: pytest.MonkeyPatch, clock
         "decoding  [########........]  2/4 images  0:02 left",
         "decoding  [############....]  3/4 images  0:01 left",
         "decoding  [################]  4/4 images  0:00 left",
-        "decoding: 0:04",
+        "done in 0:04",
     ]
+
+
+def test_a_dry_run_tells_what_the_run_would_be_and_writes_nothing(
+    tiny_run: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(tiny_run, train=replace(tiny_run.train, epochs=7))
+    assert not config.run_dir.exists()
+    told = {line[2:12].strip(): line[13:] for line in dry_run(config)[1:]}
+    assert not config.out.exists() or not list(config.out.iterdir())
+    images = load_source(config.data, "train")
+    steps = len(images) // config.train.batch_size
+    assert told["images"].startswith(f"{len(images)} of digits, 10 classes")
+    assert told["steps"] == f"{7 * steps}, {steps} an epoch, 7 epochs"
+    seconds = float(re.search(r"steps of ([\d.e-]+) s", told["time"])[1])
+    minutes, rest = map(int, re.search(r"about (\d+):(\d\d) for", told["time"]).groups())
+    assert abs(60 * minutes + rest - 7 * steps * seconds) <= 1 + 0.01 * 7 * steps * seconds
+    model = build_model(config)
+    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters" in told["network"]
+    run = pretrain(replace(config, train=replace(config.train, epochs=2)))
+    written = sum(file.stat().st_size for file in next((run.run_dir / "checkpoints").glob("step-*")).iterdir()) / 1e6
+    promised = float(re.search(r"checkpoints of ([\d,]+) MB", told["disk"])[1])
+    assert abs(written - promised) <= 1
+    before = {path: path.stat().st_mtime_ns for path in run.run_dir.rglob("*")}
+    capsys.readouterr()
+    again = dry_run(replace(config, train=replace(config.train, epochs=2)))
+    assert again[-1].endswith("where it would be finished already")
+    assert {path: path.stat().st_mtime_ns for path in run.run_dir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("module", ["simclr.train", "linear_eval.evaluate", "simclr.run.log"])
+def test_a_module_that_is_no_command_says_which_is_meant(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", module])
+    with pytest.raises(SystemExit) as end:
+        refuse_module(module.split(".")[0])
+    meant = {"simclr.train": "simclr pretrain", "linear_eval.evaluate": "simclr evaluate"}.get(module, "simclr --help")
+    assert end.value.code == 2 and meant in capsys.readouterr().err
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "simclr", "pretrain"])
+    refuse_module("simclr")
+
+
+def test_the_packages_ask_before_a_module_of_theirs_is_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "simclr.config"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: python -m simclr.config does")
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "simclr", "--help"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("launch script.py", True),
+        ("launch --quiet script.py", True),
+        ("launch --config-file mine.yaml script.py", False),
+        ("launch --num_processes=1 --num_machines 1 --mixed_precision no --dynamo_backend no script.py", False),
+    ],
+)
+def test_accelerates_warning_is_explained_where_it_was_given(words: str, said: bool, tmp_path: Path) -> None:
+    (tmp_path / "cmdline").write_text("\0".join(["accelerate", *words.split()]))
+    started = {"ACCELERATE_MIXED_PRECISION": "no", "HF_HOME": str(tmp_path)}
+    assert (note_on_accelerate(started, tmp_path) is not None) == said
+    assert note_on_accelerate(started | {"RANK": "1"}, tmp_path) is None and note_on_accelerate({}, tmp_path) is None
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "default_config.yaml").touch()
+    assert note_on_accelerate(started, tmp_path) is None
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What bash completes a line to, by the script that ``simclr --completion bash`` prints."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    script = tmp_path_factory.mktemp("completion") / "simclr.bash"
+    script.write_text(completion())
+    ask = """source "$1"; COMP_LINE="$2"; COMP_POINT=${#2}; complete -p simclr accelerate >/dev/null || exit 3
+    _simclr; printf '%s\\n' "${COMPREPLY[@]}" """
+
+    def of(line: str) -> list[str]:
+        done = subprocess.run(["bash", "-c", ask, "bash", script, line], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    return of
+
+
+def test_a_shell_completes_commands_presets_objectives_flags_and_values(completed: Any) -> None:
+    assert completed("simclr pre") == ["pretrain", "predict", "preview"]
+    assert "check-data" in completed("simclr ") and "selftest" in completed("accelerate launch -m simclr ")
+    assert completed("simclr pretrain fold") == ["folder", "folder-small"]
+    assert completed("accelerate launch scripts/pretrain.py cifar10-f") == ["cifar10-fast"]
+    assert completed("python scripts/pretrain.py cifar10 objective:tri") == ["triplet"]  # bash begins anew at a colon
+    assert completed("python ./scripts/pretrain.py --dry") == ["--dry-run"]
+    assert completed("simclr pretrain --train.precision ") == ["auto", "fp32", "bf16", "fp16"]
+    assert completed("simclr evaluate runs/birds --prot") == ["--protocol"]
+    assert completed("simclr evaluate runs/birds --protocol o") == ["open-set", "one-shot"]
+    assert completed("simclr check-data --js") == ["--json"] and completed("simclr export runs/x --format h") == ["hub"]
+    assert completed("python train.py --dat") == [] == completed("ls scripts/")
