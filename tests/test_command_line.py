@@ -20,7 +20,7 @@ from simclr.config import TrainConfig
 ROOT = Path(__file__).parent.parent
 TINY = [
     "--train.epochs", "2", "--train.batch-size", "128", "--schedule.warmup-epochs", "1", "--train.precision", "fp32",
-    "--encoder.channels", "4", "8", "8", "16", "--train.knn-every", "0",
+    "--encoder.channels", "4", "8", "8", "16", "--train.knn-every", "0", "--augment.size", "8",
 ]  # fmt: skip
 
 
