@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SMALL: dict[str, dict[str, Any]] = {
     "start_to_score": {"EPOCHS": 2, "IMAGES": 300},
     "own_folder_to_map": {"EPOCHS": 2, "STRIDE": 48},
-    "adapt_and_compare": {"EPOCHS": 2, "IMAGES": 300},
+    "adapt_and_compare": {"START_EPOCHS": 2, "EPOCHS": 2, "IMAGES": 300},
 }
 """Of each notebook the names in its cell of settings that make it short."""
 
