@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from simclr.names import printable
-from simclr.progress import progress, screen, shows_bars
+from simclr.progress import in_lines, progress, screen, shows_bars
 
 __all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "showing_progress"]
 
@@ -38,7 +38,7 @@ def showing_progress(console: Console) -> Iterator[Progress]:
 def print_line(console: Console, line: str) -> None:
     """Print ``line`` as it stands: names of files and classes in it may look like markup or like the name of an emoji, or hold
     line breaks and codes that a terminal obeys, which are shown as escapes."""
-    console.print(Text(printable(line)), soft_wrap=True)
+    console.print(Text(in_lines(printable(line), console)), soft_wrap=True)
 
 
 def name_files(console: Console, files: Iterable[Path]) -> None:

@@ -32,7 +32,7 @@ from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
 from simclr.processes import leave_launch, note_on_accelerate, take_launch, together
-from simclr.progress import screen
+from simclr.progress import in_lines, screen, terminal
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
 from simclr.streams import undisturbed
@@ -115,7 +115,7 @@ def _who() -> str:
 def _say(text: str) -> None:
     # Several processes make the same mistake; one of them says so.
     if _is_first():
-        print(printable(text), file=sys.stderr)
+        print(in_lines(printable(text), terminal()), file=sys.stderr)
 
 
 def run_and_flags(

@@ -7,6 +7,7 @@ has a screen. rich is imported where there is one: whoever only loads an encoder
 
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
     from rich.live import Live
 
-__all__ = ["Work", "clock", "each", "progress", "screen", "shows_bars", "terminal"]
+__all__ = ["Work", "clock", "each", "in_lines", "progress", "screen", "shows_bars", "terminal"]
 
 T = TypeVar("T")
 
@@ -269,6 +270,13 @@ def each(items: Iterable[T], what: str, total: int | None = None, unit: str = "i
         for number, item in enumerate(items, start=1):
             yield item
             tell(number)
+
+
+def in_lines(text: str, on: "Console") -> str:
+    """``text`` broken between words for a terminal; a log has it in one line, and no path is ever cut."""
+    if not on.is_terminal or len(text) <= on.width:
+        return text
+    return textwrap.fill(text, on.width, break_long_words=False, break_on_hyphens=False)
 
 
 def clock(seconds: float) -> str:

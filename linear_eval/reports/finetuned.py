@@ -27,9 +27,10 @@ def finetuned_table(result: FinetunedResult) -> Table:
         + _of_classes(result),
         caption="[95 % bootstrap interval over test images]; calibrated: with the temperature fitted on validation images",
     )
+    table.padding = (0, 0)  # so that a number and its interval stay together on a terminal of 80
     table.add_column("")
     for name in result.rows:
-        table.add_column(name, justify="right", style="bold" if name == "fine-tuned" else "")
+        table.add_column(name, justify="right", style="bold" if name == "fine-tuned" else "", no_wrap=True)
     columns = [_cells(row) for row in result.rows.values()]
     commonest = result.commonest if isinstance(result, FinetunedClasses) else None
     if commonest is not None:

@@ -18,7 +18,7 @@ from simclr.cores import Crowd
 from simclr.errors import ConfigError, MissingExtraError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import printable
-from simclr.progress import Work, clock, progress, shows_bars, terminal
+from simclr.progress import Work, clock, in_lines, progress, shows_bars, terminal
 from simclr.run.nan_guard import NotFiniteError
 
 __all__ = ["RunLog", "check_trackers", "figures_over", "read_metrics", "start_trackers"]
@@ -141,7 +141,7 @@ class RunLog:
         """Print a line, above the progress bar where there is one."""
         if self.main:
             with suppress(OSError):  # where stderr goes to a full disk, training goes on in silence
-                self._console.print(Text(printable(text)), soft_wrap=True)
+                self._console.print(Text(in_lines(printable(text), self._console)), soft_wrap=True)
 
     def warn(self, epoch: int, warnings: dict[str, str]) -> None:
         """Say each kind of warning when it first appears, and again only after an epoch without it."""
