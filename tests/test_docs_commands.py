@@ -44,6 +44,7 @@ ELSEWHERE = {
     r"pytest": ".ci/run",
     r"(OMP_NUM_THREADS=1 )?python benchmarks/": "tests/test_benchmarks.py::test_a_benchmark_runs",
     r".*objective:(spread|uniform)": "tests/test_docs.py::test_the_steps_of_adding_an_objective_taken_literally_train_it",
+    r"simclr --completion": "tests/test_terminal.py",
     r".*(--plugin rings\.py|runs/rings)": "tests/test_plugins.py::test_the_page_on_ones_own_parts_taken_literally",
 }
 """What a command begins with -> where it is run."""
