@@ -4,7 +4,8 @@
 the features on classes that were trained on, ``retrieval``, ``verification``, ``identification``, ``one_shot``, ``few_shot``
 and ``lake_trials`` on any classes. ``evaluate_run``, ``evaluate_open_set`` and ``evaluate_one_shot`` do all of it for a run,
 beside the same encoder untrained and raw pixels. ``load_verification`` gives the stored threshold that decides whether two
-images are of one class.
+images are of one class. ``look_at`` gives the images of a run with their features, for ``nearest_rows``, ``copies``,
+``surprising`` labels and ``map_of`` them; ``write_page`` puts all of it on a page for people.
 """
 
 import sys
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from linear_eval.features.extract import Features, extract_features
     from linear_eval.features.frozen import encoder_digest
     from linear_eval.features.pixels import pixel_features
+    from linear_eval.look.copies import copies
+    from linear_eval.look.maps import map_of
+    from linear_eval.look.neighbours import nearest_rows
+    from linear_eval.look.seen import look_at
+    from linear_eval.look.surprising import surprising
     from linear_eval.matching.calibration import (
         PairCalibration,
         Threshold,
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from linear_eval.matching.trials import OneShotRuns, TrialsResult, lake_trials, load_runs
     from linear_eval.matching.verification import VerificationResult, verification
     from linear_eval.metrics import bootstrap_interval, paired_difference
+    from linear_eval.page.write import write_page
     from linear_eval.reports.closed import print_report, result_table, write_report, write_result
     from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
     from linear_eval.reports.projector import write_projector
@@ -69,6 +76,7 @@ __all__ = [
     "VerificationResult",
     "bootstrap_interval",
     "class_disjoint_split",
+    "copies",
     "encoder_digest",
     "evaluate_one_shot",
     "evaluate_open_set",
@@ -86,7 +94,10 @@ __all__ = [
     "linear_probe",
     "load_runs",
     "load_verification",
+    "look_at",
     "map_at_r",
+    "map_of",
+    "nearest_rows",
     "nmi",
     "one_shot",
     "open_set",
@@ -105,7 +116,9 @@ __all__ = [
     "same_class_likeness",
     "save_verification",
     "sgd_probe",
+    "surprising",
     "verification",
+    "write_page",
     "write_projector",
     "write_report",
     "write_result",
@@ -138,6 +151,11 @@ if not TYPE_CHECKING:
             ),
             "linear_eval.features.frozen": ("encoder_digest",),
             "linear_eval.features.pixels": ("pixel_features",),
+            "linear_eval.look.copies": ("copies",),
+            "linear_eval.look.maps": ("map_of",),
+            "linear_eval.look.neighbours": ("nearest_rows",),
+            "linear_eval.look.seen": ("look_at",),
+            "linear_eval.look.surprising": ("surprising",),
             "linear_eval.matching.stored": ("load_verification", "save_verification"),
             "linear_eval.matching.calibration": (
                 "PairCalibration",
@@ -176,6 +194,7 @@ if not TYPE_CHECKING:
                 "bootstrap_interval",
                 "paired_difference",
             ),
+            "linear_eval.page.write": ("write_page",),
             "linear_eval.reports.closed": (
                 "print_report",
                 "result_table",
