@@ -32,7 +32,6 @@ from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -175,6 +174,8 @@ def fit_pair_calibration(
         DataError: as :func:`linear_eval.verification`.
         ConfigError: an unknown distance, or a prior outside (0, 1).
     """
+    from sklearn.isotonic import IsotonicRegression
+
     if prior is not None and not 0 < prior < 1:
         raise ConfigError(f"the prior is a share of pairs in (0, 1), got {prior}")
     curve = pair_curve(prepare(x, y, distance), pairs)

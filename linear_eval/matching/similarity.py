@@ -18,6 +18,7 @@ from torch import Tensor
 
 from linear_eval.features.numbers import Listed, as_numbers
 from simclr.errors import ConfigError, DataError
+from simclr.progress import each
 
 __all__ = [
     "CHUNK_BYTES",
@@ -27,6 +28,7 @@ __all__ = [
     "block_scores",
     "class_sizes",
     "natural",
+    "pair_cosines",
     "pair_scores",
     "prepare",
     "query_and_gallery",
@@ -61,7 +63,7 @@ class Embeddings:
     def row_chunks(self, columns: int) -> Iterator[tuple[int, int]]:
         """Bounds of consecutive runs of rows whose scores against ``columns`` others fit in ``CHUNK_BYTES``."""
         step = max(1, CHUNK_BYTES // (8 * max(1, columns)))
-        for start in range(0, len(self), step):
+        for start in each(range(0, len(self), step), "comparing", unit="parts"):
             yield start, min(start + step, len(self))
 
 
@@ -166,6 +168,13 @@ def pair_scores(embeddings: Embeddings, pairs: Annotated[Tensor, "int64 P 2"]) -
     if embeddings.distance == "cosine":
         return _on_grid((a * b).sum(1))
     return _minus_distance(_squared_norms(a - b), _squared_norms(a) + _squared_norms(b))
+
+
+def pair_cosines(a: Annotated[Tensor, "float P D"], b: Annotated[Tensor, "float P D"]) -> Annotated[Tensor, "float P"]:
+    """Cosines of rows ``a`` (P, F), prepared, with rows ``b`` (P, F) of any length: (P,) float64, see :func:`block_scores`."""
+    b = b.double()
+    b = b / b.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return _on_grid((a * b).sum(1))
 
 
 def rank_keys(scores: Tensor, distance: Distance) -> Tensor:
