@@ -51,6 +51,7 @@ html_theme = "furo"
 html_title = "simclr-pipeline"
 html_show_copyright = False
 html_copy_source = False
+html_show_search_summary = False  # is fetched, which a page that was opened from disk may not
 html_additional_pages = {"index": "start.html"}
 templates_path = ["templates"]
 
