@@ -20,6 +20,7 @@ from linear_eval.page.map import FORMS, class_colours, draw_map
 from linear_eval.scored_run import ScoredRun
 from simclr.commands import command
 from simclr.errors import DataError, PipelineError
+from simclr.names import shortened
 from simclr.progress import progress
 
 __all__ = ["look_of"]
@@ -27,7 +28,7 @@ __all__ = ["look_of"]
 MOST_IMAGES = 20_000
 """Images that are looked at; of more a draw."""
 
-MOST_POINTS = 2_500
+MOST_POINTS = 2_000
 """On the map. Every point has its picture in the page: some 2 KB each."""
 
 SIDE = 88
@@ -83,9 +84,10 @@ class _Chosen:
             neighbours=neighbours,
             neighbours_note=said,
             surprising=odd,
-            surprising_note="Labels that are probably wrong, the most surprising first: a linear probe that never saw the image "
-            "is sure of another class. Every labelled image was predicted by a probe fitted on four fifths of the others; its "
-            f"copies were left out. {command('neighbors')} RUN --surprising lists them in a file."
+            surprising_note="Labels that may be wrong, the most surprising first: a linear probe that never saw the image is sure "
+            "of another class. Every labelled image was predicted by a probe fitted on four fifths of the others, without its "
+            "copies. The weaker the encoder, the more of these are its own mistakes. "
+            f"{command('neighbors')} RUN --surprising lists them in a file."
             if odd
             else "",
             copies=groups,
@@ -135,12 +137,12 @@ class _Chosen:
         rows = []
         for i in order:
             query = int(asked[i])
-            line = [self._picture(query, f"{seen.label(query)} {seen.names[query]}".strip())]
+            line = [self._picture(query, f"{seen.label(query)} {_short(seen.names[query])}".strip())]
             for cosine, row in zip(cosines[i].tolist(), found[i].tolist(), strict=True):
                 known = int(seen.y[query]) >= 0 and int(seen.y[row]) >= 0
                 kind = "" if not known else "right" if int(seen.y[row]) == int(seen.y[query]) else "wrong"
                 mark = {"right": "✓ ", "wrong": "✗ ", "": ""}[kind]
-                line.append(self._picture(row, f"{mark}{seen.label(row)} {cosine:.2f} {seen.names[row]}", kind))
+                line.append(self._picture(row, f"{mark}{seen.label(row)} {cosine:.2f} {_short(seen.names[row])}", kind))
             rows.append(line)
         note = f"The first image of a row, and the {count} of {len(seen):,} that the encoder finds most alike, with their cosine."
         if bool(labelled.any()):
@@ -158,11 +160,11 @@ class _Chosen:
             return [], f"None among {len(seen):,} images."
         crossing = sum(group.crosses for group in groups)
         note = f"{len(groups):,} groups of {sum(len(group.rows) for group in groups):,} images"
-        note += f"; {crossing:,} are in training and test alike, which makes a score too good" if crossing else ""
+        note += f"; {crossing:,} of them across training and test, which makes a score too good" if crossing else ""
         note += f". {command('neighbors')} RUN --copies lists all of them in a file."
         shown = [
             [
-                self._picture(row, f"{seen.part(row)} {seen.label(row)} {seen.names[row]}")
+                self._picture(row, f"{seen.part(row)} {seen.label(row)} {_short(seen.names[row])}")
                 for row in group.rows[:IN_A_GROUP]
             ]
             for group in groups[:GROUPS]
@@ -176,11 +178,16 @@ class _Chosen:
                 self._picture(
                     one.row,
                     f"labelled {seen.label(one.row)}, looks like {seen.classes[one.said]} ({100 * one.confidence:.0f} %): "
-                    f"{seen.names[one.row]}",
+                    f"{_short(seen.names[one.row])}",
                 )
                 for one in surprising(seen, SURPRISES, progress=self.counted)
             ]
         return []
+
+
+def _short(name: str) -> str:
+    """A path with its middle left out, for under a picture; the list of the map has all of it."""
+    return shortened(name, 32)
 
 
 def _note(method: str, shown: int, seen: Seen) -> str:
