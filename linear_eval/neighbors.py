@@ -56,7 +56,7 @@ class NeighborsOptions(EncoderWords):
     """Nearest images of each."""
 
     index: Index = "exact"
-    """`exact` compares with every image; `faiss` (an extra) looks into a part of many millions, and may miss one."""
+    """`exact` compares with every image; `faiss`, an extra, does it in its own way."""
 
     out: Path | None = None
     """Folder for the contact sheets and tables; `neighbors` in the run's folder if it is not given."""

@@ -19,6 +19,10 @@ from simclr.errors import MissingExtraError
 
 __all__ = ["Index", "check_index", "nearest_rows"]
 
+_WORTH_CELLS = 1 << 35
+"""Products from which cells are worth the time that it takes to find them: 185,000 rows among themselves. Below it faiss
+compares with every row, too."""
+
 Index = Literal["exact", "faiss"]
 
 
@@ -38,8 +42,8 @@ def nearest_rows(
         queries: (Q, F); None looks for every row of ``x`` among the others.
         k: how many; all of them if there are fewer.
         own: (Q,) int64, the row of ``x`` that each query is, which is then not found by itself.
-        index: ``exact`` compares with every row: 100 queries among 2 million rows take seconds. ``faiss`` is an index in
-            cells, which looks into some of them; it may miss a neighbour.
+        index: ``exact`` compares with every row: 100 queries among 2 million rows take seconds. ``faiss`` does so too, but
+            of hundreds of thousands of queries; for those it looks into some of many cells, and may miss a neighbour.
         progress: called with (rows looked at, rows in all).
 
     Raises:
@@ -78,7 +82,7 @@ def _by_faiss(
     count, width = x.shape
     cells = int(4 * count**0.5)
     table = faiss.IndexFlatIP(width)
-    if count > 50_000:  # below it looking at all is as fast
+    if len(queries) * count > _WORTH_CELLS:
         table = faiss.IndexIVFFlat(table, width, cells, faiss.METRIC_INNER_PRODUCT)
         drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: 40 * cells]
         table.train(F.normalize(x[drawn].float(), dim=1).numpy())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from linear_eval.features.extract import Features
-from linear_eval.look.maps import MAP_NAMES, Method, map_of, pca_map, tsne_map
+from linear_eval.look.maps import MAP_NAMES, Method, pca_map, tsne_map, umap_map
 from linear_eval.reports.closed import colours_of
 from simclr.errors import ConfigError
 from simclr.files import AGAIN, atomically, refused
@@ -138,7 +138,7 @@ def plot_map(
         axes.set_ylabel(f"second component ({100 * explained[1]:.1f} %)")
         axes.set_aspect("equal", adjustable="datalim")
     else:
-        spots = map_of(x, method, seed)
+        spots = tsne_map(x, seed=seed) if method == "tsne" else umap_map(x, seed=seed)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
