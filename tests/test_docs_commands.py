@@ -43,6 +43,7 @@ ELSEWHERE = {
     r"python (-m venv|-m sphinx)|pip install|\.venv|bash \.ci/run|ruff|pre-commit": ".ci/run",
     r"pytest": ".ci/run",
     r"(OMP_NUM_THREADS=1 )?python benchmarks/": "tests/test_benchmarks.py::test_a_benchmark_runs",
+    r"simclr --completion": "tests/test_terminal.py::test_a_shell_completes_commands_presets_objectives_flags_and_values",
     r".*objective:(spread|uniform)": "tests/test_docs.py::test_the_steps_of_adding_an_objective_taken_literally_train_it",
     r"simclr --completion": "tests/test_terminal.py",
     r".*(--plugin rings\.py|runs/rings)": "tests/test_plugins.py::test_the_page_on_ones_own_parts_taken_literally",
@@ -133,6 +134,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(here / "DIR" / part / label / f"{number}.png")
+    Image.fromarray(pixels).save(here / "wren.jpg")
     names = [path.relative_to(here / "DIR") for path in sorted((here / "DIR").rglob("*.png"))]
     (here / "labels.csv").write_text("path,label\n" + "".join(f"{name},{name.parent.name}\n" for name in names))
     folder = replace(simclr.preset("folder").data, path=here / "DIR")

@@ -1,5 +1,6 @@
 """The notebooks run from their first cell to their last, on small settings, and are shown with what they printed."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
+def run_cell(source: str, place: str, names: dict[str, Any]) -> None:
+    """As a notebook does it: what stands last is shown, as a picture where it is one."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, place, "exec"), names)
+    if isinstance(last, ast.Expr):
+        shown = eval(compile(ast.Expression(last.value), place, "eval"), names)
+        getattr(shown, "_repr_png_", lambda: repr(shown))()
+
+
 @pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -26,7 +37,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(code_cells(path)):
-        exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), names)
+        run_cell("".join(cell["source"]), f"{path.name}, cell {number}", names)
         if "parameters" in cell["metadata"].get("tags", ()):
             assert SMALL[path.stem].keys() <= names.keys()
             names |= SMALL[path.stem]
