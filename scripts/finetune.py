@@ -24,13 +24,16 @@ from simclr.command_line import run_command, without_dry_run
 from simclr.dry_run import dry_run
 from simclr.finetune import from_scratch, parse_finetuning
 from simclr.names import printable
+from simclr.progress import terminal
+from simclr.streams import in_lines
 
 
 def main(arguments: list[str]) -> int:
     words, dry = without_dry_run(arguments)
     config = parse_finetuning(words, "finetune.py", __doc__ or "")
     if dry:
-        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        for line in dry_run(config):
+            print(in_lines(printable(line), terminal(), indent=13))
         return 0
     with_scratch = config.train.evaluate and config.train.scratch
     for one in [config, from_scratch(config)] if with_scratch else [config]:

@@ -25,13 +25,16 @@ from simclr.commands import command
 from simclr.config.presets import describe_presets
 from simclr.dry_run import dry_run
 from simclr.names import printable
+from simclr.progress import terminal
+from simclr.streams import in_lines
 
 
 def main(arguments: list[str]) -> int:
     words, dry = without_dry_run(arguments)
     config = parse_command(words, "pretrain.py", f"{__doc__}\n{describe_presets()}")
     if dry:
-        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        for line in dry_run(config):
+            print(in_lines(printable(line), terminal(), indent=13))
         return 0
     result = pretrain(config)
     if config.profile:
