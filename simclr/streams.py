@@ -1,4 +1,4 @@
-"""Output that brings no command down, to a closed terminal, a pipe whose reader left, a full disk; and its lines on a terminal."""
+"""Output that brings no command down (a closed terminal, a reader that left, a full disk), and its lines on a terminal."""
 
 import io
 import sys
