@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from simclr.names import printable
-from simclr.progress import in_lines, progress, screen, shows_bars
+from simclr.progress import progress, screen, shows_bars
+from simclr.streams import in_lines
 
 __all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "showing_progress"]
 

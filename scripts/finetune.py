@@ -23,6 +23,8 @@ from simclr.announced import announce
 from simclr.command_line import run_command, without_dry_run
 from simclr.finetune import from_scratch, parse_finetuning
 from simclr.names import printable
+from simclr.progress import terminal
+from simclr.streams import in_lines
 
 
 def main(arguments: list[str]) -> int:
@@ -31,7 +33,8 @@ def main(arguments: list[str]) -> int:
     if dry:
         from simclr.dry_run import dry_run
 
-        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        for line in dry_run(config):
+            print(in_lines(printable(line), terminal(), indent=13))
         return 0
     with_scratch = config.train.evaluate and config.train.scratch
     for one in [config, from_scratch(config)] if with_scratch else [config]:

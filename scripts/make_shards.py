@@ -22,6 +22,8 @@ from simclr.command_line import parse_flags, run_command
 from simclr.data.packed.make import MakeOptions, make_shards
 from simclr.errors import ConfigError
 from simclr.names import printable
+from simclr.progress import terminal
+from simclr.streams import in_lines
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +32,8 @@ def main(arguments: list[str]) -> int:
     if words and not words[0].startswith("-"):
         raise ConfigError(f"{words[0]!r} is neither shards nor parquet; images are named with --data.path DIR")
     options = parse_flags(MakeOptions, words, "make_shards.py", __doc__ or "", MakeOptions(out=Path("shards")))
-    print("\n".join(map(printable, make_shards(options, kind).lines())))
+    for line in make_shards(options, kind).lines():
+        print(in_lines(printable(line), terminal()))
     return 0
 
 

@@ -24,6 +24,8 @@ from simclr.command_line import parse_command, run_command, without_dry_run
 from simclr.commands import command
 from simclr.config.presets import describe_presets
 from simclr.names import printable
+from simclr.progress import terminal
+from simclr.streams import in_lines
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +34,8 @@ def main(arguments: list[str]) -> int:
     if dry:
         from simclr.dry_run import dry_run
 
-        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        for line in dry_run(config):
+            print(in_lines(printable(line), terminal(), indent=13))
         return 0
     announce(config)
     result = simclr.pretrain(config)  # loaded here: help and mistakes wait for no trainer

@@ -17,6 +17,8 @@ if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
 from simclr.command_line import parse_command, run_command
+from simclr.progress import terminal
+from simclr.streams import in_lines
 
 MARKS = {True: "ok", False: "WRONG", None: ""}
 
@@ -29,7 +31,8 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("RANK", "0") == "0":
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{MARKS[finding.right]:5}  {finding.name:{width}}  {finding.words}")
+            line = f"{MARKS[finding.right]:5}  {finding.name:{width}}  {finding.words}"
+            print(in_lines(line, terminal(), indent=9 + width))
     return 1 if any(finding.right is False for finding in findings) else 0
 
 

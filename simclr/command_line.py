@@ -32,10 +32,10 @@ from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
 from simclr.processes import leave_launch, note_on_accelerate, take_launch, together
-from simclr.progress import in_lines, screen, terminal
+from simclr.progress import screen, terminal
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
-from simclr.streams import undisturbed
+from simclr.streams import in_lines, undisturbed
 
 __all__ = [
     "own_or_other_data",

@@ -7,7 +7,6 @@ has a screen. rich is imported where there is one: whoever only loads an encoder
 
 import os
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
     from rich.live import Live
 
-__all__ = ["Work", "clock", "each", "in_lines", "progress", "screen", "shows_bars", "terminal"]
+__all__ = ["Work", "clock", "each", "progress", "screen", "shows_bars", "terminal"]
 
 T = TypeVar("T")
 
@@ -129,9 +128,9 @@ class _Screen:
                 )
                 self._live.start()
 
-    def remove(self, work: Work) -> None:
+    def remove(self, work: Work, whole: bool) -> None:
         with self._lock:
-            if not self.is_live and not self.console.is_jupyter and (line := work.last_line()):
+            if whole and not self.is_live and not self.console.is_jupyter and (line := work.last_line()):
                 self.print(line)
             if work in self.works:  # else the screen is closed, and an error holds on to what ended with it
                 self.works.remove(work)
@@ -257,10 +256,12 @@ def progress(
         yield work
         return
     shown.add(work)
+    whole = False
     try:
         yield work
+        whole = True
     finally:
-        shown.remove(work)
+        shown.remove(work, whole)
 
 
 def each(items: Iterable[T], what: str, total: int | None = None, unit: str = "images") -> Iterator[T]:
@@ -270,13 +271,6 @@ def each(items: Iterable[T], what: str, total: int | None = None, unit: str = "i
         for number, item in enumerate(items, start=1):
             yield item
             tell(number)
-
-
-def in_lines(text: str, on: "Console") -> str:
-    """``text`` broken between words for a terminal; a log has it in one line, and no path is ever cut."""
-    if not on.is_terminal or len(text) <= on.width:
-        return text
-    return textwrap.fill(text, on.width, break_long_words=False, break_on_hyphens=False)
 
 
 def clock(seconds: float) -> str:

@@ -1,10 +1,14 @@
-"""Output that brings no command down: to a terminal that was closed, a pipe whose reader left, a full disk."""
+"""Output that brings no command down (a closed terminal, a reader that left, a full disk), and its lines on a terminal."""
 
 import io
 import sys
-from typing import Any, TextIO
+import textwrap
+from typing import TYPE_CHECKING, Any, TextIO
 
-__all__ = ["undisturbed"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["in_lines", "undisturbed"]
 
 
 class _Deaf(io.FileIO):
@@ -32,3 +36,11 @@ def undisturbed(stream: TextIO) -> TextIO:
         line_buffering=True,
         write_through=stream.write_through,
     )
+
+
+def in_lines(text: str, on: "Console", indent: int = 0) -> str:
+    """``text`` broken between words for a terminal, the further lines indented; a log has one line, and no path is ever cut."""
+    if not on.is_terminal or len(text) <= on.width:
+        return text
+    behind = " " * indent
+    return textwrap.fill(text, on.width, break_long_words=False, break_on_hyphens=False, subsequent_indent=behind)

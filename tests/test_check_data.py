@@ -1,5 +1,6 @@
 """Looking through a dirty folder: every broken file and every copy is found, and nothing else."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -14,7 +15,9 @@ from PIL import ExifTags, Image
 from simclr.config import DataConfig
 from simclr.data import load_source
 from simclr.data.check import check_folder
+from simclr.data.check_table import write_table
 from simclr.errors import ConfigError
+from simclr.names import as_utf8
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,6 +120,17 @@ def test_the_json_names_all_of_it(dirty: Path, tmp_path: Path, capsys: pytest.Ca
     assert found["leaked"] == [[str(path) for path in group] for group in report.leaked] != []
     assert found["findings"]["files that do not decode"] == {"found": 4, "fault": True}
     assert found["classes"] == report.classes and found["parts"] == report.parts
+    write_table(table := tmp_path / "report.csv", report)
+    with table.open(newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert {row["path"] for row in rows if row["finding"] == "does not decode"} == set(map(as_utf8, found["broken"]))
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row["finding"] == "copy":
+            groups.setdefault(row["with"], []).append(row["path"])
+    assert list(groups.values()) == found["duplicates"] != []
+    leaked = [group["with"] for group in rows if "in training and test" in group["words"]]
+    assert [groups[name] for name in dict.fromkeys(leaked)] == found["leaked"]
     for wrong in (["--json"], ["--json", "--data.path", str(dirty)]):
         with pytest.raises(ConfigError, match="--json needs a file"):
             command.main(wrong)

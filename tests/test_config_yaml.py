@@ -10,7 +10,7 @@ from augment import AugmentConfig
 from simclr.command_line import parse_command
 from simclr.config import DataConfig, EncoderConfig, TrainConfig
 from simclr.config.marks import Rare, Runtime
-from simclr.config.presets import PRESETS
+from simclr.config.presets import PRESETS, preset
 from simclr.config.yaml import differences, from_dict, load_config, save_config
 from simclr.errors import ConfigError
 from simclr.losses import CrossEntropyConfig, TripletConfig
@@ -278,3 +278,32 @@ def test_a_setting_that_is_gone_may_stand_at_the_only_value_left(tmp_path: Path)
     file.write_text("preset: digits\ndata:\n  decode: gpu\n")
     with pytest.raises(ConfigError, match="data: decode is 'gpu', which this version no longer has; leave it out"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["--train.epochs", "20", "--data.path", "birds"], {"train": {"epochs": 20}, "data": {"path": Path("birds")}}),
+        (["objective:triplet", "--objective.margin", "0.3"], {"objective": {"name": "triplet", "margin": 0.3}}),
+        (["--optim.learning-rate", "1", "--name", "x"], {"optim": {"learning_rate": 1}, "name": "x"}),
+    ],
+)
+def test_python_changes_a_config_as_the_command_line_does(words: list[str], changes: dict[str, object]) -> None:
+    wanted = parse_command(["cifar10", *words], "pretrain.py", "")
+    assert preset("cifar10", **changes) == preset("cifar10").but(**changes) == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": {"epoch": 3}}, "train: unknown key 'epoch'; did you mean epochs?"),
+        ({"tran": {"epochs": 3}}, "unknown key 'tran'; did you mean train?"),
+        ({"train": {"epochs": "many"}}, "train.*epochs is 'many'; expected int"),
+        ({"objective": "tripled"}, "objective names 'tripled'; did you mean triplet?"),
+        ({"train": 3}, "train: expected keys and values, got 3"),
+    ],
+)
+def test_a_wrong_change_is_refused_in_one_line(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?")) as error:
+        preset("cifar10", **changes)
+    assert "\n" not in str(error.value)

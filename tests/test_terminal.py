@@ -40,6 +40,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(shown, "time", clock)
+    monkeypatch.setattr(shown, "_LINE_SECONDS", 10.0)  # conftest.py has none said
     return clock
 
 

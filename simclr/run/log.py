@@ -18,8 +18,9 @@ from simclr.cores import Crowd
 from simclr.errors import ConfigError, MissingExtraError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import printable
-from simclr.progress import Work, clock, in_lines, progress, shows_bars, terminal
+from simclr.progress import Work, clock, progress, shows_bars, terminal
 from simclr.run.nan_guard import NotFiniteError
+from simclr.streams import in_lines
 
 __all__ = ["RunLog", "check_trackers", "figures_over", "read_metrics", "start_trackers"]
 
