@@ -45,7 +45,6 @@ ELSEWHERE = {
     r"(OMP_NUM_THREADS=1 )?python benchmarks/": "tests/test_benchmarks.py::test_a_benchmark_runs",
     r"simclr --completion": "tests/test_terminal.py::test_a_shell_completes_commands_presets_objectives_flags_and_values",
     r".*objective:(spread|uniform)": "tests/test_docs.py::test_the_steps_of_adding_an_objective_taken_literally_train_it",
-    r"simclr --completion": "tests/test_terminal.py",
     r".*(--plugin rings\.py|runs/rings)": "tests/test_plugins.py::test_the_page_on_ones_own_parts_taken_literally",
 }
 """What a command begins with -> where it is run."""
