@@ -7,6 +7,7 @@ beside the same encoder untrained and raw pixels. ``load_verification`` gives th
 images are of one class.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from augment.lazy import lazy_face
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     from linear_eval.reports.embeddings import plot_map, plot_pairs, plot_roc
     from linear_eval.reports.projector import write_projector
     from simclr.data.splits import ClassSplit, class_disjoint_split
+
+if sys.argv[:1] == ["-m"]:
+    from simclr.commands import refuse_module
+
+    refuse_module(__name__)
 
 __all__ = [
     "ClassSplit",

@@ -3,12 +3,10 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +32,7 @@ from simclr.exchange.encoder import Encoder
 from simclr.exchange.given import EncoderWords
 from simclr.names import printable
 from simclr.paths import expand_fields
+from simclr.progress import terminal
 
 __all__ = ["EmbedOptions", "Embedded", "embed_run"]
 
@@ -166,12 +165,12 @@ def embed_run(
     reads = whole.reader if whole.places else replace(reader, size=options.data.size)
     queries = {query: reads.square(query) for query in options.query}  # a bad one is refused before the work
     for note in whole.first_lines():
-        print_line(Console(stderr=True), note)
+        print_line(terminal(), note)
     naming = Naming(root=options.data.path, parts=found.numbers)
     module = _Normalised(encoder) if options.normalise else encoder
     x: Tensor | Iterator[Tensor]
     files: tuple[Path, ...]
-    kept, features = kept_beside(run, partial(print_line, Console(stderr=True))), None
+    kept, features = kept_beside(run, lambda line: print_line(terminal(), line)), None
     streamed = options.out is not None and options.out.suffix == ".parquet"
     if not streamed and kept.keeps(encoder, whole) and whole.broken == "refuse":
         wanted = decoded_later(kept, found, options.data, options.batch_size)

@@ -6,17 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
+from linear_eval.answers import Answers, certainty_of
 from linear_eval.beside import Beside
 from linear_eval.classify.held_out import held_out_temperature
 from linear_eval.classify.result import ProbeResult
 from linear_eval.classify.saved_probe import SavedProbe, write_probe
 from linear_eval.config import EvalConfig
 from linear_eval.features.extract import Features
+from linear_eval.features.naming import Names, Naming
 from linear_eval.progress import print_line, showing_progress
 from linear_eval.protocol import evaluate
 from linear_eval.protocol_numbers import evaluate_numbers
+from linear_eval.protocol_row import Answered
 from linear_eval.reports.closed import print_report, write_report
 from linear_eval.reports.numbers import print_numbers, write_numbers
 from linear_eval.scored_run import ScoredRun, all_of_training
@@ -25,6 +26,7 @@ from simclr.commands import command
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
 from simclr.errors import ConfigError, DataError
+from simclr.progress import terminal
 
 __all__ = ["evaluate_run"]
 
@@ -84,12 +86,19 @@ def evaluate_run(
         scoring.end(write_numbers(score, truth, predicted, scoring.report_folder), test.labelled())
         return score
     probes: list[SavedProbe] = []
+    answers = Answers()
     fed = scoring.run.size or scoring.run.description.size
     with showing_progress(scoring.console) as progress:
 
-        def keep(features: Features, probe: ProbeResult) -> None:
-            progress("encoder: temperature of the linear probe on held-out training images")
-            probes.append(_calibrated(features, probe, train, scoring.config, fed))
+        def keep(row: Answered) -> None:
+            answers.add("linear", row.name, row.probe.predictions)
+            answers.add("kNN", row.name, row.neighbours)
+            if row.name != "encoder":
+                return
+            answers.take(row.test.y, row.test.index, certainty_of(row.probe, row.test.x, row.test.y))
+            if save_probe:
+                progress("encoder: temperature of the linear probe on held-out training images")
+                probes.append(_calibrated(row.train, row.probe, train, scoring.config, fed))
 
         result = evaluate(
             encoder,
@@ -99,12 +108,14 @@ def evaluate_run(
             scoring.config,
             progress=progress,
             beside=further,
-            fitted=keep if save_probe else None,
+            answered=keep,
             kept=scoring.kept,
         )
     result["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
     print_report(result)
     files = write_report(result, scoring.report_folder)
+    naming = Naming(root=scoring.data.path, parts=(("test", len(test)),))
+    files.append(answers.write(scoring.report_folder, Names(naming, test), train.classes))
     for probe in probes:
         files += write_probe(replace(probe, encoder=result["encoder"]["sha256"]), scoring.report_folder)
     scoring.end(files, test.labelled())
@@ -151,5 +162,5 @@ def _labelled(images: ImageSet, split: str) -> ImageSet:
         )
     if split == "train":
         for note in images.first_lines():
-            print_line(Console(stderr=True), note)
+            print_line(terminal(), note)
     return images

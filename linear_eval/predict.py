@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from linear_eval.classifiers import TrainedClassifier, find_classifier
@@ -28,6 +27,7 @@ from simclr.data.sources import load_whole
 from simclr.errors import ConfigError, require
 from simclr.names import as_utf8, printable
 from simclr.paths import expand_fields
+from simclr.progress import terminal
 
 __all__ = ["PredictOptions", "Predicted", "images_as_read", "predict_run"]
 
@@ -149,7 +149,7 @@ def predict_run(
     given = _load(classifier, options.data)
     images, broken = placed(given, options.data.device_resident, options.batch_size)
     for note in given.first_lines():
-        print_line(Console(stderr=True), note)
+        print_line(terminal(), note)
     naming = Naming(root=_root(options.data.path), what="the answer for", are="is", who="the network")
     k = min(options.top_k, len(classifier.classes))
     answers = extract_features(

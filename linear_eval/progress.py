@@ -4,16 +4,17 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 from rich.console import Console
 from rich.text import Text
 
 from simclr.names import printable
+from simclr.progress import in_lines, progress, screen, shows_bars
 
 __all__ = ["Progress", "default_device", "environment", "name_files", "print_line", "showing_progress"]
 
@@ -24,17 +25,20 @@ Progress = Callable[[str], None]
 @contextmanager
 def showing_progress(console: Console) -> Iterator[Progress]:
     """Gives the function to call with a line; ``console`` writes to stderr."""
-    if console.is_terminal:
-        with console.status("") as status:
-            yield lambda line: status.update(Text(printable(line)))
-    else:
-        yield lambda line: print(printable(line), file=sys.stderr)
+    with screen(console), progress("", lines=False) as work:
+
+        def show(line: str) -> None:
+            work.now(line)
+            if not shows_bars():
+                print(printable(line), file=sys.stderr)
+
+        yield show
 
 
 def print_line(console: Console, line: str) -> None:
     """Print ``line`` as it stands: names of files and classes in it may look like markup or like the name of an emoji, or hold
     line breaks and codes that a terminal obeys, which are shown as escapes."""
-    console.print(Text(printable(line)), soft_wrap=True)
+    console.print(Text(in_lines(printable(line), console)), soft_wrap=True)
 
 
 def name_files(console: Console, files: Iterable[Path]) -> None:
@@ -57,7 +61,7 @@ def environment(device: torch.device) -> dict[str, dict[str, Any]]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
+            "scikit-learn": version("scikit-learn"),
         },
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -24,10 +24,22 @@ from linear_eval.results import Accuracy, ClosedRow, FewLabels
 from simclr.data.near_copies import near_copies
 from simclr.errors import DataError
 
-__all__ = ["Scored", "class_names", "refuse_other_classes", "score_row"]
+__all__ = ["Answered", "Scored", "class_names", "refuse_other_classes", "score_row"]
 
 MOST_PAIRS = 2_000_000_000
 """Training images times test images up to which near-copies are looked for: half a minute on a processor."""
+
+
+class Answered(NamedTuple):
+    """A row's labelled features, and what was read off them."""
+
+    name: str
+    train: Features
+    test: Features
+    probe: ProbeResult
+
+    neighbours: Tensor
+    """(M,) int64: the label that the nearest training images gave each test image."""
 
 
 class Scored(NamedTuple):
@@ -47,7 +59,7 @@ def score_row(
     device: torch.device,
     progress: Progress | None,
     took: dict[str, tuple[float, int]],
-    fitted: Callable[[Features, ProbeResult], None] | None = None,
+    answered: Callable[[Answered], None] | None = None,
     kept: Kept | None = None,
 ) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int], Scored]:
     """One row of the table, the right and wrong answers on the test images, how many images there were, and what they are."""
@@ -98,10 +110,11 @@ def score_row(
             train, test, config.strengths, config.seed, config.validation, device, resamples=config.resamples
         )
         took[name] = time.perf_counter() - fit_began, train.x.shape[1]
-    if fitted is not None:
-        fitted(train, linear)
     show(f"{name}: nearest neighbours")
-    knn = (knn_predictions(train, test, config.knn_k, config.knn_temperature, device) == test.y).numpy()
+    neighbours = knn_predictions(train, test, config.knn_k, config.knn_temperature, device)
+    if answered is not None:
+        answered(Answered(name, train, test, linear, neighbours))
+    knn = (neighbours == test.y).numpy()
     interval = bootstrap_interval(knn, resamples=config.resamples, seed=config.seed)
     few = None
     if config.trials:

@@ -19,6 +19,7 @@ from linear_eval.scored_run import ScoredRun
 from simclr.config import DataConfig
 from simclr.data import ImageSet
 from simclr.exchange.given import GivenEncoder, given_encoder
+from simclr.progress import terminal
 
 __all__ = ["Scoring"]
 
@@ -75,7 +76,7 @@ class Scoring:
         encoder, untrained = run.encoder(), run.untrained()
         data = run.images(data)
         config = run.default_protocol() if config is None else config
-        console = Console(stderr=True)
+        console = terminal()
         return cls(
             run=run,
             data=data,
@@ -84,7 +85,7 @@ class Scoring:
             beside=_beside(beside, run.start(), data.channels),
             tensorboard=tensorboard,
             console=console,
-            kept=kept_beside(run, partial(print_line, console)),
+            kept=kept_beside(run, lambda line: print_line(terminal(), line)),
         )
 
     @property
@@ -135,5 +136,5 @@ def _beside(
 def _given(word: Path | str, channels: int) -> GivenEncoder:
     found = given_encoder(word, "--beside", channels=3 if channels == 1 else channels)
     for line in found.said:
-        print_line(Console(stderr=True), f"{found.name}: {line}")
+        print_line(terminal(), f"{found.name}: {line}")
     return found

@@ -1,5 +1,9 @@
 """Features of images, for search, clustering or a classifier of your own: ``python scripts/embed.py RUN --out FILE``.
 
+    python scripts/embed.py runs/birds --out birds.parquet
+    python scripts/embed.py runs/birds --query wren.jpg
+    python scripts/embed.py runs/birds --out birds.npz --data.source folder --data.path DIR
+
 RUN is a run directory, an encoder folder, a run that has not finished (--checkpoint newest), a file of weights of others,
 or the name of a timm model. FILE ends in .npz or .parquet, which is a folder of parts where several processes (torchrun) share
 the images; a name without an ending is a folder that may be larger than memory. --query IMG prints the images nearest to IMG.
@@ -12,9 +16,6 @@ from simclr.stopping import listen
 
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
-
-from rich.console import Console
-from rich.progress import Progress
 
 from linear_eval.asked import fed_as_asked, images_to_start_from
 from linear_eval.embed import EmbedOptions, embed_run
@@ -32,11 +33,7 @@ def main(arguments: list[str]) -> int:
     options = parse_flags(EmbedOptions, words, "embed.py RUN", about, default=default)
     run, said = fed_as_asked(run, words, options.data)
     print("".join(f"{line}\n" for line in said), end="", file=sys.stderr)
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("embedding", total=None)
-        found = embed_run(run, options, lambda done, total: bar.update(task, completed=done, total=total))
-    print("\n".join(found.lines()))
+    print("\n".join(embed_run(run, options).lines()))
     return 0
 
 

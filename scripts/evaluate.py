@@ -1,5 +1,10 @@
 """Score an encoder on labelled images: ``python scripts/evaluate.py RUN [--protocol open-set | one-shot] [--data.*] [--eval.*]``.
 
+    python scripts/evaluate.py runs/birds
+    python scripts/evaluate.py runs/birds --protocol open-set
+    python scripts/evaluate.py runs/birds --beside resnet50.a1_in1k
+    python scripts/evaluate.py runs/birds --data.source folder --data.path OTHER
+
 RUN is a run directory, an encoder folder, a run that has not finished (--checkpoint newest), a file of weights of others,
 or the name of a timm model with published weights; --beside takes more of them, as further rows. The encoder, the same
 encoder untrained and raw pixels go through the same scores. --protocol closed: a linear classifier, nearest neighbours, few
@@ -42,6 +47,10 @@ def main(arguments: list[str]) -> int:
         evaluate_one_shot(run, options.data, options.eval, runs=options.runs, **more)
     else:
         evaluate_run(run, options.data, options.eval, save_probe=options.save_probe, **more)
+    if run.config is not None:
+        from linear_eval.page.write import write_page_at_end
+
+        write_page_at_end(run.run_dir)
     return 0
 
 

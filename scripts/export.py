@@ -1,5 +1,9 @@
 """Write an encoder for other programs: ``python scripts/export.py RUN [--format timm | hub | torch | onnx]``.
 
+    python scripts/export.py runs/birds
+    python scripts/export.py runs/birds --format onnx
+    python scripts/export.py runs/birds --format hub
+
 RUN is a run directory, an encoder folder, a run that has not finished (--checkpoint newest), a file of weights of others,
 or the name of a timm model. --format hub adds a model card to timm's files, of what the run wrote down; --classifier adds the
 classes of a fine-tuned run to a torch or onnx file. What is written is loaded again and compared with the encoder before it

@@ -1,5 +1,8 @@
 """Turn any set of images into few large files: ``python scripts/make_shards.py [shards | parquet] --data.path DIR --out FOLDER``.
 
+    python scripts/make_shards.py --data.path DIR --out SHARDS
+    python scripts/make_shards.py parquet --data.path DIR --out TABLES --size 256
+
 ``shards`` (without a word) are tars as WebDataset reads them, with a list of all images beside them; ``parquet`` is what Hugging
 Face's ``datasets`` reads. Images are shuffled once, files are kept byte for byte (``--size 256`` stores smaller JPEGs), and
 labels, groups, and the division into training and test images go with them. Training reads them with
@@ -15,8 +18,6 @@ from simclr.stopping import listen
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from rich.progress import Progress
-
 from simclr.command_line import parse_flags, run_command
 from simclr.data.packed.make import MakeOptions, make_shards
 from simclr.errors import ConfigError
@@ -29,10 +30,7 @@ def main(arguments: list[str]) -> int:
     if words and not words[0].startswith("-"):
         raise ConfigError(f"{words[0]!r} is neither shards nor parquet; images are named with --data.path DIR")
     options = parse_flags(MakeOptions, words, "make_shards.py", __doc__ or "", MakeOptions(out=Path("shards")))
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("writing", total=None)
-        made = make_shards(options, kind, lambda done, total: bar.update(task, completed=done, total=total))
-    print("\n".join(map(printable, made.lines())))
+    print("\n".join(map(printable, make_shards(options, kind).lines())))
     return 0
 
 

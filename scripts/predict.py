@@ -1,5 +1,8 @@
 """Classify images: ``python scripts/predict.py RUN DIR [--out FILE.csv | FILE.parquet] [--top-k K]``.
 
+    python scripts/predict.py runs/birds-finetuned DIR --out birds.csv
+    python scripts/predict.py runs/birds wren.jpg
+
 RUN is a fine-tuned run, or one that scripts/evaluate.py --save-probe left a linear probe in. DIR is a folder of images, or one
 image. Each row has an image's path, its class, the calibrated probability of that, and the next classes with theirs. Where DIR
 has labels, accuracy and calibration error are said.
@@ -11,9 +14,6 @@ from simclr.stopping import listen
 
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
-
-from rich.console import Console
-from rich.progress import Progress
 
 from linear_eval.classifiers import find_classifier
 from linear_eval.predict import PredictOptions, images_as_read, predict_run
@@ -29,10 +29,7 @@ def main(arguments: list[str]) -> int:
     classifier = find_classifier(run)
     default = PredictOptions(data=images_as_read(classifier, images))
     options = parse_flags(PredictOptions, words, "predict.py RUN DIR", about, default=default)
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=None)
-        found = predict_run(classifier, options, lambda done, total: bar.update(task, completed=done, total=total))
+    found = predict_run(classifier, options)
     if options.out is None:
         print(found.as_csv(), end="")
     print("\n".join(found.lines()), file=sys.stderr if options.out is None else sys.stdout)

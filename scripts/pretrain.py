@@ -1,6 +1,12 @@
 """Pretrain an encoder, then score it: ``accelerate launch scripts/pretrain.py [PRESET | FILE.yaml] [--overrides]``.
 
-The same command run again continues where it was stopped. Everything goes to runs/NAME.
+    accelerate launch scripts/pretrain.py
+    accelerate launch scripts/pretrain.py folder --data.path DIR --name birds
+    accelerate launch scripts/pretrain.py folder --data.path DIR --dry-run
+    accelerate launch scripts/pretrain.py cifar10 objective:triplet --train.epochs 20
+
+The same command run again continues where it was stopped. Everything goes to runs/NAME. --dry-run shows what would be trained on
+what, its memory and its time, and writes nothing.
 """
 
 import sys
@@ -10,19 +16,26 @@ from simclr.stopping import exit_code, listen, request
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from linear_eval.evaluate import evaluate_run
-from linear_eval.evaluate_few_shot import evaluate_one_shot
+import linear_eval
+import simclr
 from linear_eval.sharing import shared
-from simclr import RunResult, TrainConfig, pretrain
-from simclr.command_line import parse_command, run_command
+from simclr.announced import announce
+from simclr.command_line import parse_command, run_command, without_dry_run
 from simclr.commands import command
 from simclr.config.presets import describe_presets
 from simclr.names import printable
 
 
 def main(arguments: list[str]) -> int:
-    config = parse_command(arguments, "pretrain.py", f"{__doc__}\n{describe_presets()}")
-    result = pretrain(config)
+    words, dry = without_dry_run(arguments)
+    config = parse_command(words, "pretrain.py", f"{__doc__}\n{describe_presets()}")
+    if dry:
+        from simclr.dry_run import dry_run
+
+        print("".join(f"{printable(line)}\n" for line in dry_run(config)), end="")
+        return 0
+    announce(config)
+    result = simclr.pretrain(config)  # loaded here: help and mistakes wait for no trainer
     if config.profile:
         return 0
     if not result.finished:
@@ -38,14 +51,19 @@ def main(arguments: list[str]) -> int:
 
 
 @shared
-def score(config: TrainConfig, result: RunResult) -> int:
+def score(config: simclr.TrainConfig, result: "simclr.RunResult") -> int:
     run = result.run_dir
     if config.train.evaluate and result.scorable:
-        (evaluate_one_shot if config.data.keeps_classes_apart else evaluate_run)(run)
+        evaluate = linear_eval.evaluate_one_shot if config.data.keeps_classes_apart else linear_eval.evaluate_run
+        evaluate(run)
     elif not result.scorable:
         name = printable(str(run))
         print(f"no classes, so no score: {command('evaluate')} {name} --data.labels FILE.csv once there are some")
-        print(f"which images are alike? {command('embed')} {name} --query IMAGE")
+        print(f"which images are alike? {command('neighbors')} {name} --query IMAGE")
+    if config.train.evaluate:
+        from linear_eval.page.write import write_page_at_end
+
+        write_page_at_end(run)
     return 0
 
 

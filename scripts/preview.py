@@ -1,6 +1,9 @@
 """Draw what the encoder will be shown: ``python scripts/preview.py [PRESET | FILE.yaml] [--overrides]``.
 
-Writes NAME-preview.png: images of the training set, their views, and the operations that acted on each. Images of them that
+    python scripts/preview.py
+    python scripts/preview.py folder --data.path DIR --augment.blur 0.5
+
+Writes runs/NAME-preview.png: images of the training set, their views, and the operations that acted on each. Images of them that
 are constant or use few levels are named: their values may have been taken for the wrong range.
 """
 
@@ -13,11 +16,12 @@ if __name__ == "__main__":
 
 from simclr.command_line import parse_command, run_command
 from simclr.names import printable
-from simclr.run.views import write_preview
 
 
 def main(arguments: list[str]) -> int:
     config = parse_command(arguments, "preview.py", __doc__ or "")
+    from simclr.run.views import write_preview  # here: help and mistakes wait for no trainer
+
     picture = write_preview(config, say=lambda line: print(printable(line), file=sys.stderr))
     print(printable(str(picture)))
     return 0

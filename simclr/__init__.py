@@ -1,5 +1,7 @@
 """Views to encoder: config, data, objectives, training, checkpoints, export."""
 
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from augment.lazy import lazy_face
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
     from simclr.run.folder import RunResult
     from simclr.run.process import keep_freed_memory
     from simclr.train import pretrain
+
+# In a notebook without ipywidgets tqdm, which others bring, warns of bars that nothing here draws.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+if sys.argv[:1] == ["-m"]:
+    from simclr.commands import refuse_module
+
+    refuse_module(__name__)
 
 __all__ = [
     "After",

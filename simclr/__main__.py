@@ -12,18 +12,26 @@ from importlib.metadata import version
 from pathlib import Path
 
 from simclr.commands import NAMES, as_called, folder
+from simclr.streams import undisturbed
 
 __all__ = ["main"]
 
 
 def main() -> int:
     """Run the command that the first word names, as if its file had been started; without one, say which there are."""
+    sys.stdout, sys.stderr = undisturbed(sys.stdout), undisturbed(sys.stderr)
     word, *others = sys.argv[1:] or ["--help"]
     if word == "--version":
         print(version("simclr-pipeline"))
         return 0
     if word in ("-h", "--help"):
         print(overview())
+        return 0
+    if word == "--completion":
+        if others != ["bash"]:
+            print("error: --completion takes bash, whose script zsh reads as well", file=sys.stderr)
+            return 2
+        print(completion(), end="")
         return 0
     name = word.replace("-", "_")
     if name not in NAMES:
@@ -38,13 +46,27 @@ def main() -> int:
     return 0
 
 
+def completion() -> str:
+    """A script with which a shell completes the words of all commands."""
+    from simclr.completion import bash  # with all that a flag may need
+    from simclr.config import TrainConfig
+
+    options: dict[str, type] = {}
+    for name in NAMES:
+        found = runpy.run_path(str(_file(name)), run_name=name)
+        own = [value for key, value in found.items() if key.endswith("Options")]
+        if own or "parse_command" in found or "parse_finetuning" in found:
+            options[name] = own[0] if own else TrainConfig
+    return bash(options)
+
+
 def overview() -> str:
     """All commands with the first sentence that each says of itself."""
     lines = ["simclr COMMAND [words]; on several processes accelerate launch -m simclr COMMAND [words]", ""]
     for name in NAMES:
         about = ast.get_docstring(ast.parse(_file(name).read_text(encoding="utf-8"))) or ""
         lines.append(f"  {name.replace('_', '-'):11} {about.split(': ``')[0]}")
-    lines += ["", "simclr COMMAND --help tells more, --help-all everything."]
+    lines += ["", "simclr COMMAND --help tells more, --help-all everything; simclr --completion bash completes words."]
     return as_called("\n".join(lines))
 
 

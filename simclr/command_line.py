@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
 
 import tyro
 
@@ -26,16 +25,27 @@ from simclr.cores import use_cores
 from simclr.errors import ConfigError, DataError, LostProcessError, PipelineError
 from simclr.exchange.given import GivenEncoder, given_encoder
 from simclr.exchange.starting_point import with_its_stem
-from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, more_flags, read_words
+from simclr.flags import HELP, Words, check_flags, choices, for_tyro, from_tyro, read_words
+from simclr.help import PLUGIN, short_help
 from simclr.memory import memory_in_words
 from simclr.names import printable
 from simclr.paths import check_paths, given_path
 from simclr.plugins import blamed, loaded_plugins, take_plugins
-from simclr.processes import leave_launch, take_launch, together
+from simclr.processes import leave_launch, note_on_accelerate, take_launch, together
+from simclr.progress import in_lines, screen, terminal
 from simclr.run.process import keep_freed_memory
 from simclr.stopping import exit_code, finish, imports_are_done, request
+from simclr.streams import undisturbed
 
-__all__ = ["own_or_other_data", "parse_command", "parse_flags", "run_and_flags", "run_command", "run_images_and_flags"]
+__all__ = [
+    "own_or_other_data",
+    "parse_command",
+    "parse_flags",
+    "run_and_flags",
+    "run_command",
+    "run_images_and_flags",
+    "without_dry_run",
+]
 
 
 _CAUSES = (
@@ -58,10 +68,12 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alon
     launcher started the first does what is to be done ``alone``.
     """
     imports_are_done()
-    sys.stdout, sys.stderr = _undisturbed(sys.stdout), _undisturbed(sys.stderr)
+    sys.stdout, sys.stderr = undisturbed(sys.stdout), undisturbed(sys.stderr)
     code = 2
     try:
         take_launch()
+        if sys.stderr.isatty() and (note := note_on_accelerate()):
+            _say(note)
         if alone and not _is_first():
             return 0
         if alone:
@@ -69,7 +81,7 @@ def run_command(main: Callable[[list[str]], int], keep_memory: bool = True, alon
         use_cores()
         if keep_memory:
             keep_freed_memory()
-        with together(), memory_in_words(_CAUSES, _HELPS):
+        with together(), memory_in_words(_CAUSES, _HELPS), screen():
             code = main(take_plugins(sys.argv[1:]))
     except LostProcessError as error:
         code = 1
@@ -103,34 +115,7 @@ def _who() -> str:
 def _say(text: str) -> None:
     # Several processes make the same mistake; one of them says so.
     if _is_first():
-        print(printable(text), file=sys.stderr)
-
-
-class _Deaf(io.FileIO):
-    """A file that takes what cannot be written as well."""
-
-    def write(self, content: Any) -> int:
-        try:
-            return super().write(content)
-        except OSError:
-            return memoryview(content).nbytes
-
-
-def _undisturbed(stream: TextIO) -> TextIO:
-    """``stream`` as one that neither its other end nor a letter that its encoding lacks can bring down."""
-    if not isinstance(stream, io.TextIOWrapper):
-        return stream
-    if stream not in (sys.__stdout__, sys.__stderr__):  # somebody else's, a test's say
-        stream.reconfigure(errors="backslashreplace")
-        return stream
-    raw = io.BufferedWriter(_Deaf(stream.fileno(), "wb", closefd=False))
-    return io.TextIOWrapper(
-        raw,
-        encoding=stream.encoding,
-        errors="backslashreplace",
-        line_buffering=True,
-        write_through=stream.write_through,
-    )
+        print(in_lines(printable(text), terminal()), file=sys.stderr)
 
 
 def run_and_flags(
@@ -208,6 +193,13 @@ def own_or_other_data(own: DataConfig, words: Sequence[str], needs_labels: bool 
     return replace(own, labels="auto") if other or (needs_labels and own.labels == "none") else own
 
 
+def without_dry_run(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The words without ``--dry-run``, which is no part of a run, and whether it was among them."""
+    return [word for word in arguments if word not in ("--dry-run", "--dry_run")], (
+        "--dry-run" in arguments or "--dry_run" in arguments
+    )
+
+
 def parse_command(arguments: Sequence[str], command: str, about: str, default: str = "digits") -> TrainConfig:
     """``[PRESET | FILE.yaml] [objective:NAME] [--overrides]`` as a TrainConfig.
 
@@ -240,7 +232,8 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
 def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, default: T) -> T:
     """Flags over ``default`` as a config of type ``cls``, by tyro; an error of the user's is one ConfigError.
 
-    ``--help`` prints the flags that many runs need and how many more there are, ``--help-all`` all of them; both exit with 0.
+    ``--help`` prints a screen with examples and the flags that many need (``simclr/help.py``), ``--help-all`` all of them; both
+    exit with 0.
     """
     given = read_words(words)
     chosen = list(given.choices)
@@ -256,8 +249,10 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
             chosen.append(f"{name}:{type(getattr(default, name)).name}")
     given = Words(chosen, given.flags)
     check_flags(cls, given)
-    all_flags = "--help-all" in given.flags or not any(word in given.flags for word in HELP)
-    tyro_type, tyro_default = for_tyro(cls, default, rare=all_flags)
+    if any(word in given.flags for word in HELP) and "--help-all" not in given.flags:
+        print(short_help(cls, default, as_called(f"scripts/{command}"), as_called(about), given.choices))
+        raise SystemExit(0)
+    tyro_type, tyro_default = for_tyro(cls, default)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -272,9 +267,7 @@ def parse_flags(cls: type[T], words: Sequence[str], command: str, about: str, de
     except SystemExit as stop:
         if stop.code:
             raise ConfigError(_one_line(errors.getvalue())) from None
-        print("--plugin MODULE or FILE.py, with any command: backbones, objectives, sources and presets of your own")
-        if not all_flags and more_flags(cls):
-            print(more_flags(cls))
+        print(PLUGIN)
         raise
     config = from_tyro(cls, parsed)
     if isinstance(config, TrainConfig):

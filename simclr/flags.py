@@ -12,7 +12,7 @@ from simclr.config.marks import FIXED, RARE, chosen_from, marked
 from simclr.config.yaml import config_fields, suggestion
 from simclr.errors import ConfigError
 
-__all__ = ["HELP", "Words", "check_flags", "choices", "for_tyro", "from_tyro", "more_flags", "read_words"]
+__all__ = ["HELP", "Words", "check_flags", "choices", "flag_names", "for_tyro", "from_tyro", "more_flags", "read_words"]
 
 T = TypeVar("T")
 
@@ -83,13 +83,14 @@ def read_words(words: Sequence[str]) -> Words:
 
 def check_flags(cls: type, words: Words) -> None:
     """Raises ConfigError at the first flag that the config ``cls`` does not have, with the closest one it has."""
-    known = _flag_names(cls, words.choices)
+    known = flag_names(cls, words.choices)
     for flag, typed in words.flags.items():
         if flag.startswith("--") and flag not in (*known, *HELP):
             raise ConfigError(f"unknown flag {typed[0].split('=')[0]}{suggestion(flag, known)}")
 
 
-def _flag_names(cls: type, chosen: Sequence[str], prefix: str = "") -> list[str]:
+def flag_names(cls: type, chosen: Sequence[str], prefix: str = "") -> list[str]:
+    """Every flag of the config ``cls``, with those of the ``chosen`` objective, or without one of all of them."""
     names: list[str] = []
     fixed = marked(cls, FIXED)
     for field_name, hint in config_fields(cls).items():
@@ -102,7 +103,7 @@ def _flag_names(cls: type, chosen: Sequence[str], prefix: str = "") -> list[str]
             wanted = [word.split(":")[1] for word in chosen if word.startswith(f"{field_name}:")]
             configs = [config for config in configs if config.name in wanted] or configs
         for config in configs:
-            names += _flag_names(config, chosen, f"{path}.")
+            names += flag_names(config, chosen, f"{path}.")
         if not configs:
             is_bool = bool in members
             *parents, last = path.split(".")
@@ -120,14 +121,13 @@ def choices(cls: type) -> dict[str, list[Any]]:
     return found
 
 
-def for_tyro(cls: type, default: Any, rare: bool = True) -> tuple[type, Any]:
+def for_tyro(cls: type, default: Any) -> tuple[type, Any]:
     """The config ``cls`` as tyro is to read it, and ``default`` as one of it; ``from_tyro`` leads back.
 
-    It may be a subclass, so that tyro finds the fields' docstrings. One of several configs is called by its ``name``. Without
-    ``rare``, fields with that mark are left out: of the help, and for tyro that means of the command line too.
+    It may be a subclass, so that tyro finds the fields' docstrings. One of several configs is called by its ``name``.
     """
     hints, several, fields = get_type_hints(cls, include_extras=True), choices(cls), []
-    if rare and not several:
+    if not several:
         return cls, default
     for field in dataclasses.fields(cls):
         hint, value = chosen_from(hints[field.name], offered=True), getattr(default, field.name)
@@ -136,10 +136,6 @@ def for_tyro(cls: type, default: Any, rare: bool = True) -> tuple[type, Any]:
         elif field.name in several:
             named = (Annotated[config, tyro.conf.subcommand(name=config.name)] for config in several[field.name])
             hint = Union[tuple(named)]  # noqa: UP007
-        elif not rare and RARE in getattr(hint, "__metadata__", ()):
-            hint = Annotated[hint, tyro.conf.Suppress]
-        elif not rare and isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            hint, value = for_tyro(hint, value, rare)
         fields.append((field.name, hint, dataclasses.field(default=value)))
     # What the fields may not say together is checked where from_tyro builds the config itself.
     body = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__post_init__": lambda self: None}

@@ -10,7 +10,7 @@ import torch
 
 from simclr.errors import ConfigError, OutOfMemoryError, PipelineError
 
-__all__ = ["memory_in_words", "ran_out"]
+__all__ = ["memory_in_words", "peak_memory", "ran_out"]
 
 _SIGNS = re.compile(
     r"can('|no)t allocate memory|not enough memory|out of memory|bad_alloc|alloc_failed|unable to allocate|"
@@ -62,10 +62,10 @@ def _words(error: BaseException, causes: str, helps: str) -> str:
     if asked is not None:
         size, unit = asked.groups()
         more = f" when {_gib(float(size)) if unit == 'bytes' else f'{size} {unit}'} more were asked for"
-    return f"memory ran out: at most {_peak()} were in use{more}. What takes it: {causes}. What helps: {helps}"
+    return f"memory ran out: at most {peak_memory()} were in use{more}. What takes it: {causes}. What helps: {helps}"
 
 
-def _peak() -> str:
+def peak_memory() -> str:
     """The most memory that was in use at once: of the GPU, where this process has used one."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return f"{_gib(torch.cuda.max_memory_allocated())} of the GPU"

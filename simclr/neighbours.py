@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr.numerics import float32_products
+from simclr.progress import each
 
 __all__ = ["nearest_neighbour_vote"]
 
@@ -56,7 +57,7 @@ def nearest_neighbour_vote(
         for asked in test_x.split(resident):
             chunks = _unit(asked, device).split(queries)
             nearest = [(torch.empty(0), torch.empty(0))] * len(chunks)
-            for start in range(0, len(train_x), block):
+            for start in each(range(0, len(train_x), block), "nearest neighbours", unit="parts"):
                 bank = _unit(train_x[start : start + block], device)
                 nearest = [_nearer(kept, q @ bank.t(), start, k) for kept, q in zip(nearest, chunks, strict=True)]
             for cosines, rows in nearest:  # (Q, k)

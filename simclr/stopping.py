@@ -48,6 +48,7 @@ class _State:
     raised: signal.Signals | None = None
     interrupted: float | None = None
     importing = False
+    greeted = False
     listening = False
     flags = 0
     parent = 0
@@ -68,6 +69,7 @@ def listen() -> None:
     for number in _REQUESTS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on)
+    _greet()
     if not _is_launched():
         return
     _state.parent = os.getppid()
@@ -84,6 +86,7 @@ def listen() -> None:
 def imports_are_done() -> None:
     """From here on a request raises ``Stopped``."""
     _state.importing = False
+    _wipe()
 
 
 def request() -> signal.Signals | None:
@@ -156,8 +159,8 @@ def _on(number: int, frame: FrameType | None) -> None:
     _state.raised = signal.Signals(number)
     _state.interrupted = now if number == signal.SIGINT else None
     if _state.importing:
-        names = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
-        if next((os.environ[name] for name in names if name in os.environ), "0") == "0":
+        _wipe()
+        if _is_first():
             with suppress(OSError):
                 os.write(2, f"stopped by {_state.raised.name} before anything began\n".encode())
         os._exit(exit_code())
@@ -175,6 +178,26 @@ def _end_within_grace() -> None:
     timer = threading.Timer(_GRACE_SECONDS, os._exit, [exit_code()])
     timer.daemon = True
     timer.start()
+
+
+def _greet() -> None:
+    """Say on a terminal that something happens: the imports take seconds. A log has no use for it."""
+    if _is_first() and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        with suppress(OSError):
+            os.write(2, b"loading torch and what goes with it ...")
+            _state.greeted = True
+
+
+def _wipe() -> None:
+    if _state.greeted:
+        _state.greeted = False
+        with suppress(OSError):
+            os.write(2, b"\r\x1b[K")
+
+
+def _is_first() -> bool:
+    names = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
 def _is_launched() -> bool:

@@ -25,6 +25,7 @@ from simclr.objectives import Objective, build_objective, fit_objective
 from simclr.optim.optimizers import build_optimizer, check_something_learns, parameter_groups, peak_learning_rate
 from simclr.optim.schedule import set_learning_rate
 from simclr.processes import together
+from simclr.progress import screen
 from simclr.run.accelerator import make_accelerator, maybe_compiled, opening_line, report_profile
 from simclr.run.alike import expect_alike
 from simclr.run.best import take_best
@@ -82,7 +83,7 @@ def pretrain(config: TrainConfig, *, images: Any = None, augment: Any = None, ob
     """
     config, given = take_given(config, images, augment, objective)
     try:
-        with together(), training_memory(config):
+        with together(), training_memory(config), screen():
             run = open_run(config, given)  # everything that can be refused is refused before anything is written
             learner = build(run)
             batches = resume(run, learner)
@@ -237,7 +238,6 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> tuple[int
             guard.watch(step, done.skipped, done.loss, done.z, done.gradient_norm, batch.indices)
             if step == 0:
                 log.picture(config.run_dir / "views.png", partial(draw_first_views, run, batch.indices, done))
-
             meter.add(done.loss, done.skipped)
             step, better = step + 1, False
             log.pace(step)

@@ -248,7 +248,7 @@ def test_preview_warns_of_the_images_that_it_draws(
     flags = ["--data.path", str(pictures), "--data.size", "32", "--augment.size", "32", "--data.test-fraction", "0.1"]
     assert command.main(["folder", *flags, "--name", "seen"]) == 0
     said = capsys.readouterr()
-    assert said.out == "seen-preview.png\n" and (tmp_path / "seen-preview.png").exists()
+    assert said.out == "runs/seen-preview.png\n" and (tmp_path / "runs" / "seen-preview.png").exists()
     warned = said.err.splitlines()
     training = load_source(DataConfig(source="folder", path=pictures, test_fraction=0.1), "train")
     drawn = {path.name for path in training.paths or ()}

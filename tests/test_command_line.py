@@ -20,7 +20,7 @@ from simclr.config import TrainConfig
 ROOT = Path(__file__).parent.parent
 TINY = [
     "--train.epochs", "2", "--train.batch-size", "128", "--schedule.warmup-epochs", "1", "--train.precision", "fp32",
-    "--encoder.channels", "4", "8", "8", "16", "--train.knn-every", "0",
+    "--encoder.channels", "4", "8", "8", "16", "--train.knn-every", "0", "--augment.size", "8",
 ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_pretrain_ends_with_the_table(run, tmp_path: Path) -> None:
 
 
 def flags_in(help_text: str) -> set[str]:
-    return {flag for line in re.findall(r"^. (-.*)", help_text, re.M) for flag in re.findall(r"--[\w.-]+", line)}
+    return {flag for line in re.findall(r"^. (-.*)", help_text, re.M) for flag in re.findall(r"--[a-z][\w.-]*", line)}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,11 @@ def test_help_counts_what_it_leaves_to_help_all(script: str, run, capsys: pytest
         shown[word] = capsys.readouterr().out
     some, every = flags_in(shown["--help"]), flags_in(shown["--help-all"])
     assert some <= every and shown["-h"] == shown["--help"]
-    left_out = len({flag.replace(".no-", ".").replace("--no-", "--") for flag in every - some})
+    some, every = ({flag.replace(".no-", ".").replace("--no-", "--") for flag in flags} for flags in (some, every))
+    left_out = len(every - some)
+    text = (ROOT / "scripts" / f"{script}.py").read_text()
+    lines = shown["--help"].splitlines()
+    assert text.startswith(f'"""{lines[0][:-1]}: ``') and len(lines) <= 60 and max(map(len, lines[4:-2])) <= 110
     *_, last = shown["--help"].splitlines()
     if script in ("export", "report"):  # few flags, all shown
         assert left_out == 0 and "--help-all" not in last
@@ -164,6 +168,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], said: str, r
     assert err.count("\n") == 1
     assert out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_at_a_terminal_a_run_says_at_once_what_it_is(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = run("pretrain", "folder", "--data.path", "nowhere", "--name", "birds")
+    assert (code, out) == (2, "")
+    assert err.startswith("runs/birds: resnet50 on nowhere\nerror: the folder nowhere does not exist")
+    monkeypatch.setenv("RANK", "1")
+    assert "resnet50" not in run("pretrain", "folder", "--data.path", "nowhere")[2]
 
 
 def test_without_a_network_cifar10_is_one_line(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
                 return spec
             return None
 
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     for module in ("simclr.commands", "simclr.__main__"):
         monkeypatch.setattr(f"{module}.folder", lambda: None)
 
@@ -55,7 +55,11 @@ def test_an_installed_package_calls_them_by_its_name(
     with pytest.raises(SystemExit) as end:
         main()
     out = capsys.readouterr().out
-    assert end.value.code == 0 and "usage: simclr check-data" in out and "``simclr check-data [FILE.yaml]" in out
+    assert (
+        end.value.code == 0
+        and "usage: simclr check-data [FILE.yaml]" in out
+        and "  simclr check-data --data.path DIR\n" in out
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])

@@ -24,19 +24,19 @@ FLOORS = {
         ("views",),
     ),
     "simclr": (
-        ("errors", "names", "stopping", "commands", "granted"),
-        ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory", "processes"),
+        ("errors", "names", "stopping", "streams", "commands", "granted"),
+        ("files", "distributed", "sharding", "numerics", "cores", "paths", "memory", "processes", "progress"),
         ("plugins",),
         ("distances", "neighbours"),
         ("mining",),
         ("losses",),
         ("objectives",),
         ("config",),
-        ("data", "model", "optim", "flags"),
-        ("exchange",),
+        ("data", "model", "optim", "flags", "announced"),
+        ("exchange", "help", "completion"),
         ("run", "adapt"),
         ("command_line", "train"),
-        ("finetune", "replay", "selftest"),
+        ("finetune", "replay", "selftest", "dry_run"),
         ("__main__",),
     ),
     "linear_eval": (
@@ -45,15 +45,16 @@ FLOORS = {
         ("classify",),
         ("matching",),
         ("config", "beside"),
-        ("results",),
+        ("results", "answers"),
         ("results_numbers", "results_one_shot"),
-        ("verdict", "protocol_words", "protocol_row"),
+        ("verdict", "protocol_words", "finetuned_words", "protocol_row"),
         ("protocol", "protocol_numbers", "scored_run"),
         ("keeping",),
         ("look",),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
         ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict", "neighbors"),
+        ("page",),
     ),
 }
 """The rooms of each package from the ground up: a room imports only from the floors below its own."""
@@ -150,7 +151,9 @@ LAZY = [path for path in PACKAGED if path.name == "__init__.py" and "lazy_face("
 @pytest.mark.parametrize("path", LAZY, ids=name)
 def test_a_lazy_face_gives_what_it_tells_type_checkers(path: Path) -> None:
     face = importlib.import_module(".".join(path.relative_to(ROOT).parent.parts))
-    told = {member: module for module, member in imports(path) if module not in ("typing", "augment.lazy")}
+    # What a face does before anything is asked of it: see that it is not run as a program.
+    own = ("typing", "augment.lazy", "sys", "warnings", "simclr.commands")
+    told = {member: module for module, member in imports(path) if module not in own}
     assert set(told) == set(face.__all__) <= set(dir(face))
     for member, module in told.items():
         defined = f"{module}.{member}" if module == face.__name__ else module  # `from simclr import losses` is a module
@@ -173,6 +176,30 @@ def test_loading_an_encoder_brings_no_trainer() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("loaded\n", 0), done.stderr
+
+
+def test_help_and_mistakes_wait_for_no_trainer() -> None:
+    code = """if True:
+        import sys
+        from importlib.util import module_from_spec, spec_from_file_location
+        from pathlib import Path
+        heavy = {"matplotlib", "pandas", "scipy.stats", "sklearn", "timm", "torchvision", "torch._dynamo"}
+        for file in sorted(Path("scripts").glob("*.py")):
+            for words in (["--help"], ["--bathc-size", "4"]):
+                spec = spec_from_file_location(file.stem, file)
+                script = module_from_spec(spec)
+                spec.loader.exec_module(script)
+                try:
+                    sys.exit(script.main(words))
+                except SystemExit as end:
+                    assert end.code == 0 and words == ["--help"], (file, end.code)
+                except script.run_command.__globals__["PipelineError"]:
+                    assert words != ["--help"], file
+                brought = heavy & set(sys.modules)
+                assert not brought, f"{file} brings {brought}"
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_can_be_run_shadows_nothing_that_can_be_imported() -> None:

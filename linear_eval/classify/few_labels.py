@@ -14,6 +14,7 @@ of a video), the k images of a class are of k groups, as far as it has so many: 
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from linear_eval.progress import default_device
 from simclr.cores import threads_for
 from simclr.data.groups import one_of_each_group_first
 from simclr.errors import ConfigError
+from simclr.progress import each
 
 __all__ = ["FEW_LABEL_C", "draw_rows", "few_labels", "share_name"]
 
@@ -119,10 +121,11 @@ def few_labels(
     results: dict[int | str, dict[str, Any]] = {}
     settings: list[tuple[int | str, dict[str, Any]]] = [(k, {"per_class": k}) for k in per_class]
     settings += [(share_name(share), {"share": share}) for share in fractions]
+    draws = each([trial for _ in settings for trial in range(trials)], "few labels", unit="draws")
     for key, setting in settings:
         accuracies = []
         images = 0
-        for trial in range(trials):
+        for trial in islice(draws, trials):
             rows = draw_rows(train.y, trial, seed, groups=train.groups, **setting)
             with threads_for(len(rows) * train.x.shape[1] * len(classes)):
                 fit = fit_logistic(

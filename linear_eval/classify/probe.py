@@ -26,6 +26,7 @@ from linear_eval.progress import default_device
 from simclr.cores import threads_for
 from simclr.data.groups import group_folds
 from simclr.errors import ConfigError
+from simclr.progress import progress as shown
 
 __all__ = [
     "STRENGTHS",
@@ -182,20 +183,28 @@ def _probe(
     held_out = sum(int(part.sum()) for part in parts)
     chosen, accuracies, start = len(strengths) // 2, (), None
     right, entropy = (torch.zeros(len(strengths), dtype=torch.float64, device=device) for _ in range(2))
-    for part in parts:
-        mask = part.to(device)
-        tried = fit_logistic(
-            rows,
-            target,
-            len(classes),
-            sweep,
-            sample_weight=(~mask).float(),
-            tolerance=1e-5,
-            max_evaluations=max(1, max_evaluations // 8),
-            progress=None if progress is None else lambda done, live: progress("sweep", done, live),
-        )
-        for total, found in zip((right, entropy), _validate(rows, target, mask, tried.weight, tried.bias), strict=True):
-            total += found
+    with shown("strengths of the linear probe", len(parts) * len(sweep), "fits") as fits:
+        for number, part in enumerate(parts):
+
+            def tell(evaluation: int, live: int, before: int = number * len(sweep)) -> None:
+                fits(before + len(sweep) - live)
+                if progress is not None:
+                    progress("sweep", evaluation, live)
+
+            mask = part.to(device)
+            tried = fit_logistic(
+                rows,
+                target,
+                len(classes),
+                sweep,
+                sample_weight=(~mask).float(),
+                tolerance=1e-5,
+                max_evaluations=max(1, max_evaluations // 8),
+                progress=tell,
+            )
+            validated = _validate(rows, target, mask, tried.weight, tried.bias)
+            for total, found in zip((right, entropy), validated, strict=True):
+                total += found
     if parts:
         accuracies = tuple((right / held_out).tolist())
         best = (right == right.max()).nonzero().flatten()

@@ -27,6 +27,7 @@ from linear_eval.features.shares import gather_shares, wait_for_all
 from linear_eval.sharing import parts_of_whole_batches, team
 from simclr.data import ImageSet
 from simclr.errors import ConfigError, DataError
+from simclr.progress import progress as bar
 
 __all__ = [
     "Features",
@@ -197,7 +198,7 @@ def extract_features(
             call. False where one process evaluates alone.
         out: a folder to write the features to as they come, for more of them than memory holds: what is returned is
             ``Features.load(out)``, with ``x`` memory-mapped. Several processes must all see the folder.
-        progress: called with (images done, images in all) of this process.
+        progress: called with (images done, images in all) of this process; without it a command shows a bar.
         naming: refuse features that are not finite before any of their batch is kept, and name the image so.
 
     Raises:
@@ -208,6 +209,20 @@ def extract_features(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
+    if progress is None:
+        with bar("features") as progress:
+            return extract_features(
+                encoder,
+                dataset,
+                batch_size,
+                device,
+                workers=workers,
+                autocast=autocast,
+                distributed=distributed,
+                out=out,
+                progress=progress,
+                naming=naming,
+            )
     first = next(encoder.parameters(), None)
     device = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
     encoder.to(device)

@@ -5,12 +5,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import PIL
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +35,7 @@ def encoder_identity(encoder: nn.Module, device: torch.device, autocast: torch.d
     the versions of the libraries that do it.
     """
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    how = [torch.__version__, timm.__version__, on, autocast]
+    how = [torch.__version__, version("timm"), on, autocast]
     if isinstance(encoder, RawPixels):
         return digest_of_words("RawPixels"), digest_of_words(encoder.bound, encoder.with_fingerprints, *how)
     if type(encoder) is not Encoder:  # what another one hides in its forward nobody knows

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from linear_eval.matching.similarity import prepare
@@ -58,6 +57,8 @@ def tsne_map(x: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarra
     Raises:
         DataError: fewer than 5 rows.
     """
+    from sklearn.manifold import TSNE
+
     if len(x) < 5:
         raise DataError(f"t-SNE needs at least 5 rows, got {len(x)}")
     rows = prepare(x, torch.zeros(len(x), dtype=torch.int64)).rows.float().cpu()

@@ -4,15 +4,16 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from simclr.files import atomically
 from simclr.names import drawn, legible, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["RIGHT", "WRONG", "Tile", "draw_sheet"]
 
@@ -58,6 +59,9 @@ def draw_sheet(path: Path, title: str, rows: Sequence[Sequence[Tile]], *, note: 
     Raises:
         CheckpointError: the disk refuses.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     across = max(4, *map(len, rows))
     tall = _SIDE + _LINE * max(len(tile.words) for row in rows for tile in row) + 0.16
     width = across * (_SIDE + _GAP) + 0.2
@@ -88,7 +92,7 @@ def _wrapped(text: str, most: int) -> list[str]:
     return textwrap.wrap(printable(text), most, break_long_words=True) or [""]
 
 
-def _draw(axes: Axes, tile: Tile) -> None:
+def _draw(axes: "Axes", tile: Tile) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_color(tile.colour or "#dddddd")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from linear_eval.features.numbers import Listed, as_numbers
 from simclr.errors import ConfigError, DataError
+from simclr.progress import each
 
 __all__ = [
     "CHUNK_BYTES",
@@ -62,7 +63,7 @@ class Embeddings:
     def row_chunks(self, columns: int) -> Iterator[tuple[int, int]]:
         """Bounds of consecutive runs of rows whose scores against ``columns`` others fit in ``CHUNK_BYTES``."""
         step = max(1, CHUNK_BYTES // (8 * max(1, columns)))
-        for start in range(0, len(self), step):
+        for start in each(range(0, len(self), step), "comparing", unit="parts"):
             yield start, min(start + step, len(self))
 
 

@@ -7,13 +7,10 @@ picture can be made again from a stored result, and several results can share on
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from linear_eval.features.extract import Features
 from linear_eval.look.maps import MAP_NAMES, Method, pca_map, tsne_map, umap_map
@@ -21,6 +18,10 @@ from linear_eval.reports.closed import colours_of
 from simclr.errors import ConfigError
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import drawable, drawn, legible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["pca_map", "plot_map", "plot_pairs", "plot_roc", "tsne_map"]
 
@@ -167,7 +168,10 @@ def _need_results(results: Mapping[str, Mapping[str, Any]]) -> None:
         raise ConfigError("a picture needs at least one named verification result, got none")
 
 
-def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _figure(panels: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height * panels), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(panels, 1, squeeze=False)[:, 0])
@@ -178,7 +182,7 @@ def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes
     return figure, axes
 
 
-def _write(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def _write(figure: "Figure", path: str | os.PathLike[str]) -> Path:
     legible(figure)
     with refused(path, AGAIN):
         atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,9 +27,10 @@ def finetuned_table(result: FinetunedResult) -> Table:
         + _of_classes(result),
         caption="[95 % bootstrap interval over test images]; calibrated: with the temperature fitted on validation images",
     )
+    table.padding = (0, 0)  # so that a number and its interval stay together on a terminal of 80
     table.add_column("")
     for name in result.rows:
-        table.add_column(name, justify="right", style="bold" if name == "fine-tuned" else "")
+        table.add_column(name, justify="right", style="bold" if name == "fine-tuned" else "", no_wrap=True)
     columns = [_cells(row) for row in result.rows.values()]
     commonest = result.commonest if isinstance(result, FinetunedClasses) else None
     if commonest is not None:
@@ -118,6 +118,8 @@ _APART = 0.24
 
 def class_picture(result: FinetunedClasses, path: Path) -> Path:
     """Accuracy of every class, the rows side by side, hardest class first; at most 40 of them."""
+    from matplotlib.figure import Figure
+
     rows = result.rows
     first = rows["fine-tuned"]
     named = drawable(result.data.classes)

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from augment import AugmentConfig
 from simclr.config import (
@@ -31,15 +32,16 @@ from simclr.objectives import NTXentConfig, TripletConfig
 __all__ = ["PRESETS", "describe_presets", "preset", "register_preset"]
 
 
-def preset(name: str) -> TrainConfig:
-    """The config that ``name`` stands for.
+def preset(preset_name: str, /, **changes: Any) -> TrainConfig:
+    """The config of that name, with ``changes`` as for ``TrainConfig.but``.
 
     Raises:
-        ConfigError: there is none of that name; the message suggests the closest and lists all.
+        ConfigError: there is none of that name, and the message suggests the closest and lists all; or a change is wrong.
 
-    >>> preset("cifar10").encoder.name
-    'resnet18'
+    >>> preset("cifar10").encoder.name, preset("cifar10", name="short", train={"epochs": 20}).train.epochs
+    ('resnet18', 20)
     """
+    name = preset_name
     if name not in PRESETS:
         hint = "".join(f", did you mean {close}" for close in difflib.get_close_matches(name, PRESETS, n=1))
         raise ConfigError(
@@ -47,7 +49,7 @@ def preset(name: str) -> TrainConfig:
             "MODULE one of your own"
         )
     if isinstance(made := PRESETS[name](), TrainConfig):
-        return made
+        return made.but(**changes) if changes else made
     raise ConfigError(f"the preset {name} gives {type(made).__name__}; expected a TrainConfig")
 
 
@@ -194,7 +196,7 @@ def folder_small() -> TrainConfig:
 def adapt() -> TrainConfig:
     """Weights that are there already, ours or anybody's, adapted to your own pictures. Give --data.path DIR and the weights.
 
-    Source: docs/finetuning.md (Clark et al. 2020; Kumar et al. 2022). Expected score and cost: docs/benchmarks.md, "Adapting".
+    Source: docs/from_weights.md (Clark et al. 2020; Kumar et al. 2022). Expected score and cost: docs/benchmarks.md, "Adapting".
     Command: accelerate launch scripts/pretrain.py adapt --data.path DIR --encoder.name vit_small_patch14_dinov2
     """
     return replace(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from augment import AugmentConfig, MixConfig
 from simclr.config.data import DataConfig, SamplerConfig
@@ -116,7 +116,7 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run, whole. `simclr.preset(name)` gives a tried one, `dataclasses.replace` changes it."""
+    """One run, whole. `simclr.preset(name)` gives a tried one, and `but` changes it."""
 
     name: str = "digits"
     """The run's name: everything it writes goes to `out`/`name`, and the same command run again continues there."""
@@ -219,6 +219,20 @@ class TrainConfig:
                 f"the objective {self.objective.name} compares at least {self.objective.views} views of an image, "
                 f"augment.views is {self.augment.views}; set --augment.views {self.objective.views}"
             )
+
+    def but(self, **changes: Any) -> "TrainConfig":
+        """This config with ``changes``, named as its fields are and nested as in a YAML file.
+
+        Raises:
+            ConfigError: a name or a value that a YAML file would be refused for, in the same words.
+
+        >>> config = TrainConfig().but(name="birds", train={"epochs": 20}, objective={"name": "triplet", "margin": 0.3})
+        >>> config.train.epochs, config.train.batch_size, config.objective.margin
+        (20, 512, 0.3)
+        """
+        from simclr.config.yaml import changed
+
+        return changed(self, changes)
 
     @property
     def starts_from_weights(self) -> bool:

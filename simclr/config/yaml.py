@@ -18,7 +18,7 @@ from simclr.errors import ConfigError, shown
 from simclr.files import atomically
 from simclr.plugins import recall_plugins
 
-__all__ = ["differences", "from_dict", "load_config", "save_config", "to_dict"]
+__all__ = ["changed", "differences", "from_dict", "load_config", "save_config", "to_dict"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,15 @@ def from_dict(cls: type[T], content: Any, where: str = "") -> T:
         ConfigError: an unknown key (with the closest known one), a wrong type, or a value out of range.
     """
     return _dataclass(cls, content, where, default=None)
+
+
+def changed(config: T, changes: dict[str, Any]) -> T:
+    """``config`` with ``changes``, nested as in a YAML file: what they do not name stays.
+
+    Raises:
+        ConfigError: as ``from_dict``.
+    """
+    return _dataclass(type(config), changes, "", default=config)
 
 
 def load_config(path: Path, start: TrainConfig | None = None) -> TrainConfig:
@@ -166,8 +175,10 @@ def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
     if origin is tuple:
         return _tuple(members, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if type(value) is hint:
+            return value
         return _dataclass(hint, value, where, default)
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if hint in (int, float) and isinstance(value, str):
         with contextlib.suppress(ValueError):
@@ -184,6 +195,8 @@ def _member(members: tuple[Any, ...], value: Any, where: str, default: Any) -> A
     if value is None and type(None) in members:
         return None
     configs: list[Any] = [member for member in members if dataclasses.is_dataclass(member)]
+    if type(value) in configs:
+        return value
     if len(configs) > 1:
         name = value.get("name", getattr(default, "name", None)) if isinstance(value, dict) else value
         chosen = next((member for member in configs if member.name == name), None)

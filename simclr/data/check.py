@@ -3,7 +3,6 @@
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from simclr.data.pixel_faults import pixel_faults
 from simclr.data.rows import Row
 from simclr.data.sources import has_validation, load_source
 from simclr.errors import ConfigError, DataError
+from simclr.progress import each
 
 __all__ = ["FolderReport", "check_folder"]
 
@@ -59,13 +59,12 @@ class _Found:
     prints: Tensor | None = None
 
 
-def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> FolderReport:
+def check_folder(config: DataConfig) -> FolderReport:
     """Decode every image of a folder, of shards or of parquet once, in a thread a core, compare all files byte by byte (SHA-256)
     and the test images with those of training for near-copies. Of shards the check sums are compared with their list's.
 
     Args:
         config: the images; what makes training see fewer of them is not looked at.
-        progress: called with (files done, files in all).
 
     Raises:
         ConfigError: a source of another kind.
@@ -96,10 +95,8 @@ def check_folder(config: DataConfig, progress: Callable[[int, int], None] | None
     reader = parts["train"].reader
     found: list[_Found] = []
     with ThreadPoolExecutor(share_of_cores()) as pool:
-        for one in pool.map(lambda path: _visit(path, places[path], pages[path], reader), sorted(where)):
-            found.append(one)
-            if progress is not None:
-                progress(len(found), len(where))
+        visits = pool.map(lambda path: _visit(path, places[path], pages[path], reader), sorted(where))
+        found += each(visits, "reading", len(where), "files")
     whole_files = [one for one in found if not one.reason]
     digests: dict[str, list[Path]] = {}
     for one in whole_files:

@@ -11,6 +11,8 @@ from simclr.names import printable
 __all__ = ["FolderReport"]
 
 
+_ALL = "--json FILE.csv or FILE.json has them all"
+
 _FEW = 10
 """Images of a class below which a score says little about it."""
 
@@ -217,9 +219,7 @@ class FolderReport:
         if self.near_in_training is None:
             lines.append("near-copies among the training images are not looked for in so many")
         elif self.near_in_training:
-            lines.append(
-                f"pairs of near-copies among the training images: {len(self.near_in_training)} (--json names them)"
-            )
+            lines.append(f"pairs of near-copies among the training images: {len(self.near_in_training)} ({_ALL})")
         return lines
 
     def _of_oddities(self, most: int) -> list[str]:
@@ -251,7 +251,9 @@ def _some(names: Sequence[str], most: int) -> str:
 
 
 def _listed(names: Sequence[str], most: int) -> list[str]:
-    return [f"  {name}" for name in names[:most]] + ([f"  and {len(names) - most} more"] if len(names) > most else [])
+    return [f"  {name}" for name in names[:most]] + (
+        [f"  and {len(names) - most} more: {_ALL}"] if len(names) > most else []
+    )
 
 
 def _equal(group: Iterable[Path], sign: str = " = ", most: int = 5) -> str:

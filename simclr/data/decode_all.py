@@ -20,6 +20,7 @@ from torch import Tensor
 from simclr.cores import share_of_cores
 from simclr.data.workers import WorkerGone, read_by_workers
 from simclr.errors import DataError
+from simclr.progress import each
 
 __all__ = ["decode_all", "workers_fork"]
 
@@ -82,18 +83,18 @@ def decode_all(read: Read, count: int, into: Tensor | None, wholes: dict[int, Te
                 bytes_each = 1 if into is None else into[0].nbytes
                 at_once = max(1, min(_PART, _PART_BYTES // bytes_each))
                 with closing(_by_processes(read, count, threads, at_once, into is not None)) as parts:
-                    for part in parts:
+                    for part in each(parts, "decoding", -(-count // at_once), "parts"):
                         part.put(into, wholes)
                         failed |= part.failed
                         done = part.images.stop
             # As many threads as the lock lets through; those that wait for a slow disk do not hold it.
             threads = min(threads, max(1, round(waited / LOCKED)))
     if threads == 1:  # the main thread's: one more would want the lock, too
-        for index in range(done, count):
+        for index in each(range(done, count), "decoding"):
             visit(index)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(visit, range(done, count)):
+            for _ in each(pool.map(visit, range(done, count)), "decoding", count - done):
                 pass
     return dict(sorted(failed.items()))
 

@@ -18,6 +18,7 @@ from simclr.data.worker_start import way_to_start
 from simclr.data.workers import read_by_workers
 from simclr.distributed import gather_rare, rank, world_size
 from simclr.errors import DataError, PipelineError
+from simclr.progress import each
 
 __all__ = ["embed_images"]
 
@@ -67,7 +68,7 @@ def embed_images(
     fault: PipelineError | None = None
     try:
         with closing(_read(images, parts, broken, workers)) as read:
-            for pixels, part in read:
+            for pixels, part in each(read, "features for the score so far", len(parts), "batches"):
                 found.append(module(preprocess(pixels.to(device), augment.size, augment.mean, augment.std)).float())
                 rows.append(part)
     except PipelineError as error:

@@ -15,6 +15,7 @@ from simclr.data.opening import EXTENSIONS
 from simclr.data.walk import Scanned, changed_at, walk
 from simclr.distributed import rank
 from simclr.errors import DataError
+from simclr.progress import progress, shows_bars
 
 __all__ = ["Listing", "list_images", "listing_of", "remember"]
 
@@ -81,8 +82,10 @@ def list_images(root: Path) -> Listing:
     if _latest and _latest[0].root == root and _latest[0].is_still_so():
         return _latest[0]
     found = _Found(root)
-    for scanned in walk(root):
-        found.add(scanned)
+    with progress(f"listing {root}", unit="files", lines=False) as tell:
+        for scanned in walk(root):
+            found.add(scanned)
+            tell(found.files)
     listing = found.listing()
     if not len(listing.paths):
         endings = " ".join(sorted(EXTENSIONS))
@@ -136,7 +139,7 @@ class _Found:
             return
         self.said = seconds
         words = f"{self.files:,} files listed in {seconds:.0f} s" if last else f"{self.files:,} files ..."
-        if not rank():
+        if not rank() and (last or not shows_bars()):
             print(f"{self.root}: {words}", file=sys.stderr, flush=True)
 
     def listing(self) -> Listing:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simclr.progress import each
+
 __all__ = ["THRESHOLD", "NearCopies", "fingerprints", "near_copies"]
 
 THRESHOLD = 16.0
@@ -94,7 +96,7 @@ def near_copies(
     nearest = torch.full((len(test),), -1)
     if not len(train):
         return NearCopies(agreement > threshold, nearest, agreement)
-    for start in range(0, len(test), _BLOCK):
+    for start in each(range(0, len(test), _BLOCK), "near-copies", unit="parts"):
         rows = torch.arange(start, min(start + _BLOCK, len(test)))
         similarity, candidates = _candidates(train, test[rows], device, rows if same else None)
         for look in range(candidates.shape[1]):

@@ -22,6 +22,7 @@ from simclr.data.pixel_faults import pixel_faults
 from simclr.data.places import Chosen
 from simclr.data.rows import Row
 from simclr.errors import DataError
+from simclr.progress import each
 
 __all__ = ["Survey", "expand_pages", "page_groups", "pixel_faults", "reader_for", "survey"]
 
@@ -272,7 +273,7 @@ def _in_threads(work: Callable[[_Item], _T], items: Sequence[_Item]) -> list[_T]
     if len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(share_of_cores()) as pool:
-        return list(pool.map(work, items))
+        return list(each(pool.map(work, items), "looking at files", len(items), "files"))
 
 
 def _evenly(items: Sequence[_Item], most: int) -> list[_Item]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from simclr.errors import ConfigError
 
-__all__ = ["leave_launch", "take_launch"]
+__all__ = ["leave_launch", "note_on_accelerate", "take_launch"]
 
 Variables = MutableMapping[str, str]
 
@@ -55,6 +55,30 @@ def take_launch(variables: Variables = os.environ, parent: Path | None = None) -
         return
     if "ACCELERATE_MIXED_PRECISION" in variables and "MASTER_ADDR" in variables:
         _refuse_one_of_several(Path(f"/proc/{os.getppid()}") if parent is None else parent)
+
+
+def note_on_accelerate(variables: Variables = os.environ, parent: Path | None = None) -> str | None:
+    """What a person should know of the warning that ``accelerate launch`` begins with, where it has just said it; else None.
+
+    It says so before it starts a process of ours, which can neither hear nor stop it.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in variables or variables.get("RANK", "0") != "0":
+        return None
+    cache = Path(variables.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface"
+    home = Path(variables.get("HF_HOME", cache)) / "accelerate"
+    try:
+        launcher = Path(f"/proc/{os.getppid()}") if parent is None else parent
+        words = (launcher / "cmdline").read_bytes().decode(errors="replace").replace("-", "_")
+    except OSError:
+        return None
+    told = any((home / f"default_config.{ending}").exists() for ending in ("yaml", "json")) and "__cpu" not in words
+    asked = ("__num_processes", "__num_machines", "__mixed_precision", "__dynamo_backend")
+    if told or "__config_file" in words or all(word in words for word in asked):
+        return None
+    return (
+        "the lines above are accelerate's, and nothing is wrong: `accelerate config default`, once, ends them. The run chooses "
+        "its precision itself"
+    )
 
 
 def leave_launch(variables: Variables = os.environ) -> None:

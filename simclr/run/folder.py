@@ -1,6 +1,7 @@
 """A run's folder: who may write there, where the run stands, and what it left behind."""
 
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from simclr.exchange.encoder import export_encoder
 from simclr.files import AGAIN, is_leftover, refused
 from simclr.model.contrastive import ContrastiveModel
 from simclr.model.encoder import without_weights
+from simclr.names import printable
 from simclr.objectives import Objective, ObjectiveConfig
 from simclr.run.checkpoint import Checkpoint, forget_decay, newest_checkpoint
 from simclr.run.checkpoint_content import RUN_PROGRESS, RUN_STATE
 from simclr.run.lock import take
 
 __all__ = ["RunResult", "claim", "export_run", "find_run"]
+
+
+_OF_THE_MACHINE = {"images_per_second", "data_wait", "seconds_left", "learning_rate", "gradient_norm"}
+"""Figures that say nothing of what was learned."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,25 @@ class RunResult:
 
     scorable: bool = False
     """Whether this process should score the encoder: it is the main one, the run is finished, and there are labels."""
+
+    def _lines(self) -> list[tuple[str, str]]:
+        state = f"finished after {self.steps:,} steps" if self.finished else f"stopped at step {self.steps:,}"
+        said = [("run", str(self.run_dir)), ("state", state)]
+        numbers = (
+            (name, v) for name, v in self.metrics.items() if isinstance(v, float) and name not in _OF_THE_MACHINE
+        )
+        said += [(name.replace("_", " "), f"{value:.4g}") for name, value in numbers]
+        return [*said, *([("encoder", str(self.encoder))] if self.finished else [])]
+
+    def __str__(self) -> str:
+        """A table of it for people, a line a figure."""
+        wide = max(len(name) for name, _ in self._lines())
+        return "\n".join(f"{name:{wide}}  {printable(words)}" for name, words in self._lines())
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        cells = ((escape(name), escape(printable(words))) for name, words in self._lines())
+        return "<table>" + "".join(f"<tr><th>{name}</th><td>{words}</td></tr>" for name, words in cells) + "</table>"
 
     @property
     def encoder(self) -> Path:

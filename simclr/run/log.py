@@ -4,15 +4,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from simclr.config.yaml import flat_fields
@@ -20,6 +18,7 @@ from simclr.cores import Crowd
 from simclr.errors import ConfigError, MissingExtraError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import printable
+from simclr.progress import Work, clock, in_lines, progress, shows_bars, terminal
 from simclr.run.nan_guard import NotFiniteError
 
 __all__ = ["RunLog", "check_trackers", "figures_over", "read_metrics", "start_trackers"]
@@ -27,6 +26,9 @@ __all__ = ["RunLog", "check_trackers", "figures_over", "read_metrics", "start_tr
 _LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
 
+
+_MUCH_WAITED = 0.1
+"""Share of the time spent waiting for images from which a bar has room for it."""
 
 _LONG_SECONDS = 24 * 3600.0
 """A run this long is told what would shorten it."""
@@ -46,13 +48,14 @@ class RunLog:
         self.path = run_dir / "metrics.jsonl"
         self.main = accelerator.is_main_process
         self.last: dict[str, Any] = {}
-        self._console = Console(stderr=True)
+        self._console = terminal()
         self._last_line = 0.0
         self._first_step: tuple[int, float] | None = None
         self._paced = False
         self._warned: set[str] = set()
         self._torn = False
-        self._bar: Progress | None = None
+        self._bar: Work | None = None
+        self._bars = ExitStack()
         self._crowd = Crowd() if accelerator.device.type == "cpu" else None
         if not self.main:
             return
@@ -64,11 +67,7 @@ class RunLog:
                 atomically(self.path, lambda file: file.write(text))
         for line in kept:
             self.last |= line
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
-            self._task = self._bar.add_task("starting", total=total_steps, completed=start_step, figures="")
-            self._bar.start()
+        self._bar = self._bars.enter_context(progress("starting", total_steps, "steps", done=start_step, lines=False))
 
     def pace(self, step: int) -> None:
         """Where steps are slow, say once how slow, long before the first figures. Call it after every step."""
@@ -83,7 +82,7 @@ class RunLog:
             self._paced = True
             each = seconds / steps
             left = each * (self.total_steps - step)
-            self.say(f"step {step}/{self.total_steps}  {each:.1f} s a step  about {_clock(left)} left")
+            self.say(f"step {step}/{self.total_steps}  {each:.1f} s a step  about {clock(left)} left")
             if left > _LONG_SECONDS:
                 self.say(
                     "a smaller encoder (--encoder.name resnet18), smaller views (--augment.size 96), fewer epochs "
@@ -101,16 +100,17 @@ class RunLog:
             self.say(words)
             self._crowd = None
         loss = f"{figures['loss']:.3f}" if math.isfinite(figures["loss"]) else "-"
-        shown = (
-            f"loss {loss}  lr {figures['learning_rate']:.4f}  "
-            f"{figures['images_per_second']:.0f} images/s  data wait {100 * figures['data_wait']:.0f} %"
-        )
+        pace, waited = f"{figures['images_per_second']:.0f} images/s", f"data wait {100 * figures['data_wait']:.0f} %"
+        shown = f"loss {loss}  lr {figures['learning_rate']:.4f}  {pace}  {waited}"
+        left = figures["seconds_left"]
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=f"epoch {epoch}", figures=shown)
-        elif step >= self.total_steps or time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._bar.what = f"epoch {epoch}"
+            few = [f"loss {loss}", pace, *([waited] if figures["data_wait"] > _MUCH_WAITED else [])]
+            self._bar(step, figures="  ".join(few), left=left)
+        if step >= self.total_steps or (not shows_bars() and time.monotonic() - self._last_line > _LINE_SECONDS):
             self._last_line = time.monotonic()
-            left = _clock(figures["seconds_left"])
-            self.say(f"step {step}/{self.total_steps}  epoch {epoch}  {shown}  {left} left")
+            left_over = f"  {clock(left)} left" if step < self.total_steps else ""
+            self.say(f"step {step}/{self.total_steps}  epoch {epoch}  {shown}{left_over}")
 
     def epoch(self, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Log the figures taken at an epoch's end."""
@@ -141,7 +141,7 @@ class RunLog:
         """Print a line, above the progress bar where there is one."""
         if self.main:
             with suppress(OSError):  # where stderr goes to a full disk, training goes on in silence
-                self._console.print(Text(printable(text)), soft_wrap=True)
+                self._console.print(Text(in_lines(printable(text), self._console)), soft_wrap=True)
 
     def warn(self, epoch: int, warnings: dict[str, str]) -> None:
         """Say each kind of warning when it first appears, and again only after an epoch without it."""
@@ -171,9 +171,8 @@ class RunLog:
         """Take the progress bar down, whatever happened; what became NaN or infinite stays in the file."""
         if isinstance(error, NotFiniteError):
             self._record({"kind": "failed", "step": error.step, "what": error.what})
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._bars.close()
+        self._bar = None
 
     def _record(self, line: dict[str, Any]) -> None:
         # A skipped step has no loss and no norm of the gradient; no line of the file is to say NaN.
@@ -241,12 +240,6 @@ def _of_64_bits(digits: str) -> int:
     if len(digits) > 20:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 _OUR_EXTRAS = ("tensorboard", "wandb", "trackio")

@@ -30,7 +30,7 @@ from simclr.run.parts import Learner, Run
 from simclr.sharding import is_sharded, on_host
 from simclr.stopping import StopFlag
 
-__all__ = ["PATIENCE", "STOP_PATIENCE", "Saving", "expect_space", "other_processes", "persist"]
+__all__ = ["PATIENCE", "STOP_PATIENCE", "Saving", "checkpoint_bytes", "expect_space", "other_processes", "persist"]
 
 PATIENCE = 600.0
 """Seconds for which a finished run tries again to write what a disk refuses: hours of training are worth the wait."""
@@ -67,15 +67,20 @@ def persist(write: Callable[[], Result], say: Callable[[str], object], stop: Sto
         time.sleep(min(_BETWEEN, PATIENCE / 2, STOP_PATIENCE / 2))
 
 
+def checkpoint_bytes(run: Run, learner: Learner) -> int:
+    """What a checkpoint of the run takes on the disk, about."""
+    weights = sum(t.numel() * t.element_size() for t in learner.weights.state_dict().values())
+    learns = sum(p.numel() * p.element_size() for p in learner.parameters)
+    return weights + learns * (2 if run.config.optim.name == "adamw" else 1)
+
+
 def expect_space(run: Run, learner: Learner) -> list[str]:
     """A line where the disk has less room than the run's checkpoints will take; none where it has, or nobody knows.
 
     Raises:
         WriteError: not even one fits.
     """
-    weights = sum(t.numel() * t.element_size() for t in learner.weights.state_dict().values())
-    learns = sum(p.numel() * p.element_size() for p in learner.parameters)
-    one = weights + learns * (2 if run.config.optim.name == "adamw" else 1)
+    one = checkpoint_bytes(run, learner)
     keeps = run.config.train.keep_checkpoints + 1  # an old one goes when a new one is there
     free = free_space(run.config.run_dir)
     if free is None or free > keeps * one:

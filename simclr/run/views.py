@@ -87,7 +87,7 @@ def draw_first_views(run: Run, indices: Tensor, done: Step, path: Path) -> Path:
 
 
 def write_preview(config: TrainConfig, images: int = 8, say: Callable[[str], object] = lambda line: None) -> Path:
-    """Write ``NAME-preview.png`` in the current folder: ``images`` random training images and their views.
+    """Write ``NAME-preview.png`` beside the runs, into ``config.out``: ``images`` random training images and their views.
 
     ``say`` is called with what the folder was taken for, and for each image that is constant or uses few of the 256 levels.
 
@@ -105,8 +105,8 @@ def write_preview(config: TrainConfig, images: int = 8, say: Callable[[str], obj
             say(f"warning: {source.describe(i)}: {fault}")
     views, size = ViewGenerator(config.augment), (source.size, source.size)
     drawn = views.sample(len(pixels), size, derive_seed(config.seed, "views", 0), "cpu", pixels.shape[1])
-    path = Path(f"{config.name}-preview.png")
-    with refused(path, "free some space or call it in another folder"):
+    path = config.out / f"{config.name}-preview.png"
+    with refused(path, "free some space, or choose another --out"):
         if config.data.crops == "square" or source.pixels is not None:
             return draw_views(config.augment, config.name, pixels, views.apply(pixels, drawn), drawn, path)
         plan = CropPlan(configs=(config.augment,), ends=(), batch=len(chosen), seed=config.seed)

@@ -1,7 +1,6 @@
 """Any set of images as shards or as parquet: in parallel, shuffled once, and going on where it was stopped."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from simclr.data.packed.plan import PLAN, Job, MakeOptions, Plan
 from simclr.data.workers import read_by_workers
 from simclr.errors import ConfigError, DataError
 from simclr.files import atomically, free_space, is_leftover, write_json
+from simclr.progress import progress
 
 __all__ = ["MadeShards", "MakeOptions", "make_shards"]
 
@@ -59,16 +59,11 @@ class MadeShards:
         return lines
 
 
-def make_shards(
-    options: MakeOptions, kind: Literal["shards", "parquet"], progress: Callable[[int, int], None] | None = None
-) -> MadeShards:
+def make_shards(options: MakeOptions, kind: Literal["shards", "parquet"]) -> MadeShards:
     """Write every image of ``options.data``, in the parts that it is divided into, to shards or parquet files in ``options.out``.
 
     A shard is written beside its place, synced and renamed; the same command again writes those that are not there yet. What
     makes a run see fewer images (``data.limit``, ``label_fraction``, ``validation``, ``held_out_classes``) is not looked at.
-
-    Args:
-        progress: called with (images done, images in all).
 
     Raises:
         ConfigError: the folder holds something else, or settings that shards cannot keep.
@@ -83,13 +78,10 @@ def make_shards(
     done = sum(len(plan.rows(job)) for job in before)
     todo = [] if finished else [job for job in plan.jobs if job not in set(before)]
     _expect_space(plan, todo)
-    if progress is not None:
-        progress(done, images)
     processes = min(share_of_cores(), len(todo)) if workers_fork() else 0
-    for job in read_by_workers(plan, todo, workers=processes if processes > 1 else 0):
-        done += len(plan.rows(job))
-        if progress is not None:
-            progress(done, images)
+    with progress("writing", images, done=done) as tell:
+        for job in read_by_workers(plan, todo, workers=processes if processes > 1 else 0):
+            tell(done := done + len(plan.rows(job)))
     left_out = () if finished else _finish(plan, options, state)
     parts = _written(plan, options)
     written = [options.out / plan.name(job) for job in plan.jobs]
