@@ -90,8 +90,8 @@ def test_degenerate_embeddings_are_drawn(tmp_path):
 
 
 def test_bad_requests_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="umap"):
-        plot_map(blobs(), tmp_path / "a.png", "umap")
+    with pytest.raises(ConfigError, match="expected one of pca, tsne, umap"):
+        plot_map(blobs(), tmp_path / "a.png", "isomap")
     for plot in (plot_roc, plot_pairs):
         with pytest.raises(ConfigError, match="got none"):
             plot({}, tmp_path / "a.png")
