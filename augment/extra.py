@@ -4,7 +4,6 @@ import ast
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import kornia.augmentation
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,8 @@ def parse_operation(text: str) -> tuple[type[nn.Module], dict[str, Any]]:
         >>> parse_operation("RandomErasing(p=0.5)")
         (<class 'kornia.augmentation._2d.intensity.erasing.RandomErasing'>, {'p': 0.5})
     """
+    import kornia.augmentation
+
     wanted = f"extra holds {text!r}: expected the name of an augmentation in kornia.augmentation"
     try:
         node = ast.parse(text.strip(), mode="eval").body

@@ -1,6 +1,5 @@
 """The features of a set of images under a run's encoder, in a file, and the images nearest to others: ``scripts/embed.py``."""
 
-import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,17 +14,19 @@ from linear_eval.config import AUTOCAST
 from linear_eval.features.disk import FeatureWriter
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.naming import Names, Naming
-from linear_eval.features.order import images_elsewhere, sorted_as
+from linear_eval.features.order import images_elsewhere
 from linear_eval.features.parquet import embedding_chunks
 from linear_eval.features.tables import check_embedding_path, write_embeddings, write_names
 from linear_eval.features.write_share import WriteShare, write_parquet
+from linear_eval.keeping import kept_beside
+from linear_eval.look.images import all_images
+from linear_eval.look.taken import decoded_later, whole_features
 from linear_eval.matching.search import nearest
 from linear_eval.progress import default_device, print_line
-from linear_eval.scored_run import ScoredRun, all_of_training, as_trained
+from linear_eval.scored_run import ScoredRun, as_trained
 from linear_eval.sharing import placed
 from simclr.config import DataConfig
-from simclr.data import ImageSet, load_source
-from simclr.data.sources import has_validation
+from simclr.data import ImageSet
 from simclr.errors import ConfigError, require
 from simclr.exchange.encoder import Encoder
 from simclr.exchange.given import EncoderWords
@@ -158,18 +159,29 @@ def embed_run(
     run = ScoredRun.at(path)
     encoder, reader = run.encoder(), run.description.reader
     options = replace(options, data=as_trained(options.data, reader, run.data))
-    found, numbers = _images(options, run)
-    reads = found.reader if found.places else replace(reader, size=options.data.size)
+    # All are all that are there now, whichever the run divided.
+    found = all_images(run, options.data, options.part, run.kept(options.data) if options.part != "all" else None)
+    whole = found.images
+    reads = whole.reader if whole.places else replace(reader, size=options.data.size)
     queries = {query: reads.square(query) for query in options.query}  # a bad one is refused before the work
-    images, broken = placed(found, options.data.device_resident, options.batch_size)
-    for note in found.first_lines():
+    for note in whole.first_lines():
         print_line(terminal(), note)
-    naming = Naming(root=options.data.path, parts=numbers)
+    naming = Naming(root=options.data.path, parts=found.numbers)
     module = _Normalised(encoder) if options.normalise else encoder
     x: Tensor | Iterator[Tensor]
     files: tuple[Path, ...]
-    features: Features | None = None
-    if options.out is not None and options.out.suffix == ".parquet":
+    kept, features = kept_beside(run, lambda line: print_line(terminal(), line)), None
+    streamed = options.out is not None and options.out.suffix == ".parquet"
+    if not streamed and kept.keeps(encoder, whole) and whole.broken == "refuse":
+        wanted = decoded_later(kept, found, options.data, options.batch_size)
+        autocast = AUTOCAST[options.precision]
+        features = whole_features(kept, encoder, wanted, options.batch_size, autocast, options.data.workers, progress)
+        naming.refuse(whole, 0, features.x, features.index)
+    images, broken = whole, dict[int, str]()
+    if features is None:
+        images, broken = placed(whole, options.data.device_resident, options.batch_size)
+    if streamed:
+        assert options.out is not None
         job = WriteShare(
             out=options.out,
             encoder=module,
@@ -184,8 +196,12 @@ def embed_run(
         count, width, labelled = write_parquet(job, images, progress)
         x, files = embedding_chunks(options.out), (options.out,)
     else:
-        features = _features(module, images, naming, options, progress)
-        files = _write(options.out, features, Names(naming, images), images.classes)
+        if features is None:
+            features = _features(module, images, naming, options, progress)
+            files = _write(options.out, features, Names(naming, images), images.classes)
+        else:
+            features = replace(features, x=F.normalize(features.x, dim=1)) if options.normalise else features
+            files = _write_all(options.out, features, Names(naming, images), images.classes)
         (count, width), labelled, x = features.x.shape, int((features.y >= 0).sum()), features.x
     return Embedded(
         features=features,
@@ -194,11 +210,18 @@ def embed_run(
         labelled=labelled,
         names=Names(naming, images),
         classes=images.classes,
-        left_out=tuple(Path(found.describe(index)) for index in broken),
-        elsewhere=images_elsewhere(found, options.data.path) if options.part == "all" else 0,
+        left_out=tuple(Path(whole.describe(index)) for index in broken),
+        elsewhere=images_elsewhere(whole, options.data.path) if options.part == "all" else 0,
         files=files,
         neighbours=_neighbours(encoder, queries, x, options.k),
     )
+
+
+def _write_all(out: Path | None, features: Features, names: Sequence[str], classes: Sequence[str]) -> tuple[Path, ...]:
+    """Write all of ``features``, and name the files."""
+    if out is not None and not out.suffix:
+        features.save(out)
+    return _write(out, features, names, classes)
 
 
 def _write(out: Path | None, features: Features, names: Sequence[str], classes: Sequence[str]) -> tuple[Path, ...]:
@@ -211,36 +234,6 @@ def _write(out: Path | None, features: Features, names: Sequence[str], classes: 
     listing = out.with_name(f"{out.name}.csv")
     write_names(listing, features.y, names, classes)
     return (out, listing)
-
-
-def _images(options: EmbedOptions, run: ScoredRun) -> tuple[ImageSet, tuple[tuple[str, int], ...]]:
-    """The images in order, files by their paths and others as they are numbered; and name and size of each part."""
-    whole = replace(all_of_training(options.data), held_out_classes=0.0)
-    wanted: tuple[Literal["train", "validation", "test"], ...] = (
-        (options.part,) if options.part != "all" else ("train", "test")
-    )
-    if options.part == "all" and has_validation(whole):  # a part of the set's own
-        wanted = ("train", "validation", "test")
-    kept = run.kept(whole) if options.part != "all" else None  # all are all that are there now
-    parts = {part: run.read_as_trained(load_source(whole, part, kept)) for part in wanted}
-    numbers = tuple((part, len(images)) for part, images in parts.items())
-    first, *others = parts.values()
-    if any(images.labels is not None for images in parts.values()):
-        first, *others = (
-            _with_labels(images) for images in parts.values()
-        )  # else joining would lose those of one part
-    for other in others:
-        # A test part may have classes that training has not; their numbers come after the others.
-        first = replace(first.joined(other), classes=max(first.classes, other.classes, key=len))
-    if first.paths is not None:
-        keys = [sorted_as(path) for path in first.paths]
-        if any(before > key for before, key in itertools.pairwise(keys)):
-            first = first.subset(torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))
-    return first, numbers
-
-
-def _with_labels(images: ImageSet) -> ImageSet:
-    return images if images.labels is not None else replace(images, labels=torch.full((len(images),), -1))
 
 
 def _features(

@@ -6,20 +6,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from linear_eval.answers import Answers, certainty_of
 from linear_eval.beside import Beside
 from linear_eval.classify.held_out import held_out_temperature
 from linear_eval.classify.result import ProbeResult
 from linear_eval.classify.saved_probe import SavedProbe, write_probe
 from linear_eval.config import EvalConfig
 from linear_eval.features.extract import Features
+from linear_eval.features.naming import Names, Naming
 from linear_eval.progress import print_line, showing_progress
 from linear_eval.protocol import evaluate
 from linear_eval.protocol_numbers import evaluate_numbers
+from linear_eval.protocol_row import Answered
 from linear_eval.reports.closed import print_report, write_report
 from linear_eval.reports.numbers import print_numbers, write_numbers
 from linear_eval.scored_run import ScoredRun, all_of_training
 from linear_eval.scoring import Scoring
-from linear_eval.sharing import placed
 from simclr.commands import command
 from simclr.config import DataConfig
 from simclr.data import ImageSet, load_source
@@ -77,19 +79,26 @@ def evaluate_run(
             )
         with showing_progress(scoring.console) as progress:
             score, truth, predicted = evaluate_numbers(
-                encoder, untrained, train, test, scoring.config, progress=progress, beside=further
+                encoder, untrained, train, test, scoring.config, progress=progress, beside=further, kept=scoring.kept
             )
         score["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
         print_numbers(score)
         scoring.end(write_numbers(score, truth, predicted, scoring.report_folder), test.labelled())
         return score
     probes: list[SavedProbe] = []
+    answers = Answers()
     fed = scoring.run.size or scoring.run.description.size
     with showing_progress(scoring.console) as progress:
 
-        def keep(features: Features, probe: ProbeResult) -> None:
-            progress("encoder: temperature of the linear probe on held-out training images")
-            probes.append(_calibrated(features, probe, train, scoring.config, fed))
+        def keep(row: Answered) -> None:
+            answers.add("linear", row.name, row.probe.predictions)
+            answers.add("kNN", row.name, row.neighbours)
+            if row.name != "encoder":
+                return
+            answers.take(row.test.y, row.test.index, certainty_of(row.probe, row.test.x, row.test.y))
+            if save_probe:
+                progress("encoder: temperature of the linear probe on held-out training images")
+                probes.append(_calibrated(row.train, row.probe, train, scoring.config, fed))
 
         result = evaluate(
             encoder,
@@ -99,11 +108,14 @@ def evaluate_run(
             scoring.config,
             progress=progress,
             beside=further,
-            fitted=keep if save_probe else None,
+            answered=keep,
+            kept=scoring.kept,
         )
     result["data"]["test"]["trained_on"] = scoring.run.count_trained_on(test.labelled())
     print_report(result)
     files = write_report(result, scoring.report_folder)
+    naming = Naming(root=scoring.data.path, parts=(("test", len(test)),))
+    files.append(answers.write(scoring.report_folder, Names(naming, test), train.classes))
     for probe in probes:
         files += write_probe(replace(probe, encoder=result["encoder"]["sha256"]), scoring.report_folder)
     scoring.end(files, test.labelled())
@@ -137,19 +149,18 @@ def _fed(scoring: Scoring, other: Beside) -> Callable[[], tuple[ImageSet, ImageS
 
 def _two_parts(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> tuple[ImageSet, ImageSet]:
     kept, data = scoring.run.kept(scoring.data), all_of_training(data)
-    size = scoring.config.batch_size
-    train, test = (_labelled(reads.read_as_trained(load_source(data, part, kept)), data, part, size) for part in PARTS)
+    parts = (_labelled(reads.read_as_trained(load_source(data, part, kept)), part) for part in PARTS)
+    train, test = scoring.later(data, *parts)
     return train, test
 
 
-def _labelled(images: ImageSet, data: DataConfig, split: str, batch_size: int) -> ImageSet:
+def _labelled(images: ImageSet, split: str) -> ImageSet:
     if images.labels is None and images.values is None:
         raise DataError(
             f"{images.name} has no labels, and a score needs them: name a file of them with --data.labels FILE.csv, put the "
             "images of each class into a folder of its own, or evaluate on another set: --data.source folder --data.path DIR"
         )
-    notify = partial(print_line, terminal())
     if split == "train":
         for note in images.first_lines():
-            notify(note)
-    return placed(images, data.device_resident, batch_size, notify)[0]
+            print_line(terminal(), note)
+    return images

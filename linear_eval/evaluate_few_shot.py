@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from linear_eval.beside import Beside
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, check_features, extract_features
+from linear_eval.features.extract import Features, check_features
 from linear_eval.features.frozen import frozen
+from linear_eval.features.kept import Kept, features_of
 from linear_eval.features.pixels import RawPixels
 from linear_eval.matching.few_shot import FewShotResult, Likeness, few_shot, paired_gain, same_class_likeness
 from linear_eval.matching.similarity import Distance
@@ -37,7 +38,6 @@ from linear_eval.reports.one_shot import (
 )
 from linear_eval.scored_run import ScoredRun
 from linear_eval.scoring import Scoring
-from linear_eval.sharing import placed
 from simclr.config import DataConfig
 from simclr.data import ImageSet
 from simclr.errors import DataError
@@ -117,7 +117,7 @@ def evaluate_one_shot(
         for other, distance in _rows(scoring):
             theirs = _fed(fed, scoring, runs, other)
             with frozen(other.encoder) as digests[other.name]:
-                rows[other.name] = _row(other, theirs, config, distance, device, progress)
+                rows[other.name] = _row(other, theirs, config, distance, device, progress, scoring.kept)
     result: dict[str, Any] = {
         "rows": {name: {key: _written(found) for key, found in row.items()} for name, row in rows.items()},
         "comparison": _compare(rows),
@@ -200,7 +200,7 @@ def _fed(first: _Fed, scoring: Scoring, runs: Path | str | None, other: Beside) 
 
 def _new_classes(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> NewClasses:
     found = new_class_images(data, scoring.run.config, scoring.run.kept(scoring.data))
-    images, _ = placed(reads.read_as_trained(found.images), data.device_resident, scoring.config.batch_size)
+    (images,) = scoring.later(data, reads.read_as_trained(found.images))
     return replace(found, images=images)
 
 
@@ -211,14 +211,22 @@ def _row(
     distance: Distance | Likeness,
     device: torch.device,
     progress: Progress,
+    kept: Kept,
 ) -> Row:
     """The figures of one row of the table."""
 
     def features(images: ImageSet) -> Features:
         progress(f"{other.name}: features of {len(images)} images")
         autocast = None if isinstance(other.encoder, RawPixels) else AUTOCAST[config.precision]
-        return extract_features(
-            other.encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast
+        return features_of(
+            kept,
+            other.name,
+            other.encoder,
+            images,
+            config.batch_size,
+            device,
+            workers=config.workers,
+            autocast=autocast,
         )
 
     row: Row = {}

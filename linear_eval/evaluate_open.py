@@ -15,8 +15,9 @@ from torch import nn
 
 from linear_eval.beside import Beside
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, extract_features
+from linear_eval.features.extract import Features
 from linear_eval.features.frozen import frozen
+from linear_eval.features.kept import Kept, features_of
 from linear_eval.features.pixels import RawPixels
 from linear_eval.matching.calibration import PairCalibration, Threshold
 from linear_eval.matching.protocol import open_set
@@ -27,7 +28,6 @@ from linear_eval.progress import Progress, default_device, environment, print_li
 from linear_eval.reports.open_set import print_open_set, write_open_set
 from linear_eval.scored_run import ScoredRun
 from linear_eval.scoring import Scoring
-from linear_eval.sharing import placed
 from simclr.config import DataConfig
 from simclr.data import ImageSet
 from simclr.errors import DataError
@@ -84,7 +84,9 @@ def evaluate_open_set(
         for other in scoring.rows:
             fed = images if other.reader is None else _images(scoring, *scoring.fed(other))
             with frozen(other.encoder) as digests[other.name]:
-                rows[other.name], features[other.name] = _row(other.name, other.encoder, fed, config, device, progress)
+                rows[other.name], features[other.name] = _row(
+                    other.name, other.encoder, fed, config, device, progress, scoring.kept
+                )
         progress("differences between the rows")
         comparison = _compare(features, config)
     scored = rows["encoder"]
@@ -126,14 +128,22 @@ def evaluate_open_set(
 
 
 def _row(
-    name: str, encoder: nn.Module, images: OpenSetImages, config: EvalConfig, device: torch.device, progress: Progress
+    name: str,
+    encoder: nn.Module,
+    images: OpenSetImages,
+    config: EvalConfig,
+    device: torch.device,
+    progress: Progress,
+    kept: Kept,
 ) -> tuple[dict[str, Any], Features]:
     """The figures of one row of the table, and the features of the test images that they were taken from."""
 
     def features(part: ImageSet) -> Features:
         progress(f"{name}: features of {len(part)} images")
         autocast = None if isinstance(encoder, RawPixels) else AUTOCAST[config.precision]
-        return extract_features(encoder, part, config.batch_size, device, workers=config.workers, autocast=autocast)
+        return features_of(
+            kept, name, encoder, part, config.batch_size, device, workers=config.workers, autocast=autocast
+        )
 
     validation = None if images.validation is None else features(images.validation)
     test = features(images.test)
@@ -153,12 +163,9 @@ def _row(
 def _images(scoring: Scoring, data: DataConfig, reads: ScoredRun | Beside) -> OpenSetImages:
     images = open_set_images(data, scoring.run.config, scoring.config.seed, scoring.run.kept(scoring.data))
 
-    def put(part: ImageSet) -> ImageSet:
-        return placed(reads.read_as_trained(part), data.device_resident, scoring.config.batch_size)[0]
-
-    return replace(
-        images, test=put(images.test), validation=None if images.validation is None else put(images.validation)
-    )
+    parts = [images.test] if images.validation is None else [images.test, images.validation]
+    test, *validation = scoring.later(data, *map(reads.read_as_trained, parts))
+    return replace(images, test=test, validation=validation[0] if validation else None)
 
 
 def _compare(features: dict[str, Features], config: EvalConfig) -> dict[str, dict[str, dict[str, Any]]]:

@@ -4,7 +4,6 @@ The test images are scored once, by the weights at the end of training. Validati
 images, set the temperature that makes the probabilities true (Guo et al. 2017); nothing is chosen on test images.
 """
 
-from collections.abc import Container
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
+from linear_eval.answers import Answers, certainty_of
 from linear_eval.classify.certainty import certainty, fit_temperature
 from linear_eval.classify.probe import linear_probe
 from linear_eval.classify.result import ProbeResult, score_predictions
 from linear_eval.features.extract import Features, extract_features
 from linear_eval.features.frozen import frozen
+from linear_eval.features.naming import Names, Naming
+from linear_eval.finetuned_words import finetuning_in_words
 from linear_eval.metrics import mean_interval, paired_difference
 from linear_eval.progress import Progress, default_device, environment, name_files, showing_progress
 from linear_eval.reports.finetuned import print_finetuned, write_finetuned
@@ -74,15 +75,20 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
     runs = {"fine-tuned": config.run_dir}
     if config.train.scratch and (from_scratch(config).run_dir / "encoder" / "head.json").exists():
         runs["from scratch"] = from_scratch(config).run_dir
+    said = Answers()
     with showing_progress(console) as progress:
         for name, folder in runs.items():
             progress(f"{name}: {len(parts['test'])} test images")
             classifier = load_classifier(folder).to(device)
             sigmoids = classifier.objective.sigmoids
-            score = _score_numbers if numbers else _score_classes
-            rows[name], answers[name] = score(classifier, folder, parts, device, config.data.workers)
+            if numbers:
+                rows[name], answers[name] = _score_numbers(classifier, parts, device, config.data.workers)
+                continue
+            rows[name], found = _score_classes(classifier, folder, parts, device, config.data.workers, said)
+            answers[name] = found.correct.numpy()
+            said.add("class", name, found.predictions)
         if config.encoder.init is not None or config.encoder.pretrained:
-            rows["linear probe"], answers["linear probe"] = _probe(config, parts, device, progress)
+            rows["linear probe"], answers["linear probe"] = _probe(config, parts, device, progress, said)
     run_on = environment(device)
     labels = [parts[split].labels for split in ("train", "test")]
     schema: Any = FinetunedNumbers
@@ -97,7 +103,7 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
             for other in rows
             if other != "fine-tuned"
         },
-        protocol=_in_words(config, parts, rows, sigmoids),
+        protocol=finetuning_in_words(config, parts, rows, sigmoids),
         data=FinetunedData(
             **{split: len(images) for split, images in parts.items()},
             name=parts["test"].name,
@@ -109,7 +115,11 @@ def evaluate_finetuned(config: TrainConfig) -> dict[str, Any]:
         hardware=Hardware(**run_on["hardware"]),
     )
     print_finetuned(result)
-    name_files(console, write_finetuned(result, config.run_dir))
+    written = write_finetuned(result, config.run_dir)
+    if not numbers:
+        names = Names(Naming(root=config.data.path, parts=(("test", len(parts["test"])),)), parts["test"])
+        written.append(said.write(config.run_dir, names, parts["train"].classes))
+    name_files(console, written)
     return result.to_dict()
 
 
@@ -143,8 +153,13 @@ class _Embedding(nn.Module):
 
 
 def _score_classes(
-    classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device, workers: int
-) -> tuple[ClassRow, np.ndarray]:
+    classifier: Classifier,
+    folder: Path,
+    parts: dict[str, ImageSet],
+    device: torch.device,
+    workers: int,
+    said: Answers,
+) -> tuple[ClassRow, ProbeResult]:
     embedding = _Embedding(classifier)
     with frozen(embedding):
         z = {s: extract_features(embedding, one, _BATCH, device, workers=workers) for s, one in parts.items()}
@@ -152,7 +167,8 @@ def _score_classes(
         logits = {split: classifier.objective.scores(f.x.to(device)) for split, f in z.items()}
     if logits["test"] is None:  # triplet, margin, ...: a linear classifier reads the embeddings
         probe = linear_probe(z["train"], z["test"], device=device)
-        return _row(probe, _probabilities(probe, z["test"]), None), probe.correct.numpy()
+        said.take(z["test"].y, z["test"].index, certainty_of(probe, z["test"].x, z["test"].y))
+        return _row(probe, _probabilities(probe, z["test"]), None), probe
     sigmoids, temperature = classifier.objective.sigmoids, None
     # A temperature divides the logits of a softmax; sigmoids of their own are given as they are.
     if not sigmoids and "validation" in logits and logits["validation"] is not None:
@@ -162,7 +178,10 @@ def _score_classes(
     found = score_predictions(scores.argmax(1), z["test"].y, z["train"].y, chosen=None)
     known = z["test"].y < scores.shape[1]
     scored = scores[known], z["test"].y[known]
-    return _row(found, scored, temperature, sigmoids=sigmoids), found.correct.numpy()
+    probabilities = scores.sigmoid() if sigmoids else (scores / (temperature or 1.0)).softmax(1)
+    true = probabilities.gather(1, z["test"].y.clamp_max(scores.shape[1] - 1)[:, None])[:, 0] * known
+    said.take(z["test"].y, z["test"].index, (probabilities.amax(1), true))
+    return _row(found, scored, temperature, sigmoids=sigmoids), found
 
 
 def _row(
@@ -196,7 +215,7 @@ def _probabilities(probe: ProbeResult, test: Features) -> tuple[Tensor, Tensor]:
 
 
 def _score_numbers(
-    classifier: Classifier, folder: Path, parts: dict[str, ImageSet], device: torch.device, workers: int
+    classifier: Classifier, parts: dict[str, ImageSet], device: torch.device, workers: int
 ) -> tuple[NumberRow, np.ndarray]:
     z = extract_features(_Embedding(classifier), parts["test"], _BATCH, device, workers=workers)
     with torch.no_grad():
@@ -224,7 +243,7 @@ def _targets(images: ImageSet) -> np.ndarray:
 
 
 def _probe(
-    config: TrainConfig, parts: dict[str, ImageSet], device: torch.device, progress: Progress
+    config: TrainConfig, parts: dict[str, ImageSet], device: torch.device, progress: Progress, said: Answers
 ) -> tuple[Row, np.ndarray]:
     """A linear classifier (or ridge regression) on the features of the encoder before fine-tuning."""
     progress("linear probe of the encoder as it was")
@@ -238,6 +257,8 @@ def _probe(
     if config.objective.reads_numbers:
         target = np.concatenate([_targets(parts[s]) for s in ("train", "validation") if s in parts])
         mean, scale = x.mean(0), x.std(0).clamp_min(1e-8)
+        from sklearn.linear_model import RidgeCV
+
         ridge = RidgeCV(alphas=np.logspace(-2, 6, 17)).fit(((x - mean) / scale).double().numpy(), target)
         predicted = ridge.predict(((test.x - mean) / scale).double().numpy())
         return _number_row(predicted, _targets(parts["test"]))
@@ -245,6 +266,7 @@ def _probe(
     kept = torch.cat(groups) if len(groups) == len(known) else None
     train = Features(x, torch.cat([f.y for f in known]), torch.arange(len(x)), groups=kept)
     found = linear_probe(train, test, device=device)
+    said.add("class", "linear probe", found.predictions)
     return _row(found, _probabilities(found, test), None), found.correct.numpy()
 
 
@@ -265,35 +287,3 @@ def _compare(mine: np.ndarray, other: np.ndarray, numbers: bool) -> Gain:
         return Gain(**paired_difference(mine, other))
     gain = other - mine
     return Gain(difference=float(gain.mean()), interval=mean_interval(gain))
-
-
-def _in_words(config: TrainConfig, parts: dict[str, ImageSet], rows: Container[str], sigmoids: bool) -> dict[str, str]:
-    labels = f"{len(parts['train'])} images trained on" + (
-        f", {len(parts['validation'])} kept from them for validation" if "validation" in parts else ""
-    )
-    words = {
-        "labels": f"{labels}; {100 * config.data.label_fraction:g} % of every class's labels, split seed "
-        f"{config.data.split_seed}",
-        "test": f"{len(parts['test'])} test images, each whole and once, by the weights after the last of "
-        f"{config.train.epochs} epochs" + (", averaged" if config.ema else ""),
-        "interval": "95 % bootstrap over test images",
-    }
-    others = {
-        "from scratch": "the same network, images and recipe from random weights, without layer decay or a head's phase",
-        "linear probe": "on the features of the encoder before fine-tuning, fitted on training and validation images",
-    }
-    words |= {name: text for name, text in others.items() if name in rows}
-    if not config.objective.reads_numbers:
-        words["calibration"] = _SIGMOIDS if sigmoids else _SOFTMAX
-    return words
-
-
-_SOFTMAX = (
-    "expected calibration error over 15 bins of confidence (Guo et al. 2017), before and after dividing the logits by "
-    "the temperature that minimises cross-entropy on the validation images"
-)
-_SIGMOIDS = (
-    "expected calibration error over 15 bins of confidence (Guo et al. 2017); every class is a sigmoid of its own, but for "
-    "a linear probe: the confidence is the highest one, cross-entropy the sum of the binary ones over the classes, and no "
-    "temperature is fitted"
-)

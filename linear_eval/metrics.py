@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 from torch import Tensor
 
 __all__ = [
@@ -99,6 +98,8 @@ def clustered_interval(accepted: np.ndarray, trials: np.ndarray, units: int) -> 
     >>> round(low, 2), round(high, 2)
     (0.71, 1.0)
     """
+    from scipy import stats
+
     clusters, share = len(trials), float(accepted.sum() / trials.sum())
     if clusters < 2:
         return None
@@ -124,6 +125,8 @@ def difference_over_classes(gains: Tensor, labels: Tensor) -> tuple[float, float
 
     Student's t with the cluster-robust variance of a mean, which ``clustered_interval`` takes of a share too.
     """
+    from scipy import stats
+
     _, which = labels.unique(return_inverse=True)
     counts, sums = torch.bincount(which).double(), torch.bincount(which, weights=gains.double())
     clusters, mean = len(counts), float(gains.double().mean())

@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 from linear_eval.beside import TwoParts, refuse_equal_names
-from linear_eval.classify.result import ProbeResult
 from linear_eval.config import EvalConfig
-from linear_eval.features.extract import Features
 from linear_eval.features.frozen import frozen
 from linear_eval.features.images import SizedImages, all_labels, image_shape
+from linear_eval.features.kept import Kept
 from linear_eval.features.pixels import RawPixels, affordable_size
 from linear_eval.metrics import paired_difference
 from linear_eval.progress import Progress, default_device, environment
-from linear_eval.protocol_row import Scored, class_names, refuse_other_classes, score_row
+from linear_eval.protocol_row import Answered, Scored, class_names, refuse_other_classes, score_row
 from linear_eval.protocol_words import in_words
 from linear_eval.results import (
     ClosedData,
@@ -48,7 +47,8 @@ def evaluate(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
     beside: Mapping[str, tuple[nn.Module, TwoParts | None]] | None = None,
-    fitted: Callable[[Features, ProbeResult], None] | None = None,
+    answered: Callable[[Answered], None] | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Score ``encoder`` beside ``untrained`` and raw pixels on a labelled training and test set.
 
@@ -62,7 +62,8 @@ def evaluate(
         progress: called with one line before each part.
         beside: further encoders by the name of their row, each with what gives the same images, in the same order, as
             that encoder is fed them; None for the very same sets.
-        fitted: called with the encoder's training features and its linear probe, once that is fitted.
+        answered: called with each row's features and answers, once they are there.
+        kept: what has features of earlier commands, and keeps those that are taken; None takes all, and keeps none.
 
     Returns:
         A JSON-able dictionary: ``rows`` ("encoder", those of ``beside``, "untrained", "raw pixels"), each with
@@ -106,7 +107,7 @@ def evaluate(
         parts = (train_set, test_set) if fed is None else fed()
         with frozen(module) as digests[name]:  # one proof for all that is scored in this row
             rows[name], answers[name], counts, found = score_row(
-                name, module, *parts, config, device, progress, took, fitted if module is encoder else None
+                name, module, *parts, config, device, progress, took, answered, kept
             )
         if scored is not None:
             _refuse_other_images(name, scored, found)

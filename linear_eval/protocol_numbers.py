@@ -11,9 +11,10 @@ from torch import nn
 from linear_eval.beside import refuse_equal_names
 from linear_eval.classify.ridge import ALPHAS, Numbers, error_figures, ridge_predictions
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import check_features, extract_features
+from linear_eval.features.extract import check_features
 from linear_eval.features.frozen import frozen
 from linear_eval.features.images import image_shape
+from linear_eval.features.kept import Kept, features_of
 from linear_eval.features.pixels import RawPixels, affordable_size
 from linear_eval.metrics import mean_interval
 from linear_eval.progress import Progress, default_device, environment
@@ -38,6 +39,7 @@ def evaluate_numbers(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
     beside: Mapping[str, tuple[nn.Module, Callable[[], tuple[ImageSet, ImageSet]] | None]] | None = None,
+    kept: Kept | None = None,
 ) -> tuple[dict[str, Any], Numbers, Numbers]:
     """Score ``encoder`` beside ``untrained``, raw pixels and the mean of training on images that have a number each.
 
@@ -49,6 +51,7 @@ def evaluate_numbers(
         device: where to run the encoder; by default CUDA where there is one.
         progress: called with one line before each part.
         beside: further encoders, as in ``linear_eval.protocol.evaluate``.
+        kept: as there.
 
     Returns:
         What ``result.json`` holds (see ``NumbersResult``), the numbers of the test images (M,) and the encoder's
@@ -61,7 +64,7 @@ def evaluate_numbers(
     device = default_device(device)
     show: Progress = progress if progress is not None else lambda _: None
     began = time.perf_counter()
-    known = train_set.labelled(), test_set.labelled()
+    known = _known(train_set, kept), _known(test_set, kept)
     if len(known[0]) < 2 or not len(known[1]):
         raise DataError(
             f"{len(known[0])} training and {len(known[1])} test images have a number: a regression needs at least 2 and 1"
@@ -81,13 +84,15 @@ def evaluate_numbers(
         if module is raw:
             raw.bound = affordable_size(config.pixel_size, image_shape(known[0]), rows["encoder"].features, len(target))
         fed = further.get(name, (None, None))[1]
-        parts = known if fed is None else tuple(images.labelled() for images in fed())
+        parts = known if fed is None else tuple(_known(images, kept) for images in fed())
         if not all(np.array_equal(_numbers(a), _numbers(b)) for a, b in zip(parts, known, strict=True)):
             raise DataError(f"the images of the row {name!r} are not those of the others")
         autocast = None if module is raw else AUTOCAST[config.precision]
         with frozen(module) as digests[name]:
             train, test = (
-                extract_features(module, images, config.batch_size, device, workers=config.workers, autocast=autocast)
+                features_of(
+                    kept, name, module, images, config.batch_size, device, workers=config.workers, autocast=autocast
+                )
                 for images in parts
             )
         check_features(train, "training", labelled=False)
@@ -141,6 +146,10 @@ def evaluate_numbers(
         seconds=round(time.perf_counter() - began, 2),
     )
     return result.to_dict(), truth, predictions["encoder"]
+
+
+def _known(images: ImageSet, kept: Kept | None) -> ImageSet:
+    return images.labelled() if kept is None else kept.labelled(images)
 
 
 def _numbers(images: ImageSet) -> Numbers:

@@ -14,8 +14,9 @@ from linear_eval.classify.probe import linear_probe
 from linear_eval.classify.result import ProbeResult
 from linear_eval.classify.sgd_probe import sgd_probe
 from linear_eval.config import AUTOCAST, EvalConfig
-from linear_eval.features.extract import Features, check_features, extract_features
+from linear_eval.features.extract import Features, check_features
 from linear_eval.features.images import SizedImages, image_shape
+from linear_eval.features.kept import Kept, features_of
 from linear_eval.features.pixels import CHEAP, RawPixels, without_fingerprints
 from linear_eval.metrics import bootstrap_interval
 from linear_eval.progress import Progress
@@ -23,10 +24,22 @@ from linear_eval.results import Accuracy, ClosedRow, FewLabels
 from simclr.data.near_copies import near_copies
 from simclr.errors import DataError
 
-__all__ = ["Scored", "class_names", "refuse_other_classes", "score_row"]
+__all__ = ["Answered", "Scored", "class_names", "refuse_other_classes", "score_row"]
 
 MOST_PAIRS = 2_000_000_000
 """Training images times test images up to which near-copies are looked for: half a minute on a processor."""
+
+
+class Answered(NamedTuple):
+    """A row's labelled features, and what was read off them."""
+
+    name: str
+    train: Features
+    test: Features
+    probe: ProbeResult
+
+    neighbours: Tensor
+    """(M,) int64: the label that the nearest training images gave each test image."""
 
 
 class Scored(NamedTuple):
@@ -46,7 +59,8 @@ def score_row(
     device: torch.device,
     progress: Progress | None,
     took: dict[str, tuple[float, int]],
-    fitted: Callable[[Features, ProbeResult], None] | None = None,
+    answered: Callable[[Answered], None] | None = None,
+    kept: Kept | None = None,
 ) -> tuple[ClosedRow, dict[str, np.ndarray], dict[str, int], Scored]:
     """One row of the table, the right and wrong answers on the test images, how many images there were, and what they are."""
     show: Progress = progress if progress is not None else lambda _: None
@@ -57,7 +71,7 @@ def score_row(
     if raw is not None:  # near-copies are looked for in the same pass over the images
         raw.with_fingerprints = len(train_set) * len(test_set) <= MOST_PAIRS
     train, test = (
-        extract_features(encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast)
+        features_of(kept, name, encoder, images, config.batch_size, device, workers=config.workers, autocast=autocast)
         for images in (train_set, test_set)
     )
     counts = {"train": len(train), "test": len(test)}
@@ -77,8 +91,7 @@ def score_row(
     if config.probe == "sgd":
         linear = sgd_probe(
             encoder,
-            train_set,
-            test_set,
+            *(images if kept is None else kept.read(images) for images in (train_set, test_set)),
             epochs=config.sgd_epochs,
             batch_size=config.sgd_batch_size,
             learning_rate=config.sgd_learning_rate,
@@ -97,10 +110,11 @@ def score_row(
             train, test, config.strengths, config.seed, config.validation, device, resamples=config.resamples
         )
         took[name] = time.perf_counter() - fit_began, train.x.shape[1]
-    if fitted is not None:
-        fitted(train, linear)
     show(f"{name}: nearest neighbours")
-    knn = (knn_predictions(train, test, config.knn_k, config.knn_temperature, device) == test.y).numpy()
+    neighbours = knn_predictions(train, test, config.knn_k, config.knn_temperature, device)
+    if answered is not None:
+        answered(Answered(name, train, test, linear, neighbours))
+    knn = (neighbours == test.y).numpy()
     interval = bootstrap_interval(knn, resamples=config.resamples, seed=config.seed)
     few = None
     if config.trials:

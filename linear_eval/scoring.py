@@ -1,7 +1,8 @@
 """What every score of a run begins and ends with: the run's encoders, images and protocol, and the files that are named."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,9 @@ from torch import nn
 
 from linear_eval.beside import RESERVED, START, Beside, refuse_equal_names
 from linear_eval.config import EvalConfig
+from linear_eval.features.kept import Kept
 from linear_eval.features.pixels import RawPixels
+from linear_eval.keeping import kept_beside
 from linear_eval.progress import name_files, print_line, showing_progress
 from linear_eval.reports.projector import check_tensorboard, write_run_projector
 from linear_eval.scored_run import ScoredRun
@@ -45,6 +48,9 @@ class Scoring:
     console: Console
     """Where progress is shown and files are named."""
 
+    kept: Kept = field(default_factory=lambda: Kept(None))
+    """Features that earlier commands took of the same images."""
+
     @classmethod
     def begin(
         cls,
@@ -70,6 +76,7 @@ class Scoring:
         encoder, untrained = run.encoder(), run.untrained()
         data = run.images(data)
         config = run.default_protocol() if config is None else config
+        console = terminal()
         return cls(
             run=run,
             data=data,
@@ -77,7 +84,8 @@ class Scoring:
             encoders={"encoder": encoder, "untrained": untrained, "raw pixels": RawPixels(config.pixel_size)},
             beside=_beside(beside, run.start(), data.channels),
             tensorboard=tensorboard,
-            console=terminal(),
+            console=console,
+            kept=kept_beside(run, lambda line: print_line(terminal(), line)),
         )
 
     @property
@@ -89,6 +97,11 @@ class Scoring:
     def fed(self, other: Beside) -> tuple[DataConfig, ScoredRun | Beside]:
         """The images as another encoder is fed them, and what reads them so."""
         return other.images(self.data, self.run.description.reader), self.run if other.reader is None else other
+
+    def later(self, data: DataConfig, *parts: ImageSet) -> tuple[ImageSet, ...]:
+        """``parts`` of the images ``data``, decoded when features of one of them have to be taken."""
+        say = partial(print_line, self.console)
+        return self.kept.later(*parts, resident=data.device_resident, batch_size=self.config.batch_size, say=say)
 
     @property
     def report_folder(self) -> Path:

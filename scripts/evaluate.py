@@ -47,6 +47,10 @@ def main(arguments: list[str]) -> int:
         evaluate_one_shot(run, options.data, options.eval, runs=options.runs, **more)
     else:
         evaluate_run(run, options.data, options.eval, save_probe=options.save_probe, **more)
+    if run.config is not None:
+        from linear_eval.page.write import write_page_at_end
+
+        write_page_at_end(run.run_dir)
     return 0
 
 

@@ -17,11 +17,10 @@ from simclr.stopping import exit_code, listen, request
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from linear_eval.finetuned import evaluate_finetuned
+import simclr
 from linear_eval.sharing import shared
-from simclr import TrainConfig, pretrain
+from simclr.announced import announce
 from simclr.command_line import run_command, without_dry_run
-from simclr.dry_run import dry_run
 from simclr.finetune import from_scratch, parse_finetuning
 from simclr.names import printable
 from simclr.progress import terminal
@@ -32,12 +31,15 @@ def main(arguments: list[str]) -> int:
     words, dry = without_dry_run(arguments)
     config = parse_finetuning(words, "finetune.py", __doc__ or "")
     if dry:
+        from simclr.dry_run import dry_run
+
         for line in dry_run(config):
             print(in_lines(printable(line), terminal(), indent=13))
         return 0
     with_scratch = config.train.evaluate and config.train.scratch
     for one in [config, from_scratch(config)] if with_scratch else [config]:
-        result = pretrain(one)
+        announce(one)
+        result = simclr.pretrain(one)  # loaded here: help and mistakes wait for no trainer
         if one.profile:
             return 0
         if not result.finished and result.main:
@@ -48,8 +50,12 @@ def main(arguments: list[str]) -> int:
 
 
 @shared
-def score(config: TrainConfig) -> int:
+def score(config: simclr.TrainConfig) -> int:
+    from linear_eval.finetuned import evaluate_finetuned
+    from linear_eval.page.write import write_page_at_end
+
     evaluate_finetuned(config)
+    write_page_at_end(config.run_dir)
     return 0
 
 

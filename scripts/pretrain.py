@@ -16,14 +16,13 @@ from simclr.stopping import exit_code, listen, request
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from linear_eval.evaluate import evaluate_run
-from linear_eval.evaluate_few_shot import evaluate_one_shot
+import linear_eval
+import simclr
 from linear_eval.sharing import shared
-from simclr import RunResult, TrainConfig, pretrain
+from simclr.announced import announce
 from simclr.command_line import parse_command, run_command, without_dry_run
 from simclr.commands import command
 from simclr.config.presets import describe_presets
-from simclr.dry_run import dry_run
 from simclr.names import printable
 from simclr.progress import terminal
 from simclr.streams import in_lines
@@ -33,10 +32,13 @@ def main(arguments: list[str]) -> int:
     words, dry = without_dry_run(arguments)
     config = parse_command(words, "pretrain.py", f"{__doc__}\n{describe_presets()}")
     if dry:
+        from simclr.dry_run import dry_run
+
         for line in dry_run(config):
             print(in_lines(printable(line), terminal(), indent=13))
         return 0
-    result = pretrain(config)
+    announce(config)
+    result = simclr.pretrain(config)  # loaded here: help and mistakes wait for no trainer
     if config.profile:
         return 0
     if not result.finished:
@@ -52,14 +54,19 @@ def main(arguments: list[str]) -> int:
 
 
 @shared
-def score(config: TrainConfig, result: RunResult) -> int:
+def score(config: simclr.TrainConfig, result: "simclr.RunResult") -> int:
     run = result.run_dir
     if config.train.evaluate and result.scorable:
-        (evaluate_one_shot if config.data.keeps_classes_apart else evaluate_run)(run)
+        evaluate = linear_eval.evaluate_one_shot if config.data.keeps_classes_apart else linear_eval.evaluate_run
+        evaluate(run)
     elif not result.scorable:
         name = printable(str(run))
         print(f"no classes, so no score: {command('evaluate')} {name} --data.labels FILE.csv once there are some")
-        print(f"which images are alike? {command('embed')} {name} --query IMAGE")
+        print(f"which images are alike? {command('neighbors')} {name} --query IMAGE")
+    if config.train.evaluate:
+        from linear_eval.page.write import write_page_at_end
+
+        write_page_at_end(run)
     return 0
 
 

@@ -16,11 +16,12 @@ if __name__ == "__main__":
 
 from simclr.command_line import parse_command, run_command
 from simclr.names import printable
-from simclr.run.views import write_preview
 
 
 def main(arguments: list[str]) -> int:
     config = parse_command(arguments, "preview.py", __doc__ or "")
+    from simclr.run.views import write_preview  # here: help and mistakes wait for no trainer
+
     picture = write_preview(config, say=lambda line: print(printable(line), file=sys.stderr))
     print(printable(str(picture)))
     return 0

@@ -16,7 +16,6 @@ from simclr.errors import ConfigError
 from simclr.flags import HELP
 from simclr.names import printable
 from simclr.paths import given_path
-from simclr.replay import replay
 
 
 def main(arguments: list[str]) -> int:
@@ -25,6 +24,8 @@ def main(arguments: list[str]) -> int:
         return 0
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise ConfigError("replay.py takes one word: the folder of a skipped step, runs/NAME/skipped/step-XXXXXXXX")
+    from simclr.replay import replay  # here: help and mistakes wait for no trainer
+
     for line in replay(given_path(arguments[0], "the skipped step")):
         print(printable(line))
     return 0

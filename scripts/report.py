@@ -1,8 +1,9 @@
-"""Lay runs side by side: ``python scripts/report.py RUN [RUN ...] [--out FILE.html | FILE.md]``.
+"""What runs came to, as a page for people: ``python scripts/report.py RUN [RUN ...] [--out FILE.html | FILE.md] [--follow]``.
 
-From what they wrote already: their scores beside untrained encoders and raw pixels, the mean over seeds of the same config,
-what they cost, and what differs in their configs. Prints Markdown; FILE has the same tables, and the curves and scores as
-pictures.
+Of one run: the verdict in words, its scores beside an untrained encoder and raw pixels, curves, the images behind every
+confusion, neighbours, images that are probably labelled wrong, near-duplicates, and a map that can be searched. Of several:
+what differs in their configs, the mean over seeds, paired differences, curves over one another. Of a folder of runs: a table
+of where each stands, the best first. One file that needs nothing beside it; --follow serves it while the runs go on.
 """
 
 import sys
@@ -12,12 +13,15 @@ from simclr.stopping import listen
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from linear_eval.comparison.tables import ReportOptions, compare_runs
+from functools import partial
+
+from linear_eval.page.options import PageOptions
 from simclr.command_line import parse_flags, run_command
 from simclr.errors import ConfigError
 from simclr.flags import HELP
 from simclr.names import printable
 from simclr.paths import given_path
+from simclr.progress import screen, terminal
 
 
 def main(arguments: list[str]) -> int:
@@ -26,10 +30,18 @@ def main(arguments: list[str]) -> int:
     if count == 0 and words[0] not in HELP:
         raise ConfigError(f"the first word is {words[0]}; expected the runs to compare, e.g. report.py runs/a runs/b")
     usage = "report.py RUN [RUN ...]" if count == 0 else "report.py RUN"
-    options = parse_flags(ReportOptions, words[count:], usage, about, default=ReportOptions())
-    print(compare_runs([given_path(word, "a run") for word in words[:count]], options))
-    if options.out is not None:
-        print(printable(str(options.out)), file=sys.stderr)
+    options = parse_flags(PageOptions, words[count:], usage, about, default=PageOptions())
+    folders = list(dict.fromkeys(given_path(word, "a run") for word in words[:count]))
+    from linear_eval.page.write import follow, report
+    from linear_eval.progress import print_line
+
+    if options.follow:
+        follow(folders, partial(print_line, terminal()))
+        return 0
+    with screen():
+        text, page = report(folders, options)
+    print(text)
+    print(printable(str(page)), file=sys.stderr)
     return 0
 
 

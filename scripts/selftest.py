@@ -18,14 +18,16 @@ if __name__ == "__main__":
 
 from simclr.command_line import parse_command, run_command
 from simclr.progress import terminal
-from simclr.selftest import selftest
 from simclr.streams import in_lines
 
 MARKS = {True: "ok", False: "WRONG", None: ""}
 
 
 def main(arguments: list[str]) -> int:
-    findings = selftest(parse_command(arguments, "selftest.py", __doc__ or ""))
+    config = parse_command(arguments, "selftest.py", __doc__ or "")
+    from simclr.selftest import selftest  # here: help and mistakes wait for no trainer
+
+    findings = selftest(config)
     if os.environ.get("RANK", "0") == "0":
         width = max(len(finding.name) for finding in findings)
         for finding in findings:

@@ -12,6 +12,7 @@ NAMES = (
     "evaluate",
     "finetune",
     "embed",
+    "neighbors",
     "predict",
     "export",
     "report",

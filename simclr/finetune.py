@@ -20,7 +20,6 @@ from simclr.losses import CrossEntropyConfig
 from simclr.model.encoder import without_weights
 from simclr.objectives import build_objective, fit_objective
 from simclr.paths import given_path
-from simclr.run.division import kept_parts
 
 __all__ = ["finetune_config", "from_scratch", "parse_finetuning"]
 
@@ -77,6 +76,8 @@ def _for_its_images(config: TrainConfig, given: Words) -> TrainConfig:
         if load_source(replace(auto.data, validation=0.0), "train").reader.value_range is None:
             config = auto  # these are files of 8 bits, which such a range leaves alone
     own = replace(config.data, validation=0.0)
+    from simclr.run.division import kept_parts  # which brings the trainer: help and most mistakes do not wait for it
+
     images = load_source(own, "train", kept_parts(config))
     try:
         if not has_validation(own):  # else the share is not drawn

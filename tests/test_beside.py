@@ -14,7 +14,7 @@ import simclr
 from augment import AugmentConfig
 from linear_eval import EvalConfig, evaluate_open_set, evaluate_run
 from linear_eval.beside import Beside
-from linear_eval.comparison.tables import ReportOptions, compare_runs
+from linear_eval.comparison.tables import compare_runs
 from linear_eval.metrics import difference_over_classes
 from simclr.config import DataConfig, EncoderConfig
 from simclr.errors import ConfigError, DataError
@@ -74,7 +74,7 @@ def test_a_row_beside_is_what_it_would_be_alone(tmp_path: Path, pictures: DataCo
     assert both["comparison"]["encoder - start"]["linear"]["difference"] == 0
     assert "not told apart from the weights it started from" in both["verdict"] and "large" in both["verdict"]
     assert both["beside"]["large"]["sha256"] == alone["encoder"]["sha256"]
-    report = compare_runs([small], ReportOptions())
+    report = compare_runs([small])
     assert "| small | large | " in report and "| small | start | " in report
 
 
@@ -91,7 +91,7 @@ def test_an_open_set_row_beside_is_what_it_would_be_alone(tmp_path: Path, pictur
     assert gain["interval"][0] <= gain["difference"] <= gain["interval"][1]
     written = json.loads((small / "open-set.json").read_text())
     assert written["comparison"] == both["comparison"]
-    assert "| small | large | " in compare_runs([small_run(small)], ReportOptions())
+    assert "| small | large | " in compare_runs([small_run(small)])
 
 
 def small_run(folder: Path) -> Path:

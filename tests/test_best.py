@@ -80,7 +80,8 @@ def test_patience_ends_a_run_for_good_and_survives_a_stop(
 
 def test_without_labels_rankme_chooses(tiny_run: TrainConfig, image_folder: Path) -> None:
     data = replace(tiny_run.data, source="folder", path=image_folder, labels="none", limit=None)
-    config = replace(of(tiny_run, 3, keep="best", batch_size=8), data=data)
+    larger = replace(tiny_run.augment, size=16)  # of 8 px these features span fewer dimensions than they have
+    config = replace(of(tiny_run, 3, keep="best", batch_size=8), data=data, augment=larger)
     run = simclr.pretrain(config).run_dir
     lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "epoch"]
     ranks = {line["step"]: line["online_rankme"] for line in lines}

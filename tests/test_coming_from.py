@@ -168,3 +168,12 @@ def test_every_loss_that_both_have_is_on_the_page() -> None:
 
 def test_every_row_is_read() -> None:
     assert len(ROWS) == sum(line.startswith("| `") for line in PAGE.read_text().splitlines()) > 40
+
+
+def test_what_solo_learns_settings_are_called_here_is_taken() -> None:
+    section = PAGE.read_text().split("## solo-learn\n")[1].split("\n## ")[0]
+    flags = re.findall(r"^\| [^|]*\| `(--[^`]+)`", section, re.MULTILINE)
+    assert len(flags) > 10
+    words = " ".join(flags).replace("--data.source folder", "").split()
+    config = parse_command(["cifar10-lars", *words], "pretrain.py", "")
+    assert (config.objective.temperature, config.head.hidden_dim, config.train.precision) == (0.2, 2048, "fp16")

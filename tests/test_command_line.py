@@ -20,7 +20,7 @@ from simclr.config import TrainConfig
 ROOT = Path(__file__).parent.parent
 TINY = [
     "--train.epochs", "2", "--train.batch-size", "128", "--schedule.warmup-epochs", "1", "--train.precision", "fp32",
-    "--encoder.channels", "4", "8", "8", "16", "--train.knn-every", "0",
+    "--encoder.channels", "4", "8", "8", "16", "--train.knn-every", "0", "--augment.size", "8",
 ]  # fmt: skip
 
 
@@ -168,6 +168,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], said: str, r
     assert err.count("\n") == 1
     assert out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_at_a_terminal_a_run_says_at_once_what_it_is(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = run("pretrain", "folder", "--data.path", "nowhere", "--name", "birds")
+    assert (code, out) == (2, "")
+    assert err.startswith("runs/birds: resnet50 on nowhere\nerror: the folder nowhere does not exist")
+    monkeypatch.setenv("RANK", "1")
+    assert "resnet50" not in run("pretrain", "folder", "--data.path", "nowhere")[2]
 
 
 def test_without_a_network_cifar10_is_one_line(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

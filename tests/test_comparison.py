@@ -1,7 +1,5 @@
 """``report.py RUN ...``: its figures are those of the runs' files, recomputed here; it writes nothing into the runs."""
 
-import base64
-import io
 import json
 import os
 import random
@@ -30,9 +28,25 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(script: Callable[[str], Command]) -> Command:
-    """``command(*words)`` runs scripts/report.py; gives its exit code, its output and its errors."""
+def whole(script: Callable[[str], Command]) -> Command:
+    """``whole(*words)`` runs scripts/report.py; gives its exit code, its output and its errors."""
     return script("report")
+
+
+@pytest.fixture
+def command(whole: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The same, but that the page is empty (tests/test_page.py has what is on it) and its name is no error."""
+    monkeypatch.setattr("linear_eval.page.write.page_in_bytes", lambda *given: b"")
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code, out, err = whole(*words)
+        if code == 0 and "--out" not in words:
+            *others, page = err.splitlines(keepends=True)
+            assert page.endswith("report.html\n") and Path(page.strip()).read_bytes() == b""
+            err = "".join(others)
+        return code, out, err
+
+    return call
 
 
 def table(text: str, heading: str) -> dict[tuple[str, ...], dict[str, str]]:
@@ -118,7 +132,11 @@ def test_the_figures_of_a_real_run(command: Command, real: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in real.rglob("*")}
     code, out, err = command(real)
     assert (code, err) == (0, "")
-    assert {path: path.stat().st_mtime_ns for path in real.rglob("*")} == before
+    after = {path: path.stat().st_mtime_ns for path in real.rglob("*")}
+    assert {path: after[path] for path in after if path != real} == {
+        **{path: before[path] for path in before if path != real},
+        real / "report.html": after[real / "report.html"],
+    }
     result = json.loads((real / "result.json").read_text())
     found = table(out, "digits, 359 test images of 10 classes: accuracy in %")
     assert set(found) == {("real", row) for row in ("encoder", "untrained", "raw pixels", "always the commonest class")}
@@ -271,30 +289,25 @@ def test_damaged_logs_and_configs_are_one_line_or_left_out(command: Command, run
         assert (code, out) == (2, "") and err.startswith(f"error: {config} cannot be read") and err.count("\n") == 1
 
 
-def test_the_page_needs_nothing_beside_it(command: Command, runs: list[Path], tmp_path: Path) -> None:
+def test_the_page_needs_nothing_beside_it_and_has_every_score(whole: Command, runs: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "pages" / "all.html"
-    code, out, err = command(*runs, "--out", page)
+    code, out, err = whole(*runs, "--out", page)
     assert (code, err) == (0, f"{page}\n")
     html = page.read_text()
-    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert len(sources) == 2 and all(one.startswith("data:image/png;base64,") for one in sources)
-    for one in sources:
-        with Image.open(io.BytesIO(base64.b64decode(one.split(",")[1]))) as picture:
-            picture.load()
-            assert picture.width > 600
-    cells = [
-        cell.strip() for line in out.splitlines() if line.startswith("| ") for cell in line.strip("|").split(" | ")
-    ]
-    assert sorted(re.findall(r"<t[dh]>([^<]*)</t[dh]>", html)) == sorted(cells)
+    html = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', html)
+    words = " ".join(re.sub(r"<[^>]*>", " ", html).split())
+    for cells in table(out, "birds, 50 test images: accuracy in %").values():
+        assert all(cell in words for cell in cells.values())
     assert list(page.parent.iterdir()) == [page]
 
 
 @pytest.mark.parametrize("page", ["page.html", "page.md"])
 def test_a_run_whose_name_is_not_utf8_is_on_the_page(
-    page: str, command: Command, runs: list[Path], tmp_path: Path
+    page: str, whole: Command, runs: list[Path], tmp_path: Path
 ) -> None:
     odd = runs[0].rename(tmp_path / os.fsdecode(b"caf\xe9"))
-    code, out, err = command(odd, runs[1], "--out", tmp_path / page)
+    code, out, err = whole(odd, runs[1], "--out", tmp_path / page)
     assert code == 0, err
     assert "caf\\udce9" in (tmp_path / page).read_text(encoding="utf-8") and "caf\\udce9" in out
 
@@ -340,10 +353,11 @@ def test_mistakes_are_one_line(
 
 
 def test_runs_whose_letters_no_font_has_are_numbers_and_the_page_says_which(
-    command: Command, runs: list[Path], tmp_path: Path
+    whole: Command, runs: list[Path], tmp_path: Path
 ) -> None:
     odd = runs[0].rename(tmp_path / "家猫")
     for page in ("page.html", "page.md"):
-        assert command(odd, runs[1], "--out", tmp_path / page)[0] == 0
+        assert whole(odd, runs[1], "--out", tmp_path / page)[0] == 0
         text = (tmp_path / page).read_text(encoding="utf-8")
-        assert numbered(["家猫"], "run") is None or text.count("run 0 is 家猫") == 2  # under the scores and the curves
+        drawn = page == "page.md" and numbered(["家猫"], "run") is not None  # a browser has letters of its own
+        assert text.count("run 0 is 家猫") == (2 if drawn else 0) and "家猫" in text  # under the scores and the curves

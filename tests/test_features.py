@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from linear_eval import Features, encoder_digest, extract_features, pixel_features
 from linear_eval.features.disk import FeatureWriter
@@ -190,7 +189,7 @@ def test_workers_give_the_same_features() -> None:
     assert torch.equal(alone.x, shared.x) and torch.equal(alone.y, shared.y)
 
 
-def _share(number: int, rank: int, folder: str) -> None:
+def _share(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
@@ -210,11 +209,8 @@ def _share(number: int, rank: int, folder: str) -> None:
     torch.save((features.x, features.y, features.index, images.read), Path(folder) / f"rank-{rank}.pt")
 
 
-def test_two_processes_share_the_images_and_both_get_all_of_them(tmp_path: Path) -> None:
-    other = mp.spawn(_share, args=(1, str(tmp_path)), nprocs=1, join=False)
-    _share(0, 0, str(tmp_path))
-    while not other.join():
-        pass
+def test_two_processes_share_the_images_and_both_get_all_of_them(ranks, tmp_path: Path) -> None:
+    ranks(2, _share, str(tmp_path))
     whole = extract_features(MeanPixel(), Numbered(7))
     read = []
     for rank in range(2):

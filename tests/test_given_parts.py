@@ -280,7 +280,7 @@ def test_what_a_config_cannot_make_is_written_in_words_and_no_command_takes_it(t
             "augment has After twice; make one function of both",
         ),
         ({"augment": simclr.Before(3)}, r"augment=Before\(int\): expected a function or a module"),
-        ({"augment": simclr.After(lambda images: images[:1])}, r"made torch.float32 of shape \(1, 3, 16, 16\)"),
+        ({"augment": simclr.After(lambda images: images[:1])}, r"made torch.float32 of shape \(1, 3, 8, 8\)"),
         ({"augment": simclr.Before(lambda images: images.byte())}, r"made torch.uint8"),
         ({"objective": 3}, "objective is int; expected a loss"),
         ({"objective": lambda: 0}, "takes no embeddings"),

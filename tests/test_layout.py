@@ -32,7 +32,7 @@ FLOORS = {
         ("losses",),
         ("objectives",),
         ("config",),
-        ("data", "model", "optim", "flags"),
+        ("data", "model", "optim", "flags", "announced"),
         ("exchange", "help", "completion"),
         ("run", "adapt"),
         ("command_line", "train"),
@@ -45,13 +45,16 @@ FLOORS = {
         ("classify",),
         ("matching",),
         ("config", "beside"),
-        ("results",),
+        ("results", "answers"),
         ("results_numbers", "results_one_shot"),
-        ("verdict", "protocol_words", "protocol_row"),
+        ("verdict", "protocol_words", "finetuned_words", "protocol_row"),
         ("protocol", "protocol_numbers", "scored_run"),
+        ("keeping",),
+        ("look",),
         ("reports", "open_set_images", "embed", "asked"),
         ("scoring", "classifiers"),
-        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict"),
+        ("evaluate", "evaluate_open", "evaluate_few_shot", "finetuned", "comparison", "predict", "neighbors"),
+        ("page",),
     ),
 }
 """The rooms of each package from the ground up: a room imports only from the floors below its own."""
@@ -173,6 +176,30 @@ def test_loading_an_encoder_brings_no_trainer() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("loaded\n", 0), done.stderr
+
+
+def test_help_and_mistakes_wait_for_no_trainer() -> None:
+    code = """if True:
+        import sys
+        from importlib.util import module_from_spec, spec_from_file_location
+        from pathlib import Path
+        heavy = {"matplotlib", "pandas", "scipy.stats", "sklearn", "timm", "torchvision", "torch._dynamo"}
+        for file in sorted(Path("scripts").glob("*.py")):
+            for words in (["--help"], ["--bathc-size", "4"]):
+                spec = spec_from_file_location(file.stem, file)
+                script = module_from_spec(spec)
+                spec.loader.exec_module(script)
+                try:
+                    sys.exit(script.main(words))
+                except SystemExit as end:
+                    assert end.code == 0 and words == ["--help"], (file, end.code)
+                except script.run_command.__globals__["PipelineError"]:
+                    assert words != ["--help"], file
+                brought = heavy & set(sys.modules)
+                assert not brought, f"{file} brings {brought}"
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_can_be_run_shadows_nothing_that_can_be_imported() -> None:

@@ -27,13 +27,14 @@ from rich.console import Console
 import simclr
 from augment import ViewGenerator
 from linear_eval import EvalConfig, evaluate_run, open_set, plot_map, plot_pairs, plot_roc, print_report
-from linear_eval.comparison.page import Picture, Section, as_html, as_markdown
+from linear_eval.comparison.page import Section, as_markdown
 from linear_eval.comparison.pictures import draw_runs, draw_scores
 from linear_eval.comparison.runs import RunRecord, seed_groups
 from linear_eval.comparison.scores import Score, ScoredSet
 from linear_eval.features.extract import Features
 from linear_eval.features.parquet import ParquetRows
 from linear_eval.features.tables import write_embeddings, write_names
+from linear_eval.page.document import page_of, rendered
 from linear_eval.progress import name_files, print_line, showing_progress
 from linear_eval.reports import embeddings as embedding_report
 from linear_eval.reports import finetuned as finetuned_report
@@ -44,7 +45,7 @@ from linear_eval.results import FinetunedClasses
 from simclr import names
 from simclr.config import TrainConfig
 from simclr.data import load_source
-from simclr.names import drawable, drawn, legible, numbered, printable
+from simclr.names import as_utf8, drawable, drawn, legible, numbered, printable
 from simclr.run.log import RunLog
 from simclr.run.pictures import write_contact_sheet
 
@@ -360,13 +361,18 @@ def test_names_in_every_script_are_drawn_printed_and_written(
         # A title is as wide as its table, and wrapped where it is longer.
         assert "".join(printable(name).split()) in "".join(console.file.getvalue().split())
     section = Section(name, ("run", name), [(name, "1")], name)
-    page = as_html(name, [section], [Picture("p", name, b"")]).encode().decode()
-    cells = _Texts(page)
-    assert cells.texts.count(printable(name)) == 6  # title, heading, table's title, its header, a cell, the note
-    assert cells.tags == {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "img", "div", "table", "tr",
-                          "th", "td"}  # fmt: skip
+    run = RunRecord(
+        name=name, folder=tmp_path, config={name: name}, metrics=[], results=[], open_sets=[], finished=False
+    )
+    cells = _Texts(rendered(page_of([run], state=name)).decode())
+    assert cells.texts.count(readable_on_a_page(name)) == 5  # title, heading, state, and the config's field and value
+    assert cells.tags == _Texts(rendered(page_of([replace(run, name="n", config={"n": "n"})])).decode()).tags
     rows_of = [line for line in as_markdown(name, [section]).splitlines() if line.startswith("|")]
     assert len(rows_of) == 3
+
+
+def readable_on_a_page(name: str) -> str:
+    return as_utf8(printable(name))
 
 
 class _Texts(HTMLParser):

@@ -131,7 +131,9 @@ def test_what_is_mined_is_inside_the_margin_by_the_models_own_distances(mined: T
     assert len(triplets.unique()) <= 100
     model.eval()
     with torch.no_grad():
-        z = model(preprocess(images.pixels, 16, mined.augment.mean, mined.augment.std)[None])[0].double()
+        z = model(preprocess(images.pixels, mined.augment.size, mined.augment.mean, mined.augment.std)[None])[
+            0
+        ].double()
     z = z / z.norm(dim=1, keepdim=True)
     anchor, positive, negative = triplets.T
     labels = images.labels

@@ -92,8 +92,8 @@ def test_processes_that_train_as_one_and_those_that_do_not(
 
 
 def test_the_exit_code_says_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with patch("scripts.selftest.selftest", lambda config: [Finding("gather", "no", False), Finding("wire", "slow")]):
+    with patch("simclr.selftest.selftest", lambda config: [Finding("gather", "no", False), Finding("wire", "slow")]):
         assert command.main([]) == 1
     assert capsys.readouterr().out == "WRONG  gather  no\n       wire    slow\n"
-    with patch("scripts.selftest.selftest", lambda config: [Finding("gather", "yes", True)]):
+    with patch("simclr.selftest.selftest", lambda config: [Finding("gather", "yes", True)]):
         assert command.main(["cifar10"]) == 0

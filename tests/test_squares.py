@@ -64,27 +64,26 @@ def test_a_file_becomes_the_same_square_as_its_pixels(fit: Fit, tmp_path: Path) 
     assert torch.equal(reader.square(tmp_path / "x.png"), to_square(reader.read(tmp_path / "x.png")[0], 24, fit))
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-@pytest.mark.parametrize("shape", [(65_000, 1), (1, 1_000_000)])
-def test_a_strip_takes_tens_of_megabytes_and_not_gigabytes(shape: tuple[int, int], fit: Fit, tmp_path: Path) -> None:
-    path = tmp_path / "strip.png"
-    Image.fromarray(np.full(shape, 77, dtype=np.uint8)).save(path)
+def test_a_strip_takes_tens_of_megabytes_and_not_gigabytes(tmp_path: Path) -> None:
+    for name, shape in {"tall": (65_000, 1), "wide": (1, 1_000_000)}.items():
+        Image.fromarray(np.full(shape, 77, dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    Image.new("RGB", (300, 300)).save(tmp_path / "warm.png")
     code = """if True:
-        import resource, sys
+        import resource
         from pathlib import Path
         from simclr.data.decode import Reader
-        reader = Reader(size=224, fit=sys.argv[2])
-        reader.square(Path(sys.argv[3]))
+        fits = "crop", "pad", "stretch"
+        for fit in fits:
+            Reader(size=224, fit=fit).square(Path("warm.png"))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pixels = reader.square(Path(sys.argv[1]))
-        assert 77 in pixels.unique().tolist() and set(pixels.unique().tolist()) <= {0, 77}
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        for name in ("tall", "wide"):
+            for fit in fits:
+                pixels = Reader(size=224, fit=fit).square(Path(f"{name}.png"))
+                assert 77 in pixels.unique().tolist() and set(pixels.unique().tolist()) <= {0, 77}
+                print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, name, fit)
     """
-    Image.new("RGB", (300, 300)).save(tmp_path / "warm.png")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), fit, str(tmp_path / "warm.png")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) < 60_000, "kibibytes beyond those of an ordinary picture"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    most = [
+        int(line.split()[0]) for line in done.stdout.splitlines()
+    ]  # the peak so far: nothing is hidden by what follows
+    assert len(most) == 6 and max(most) < 60_000, f"kibibytes beyond those of an ordinary picture: {done.stdout}"

@@ -68,36 +68,35 @@ def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tiny_run: TrainCo
     assert not same(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 5, 8])
-def test_a_stopped_run_continues_to_the_same_bits(
-    stop_at: int, tiny_run: TrainConfig, stop_after: Callable[[int], Any]
-) -> None:
-    """Stopped by its flag after ``stop_at`` steps (5 is an epoch's end), with dropped paths and resident data."""
+def test_a_stopped_run_continues_to_the_same_bits(tiny_run: TrainConfig, stop_after: Callable[[int], Any]) -> None:
+    """Stopped by its flag after some steps (5 is an epoch's end), with dropped paths and resident data."""
     config = replace(tiny_run, encoder=replace(tiny_run.encoder, drop_path=0.2))
     undisturbed = weights(simclr.pretrain(replace(config, name="undisturbed")).run_dir)
-
-    with stop_after(stop_at):
-        stopped = simclr.pretrain(replace(config, name="stopped"))
-    assert not stopped.finished
-    assert stopped.steps == stop_at
-    assert not (stopped.run_dir / "encoder").exists()
-    resumed = simclr.pretrain(replace(config, name="stopped"))
-    assert resumed.finished
-    assert same(weights(resumed.run_dir), undisturbed)
-    lines = read_metrics(resumed.run_dir / "metrics.jsonl")
-    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 11))
     reference = read_metrics(tiny_run.out / "undisturbed" / "metrics.jsonl")
-    for kind, name in (("step", "loss"), ("epoch", "epoch_loss"), ("epoch", "online_knn")):
-        found, expected = (
-            [line[name] for line in ls if line["kind"] == kind and name in line] for ls in (lines, reference)
-        )
-        assert found == expected
+    for stop_at in (1, 4, 5, 8):
+        name = f"stopped-at-{stop_at}"
+        with stop_after(stop_at):
+            stopped = simclr.pretrain(replace(config, name=name))
+        assert not stopped.finished
+        assert stopped.steps == stop_at
+        assert not (stopped.run_dir / "encoder").exists()
+        resumed = simclr.pretrain(replace(config, name=name))
+        assert resumed.finished
+        assert same(weights(resumed.run_dir), undisturbed), name
+        lines = read_metrics(resumed.run_dir / "metrics.jsonl")
+        assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 11))
+        for kind, figure in (("step", "loss"), ("epoch", "epoch_loss"), ("epoch", "online_knn")):
+            found, expected = (
+                [line[figure] for line in ls if line["kind"] == kind and figure in line] for ls in (lines, reference)
+            )
+            assert found == expected, (name, figure)
 
 
 def test_the_views_grow_and_a_stopped_run_continues_among_them(
     tiny_run: TrainConfig, stop_after: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(tiny_run, schedule=replace(tiny_run.schedule, view_sizes=((0.3, 8), (0.5, 12))))
+    growing = replace(tiny_run.schedule, view_sizes=((0.3, 8), (0.5, 12)))
+    config = replace(tiny_run, augment=replace(tiny_run.augment, size=16), schedule=growing)
     seen: list[int] = []
     apply = simclr.train.cached_step
 
@@ -134,7 +133,7 @@ def test_a_finished_run_is_left_as_it_is(tiny_run: TrainConfig) -> None:
 def test_another_config_in_the_same_folder_is_refused(tiny_run: TrainConfig) -> None:
     simclr.pretrain(tiny_run)
     before = {path: path.stat().st_mtime_ns for path in tiny_run.run_dir.rglob("*")}
-    with pytest.raises(ConfigError, match=r"seed: 0 -> 1; augment\.size: 16 -> 24.*--name"):
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1; augment\.size: 8 -> 24.*--name"):
         simclr.pretrain(replace(tiny_run, seed=1, augment=replace(tiny_run.augment, size=24)))
     assert before == {path: path.stat().st_mtime_ns for path in tiny_run.run_dir.rglob("*")}
     simclr.pretrain(replace(tiny_run, train=replace(tiny_run.train, log_every=3)))  # does not touch the weights

@@ -29,7 +29,7 @@ class Reliability:
     """(B,) share that was right, None in an empty bin."""
 
     error: float
-    """Expected calibration error: the mean of |accuracy - confidence|, weighted by count."""
+    """Expected calibration error: the mean of ``|accuracy - confidence|``, weighted by count."""
 
 
 def reliability(
@@ -94,7 +94,7 @@ def answer_reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> Rel
 def expected_calibration_error(
     probabilities: Annotated[Tensor, "N C"] | Listed, labels: Annotated[Tensor, "N"] | Listed, bins: int = 15
 ) -> float:
-    """Mean |accuracy - confidence| over bins of confidence, weighted by count (Guo et al. 2017, equation 3).
+    """Mean ``|accuracy - confidence|`` over bins of confidence, weighted by count (Guo et al. 2017, equation 3).
 
     Arguments and errors as :func:`reliability`.
 

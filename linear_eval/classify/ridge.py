@@ -7,7 +7,6 @@ in turn, which has a closed form (scikit-learn's ``RidgeCV``); the test images a
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
 
 from linear_eval.features.extract import Features
 from linear_eval.features.rows import column_statistics
@@ -28,6 +27,8 @@ def ridge_predictions(train: Features, target: Numbers, test: Features) -> tuple
         target: (N,) the number of each.
         test: features of M images.
     """
+    from sklearn.linear_model import RidgeCV
+
     mean, scale = (part.double() for part in column_statistics(train.x))
     fit = RidgeCV(alphas=ALPHAS).fit(((train.x.double() - mean) / scale).numpy(), target)
     predicted: Numbers = fit.predict(((test.x.double() - mean) / scale).numpy())

@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-import timm
-
 from linear_eval.comparison.page import Section, section_as_markdown
 from linear_eval.comparison.runs import RunRecord, read_runs
 from linear_eval.comparison.scores import scored_sets
@@ -71,6 +69,8 @@ def _published(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The weights of timm that training began with, by the Hub's identifier, and their licence as timm names it."""
     if not config.get("encoder.pretrained"):
         return None, None
+    import timm
+
     weights = timm.get_pretrained_cfg(config["encoder.name"])
     if weights is None or not weights.hf_hub_id:
         return None, None

@@ -1,22 +1,12 @@
-"""Tables and pictures as Markdown, or as one HTML file with everything inside."""
+"""Tables and pictures as Markdown."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from urllib.parse import quote
 
 from simclr.names import printable
 
-__all__ = ["Picture", "Section", "as_html", "as_markdown", "section_as_markdown"]
-
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 76rem; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-div { overflow-x: auto } table { border-collapse: collapse; font-size: 0.87rem }
-th, td { text-align: left; padding: 0.25rem 0.8rem 0.25rem 0; border-bottom: 1px solid #ddd; white-space: nowrap }
-td { font-variant-numeric: tabular-nums } p { color: #666; font-size: 0.87rem } img { max-width: 100% }
-"""
+__all__ = ["Picture", "Section", "as_markdown", "section_as_markdown"]
 
 
 @dataclass(frozen=True)
@@ -75,30 +65,6 @@ def section_as_markdown(section: Section, level: int = 2) -> str:
         lines = [_markdown_row(section.header), "|" + "---|" * len(section.header)]
         parts.append("\n".join([*lines, *map(_markdown_row, section.rows)]))
     return "\n\n".join([*parts, printable(section.note)])
-
-
-def as_html(title: str, sections: Sequence[Section], pictures: Sequence[Picture]) -> str:
-    """One page that needs nothing beside it: the pictures first, then the tables."""
-    body = [f"<h1>{_shown(title)}</h1>"]
-    for picture in pictures:
-        data = base64.b64encode(picture.png).decode()
-        body.append(f'<p><img alt="{_shown(picture.caption)}" src="data:image/png;base64,{data}"></p>')
-        if picture.note:
-            body.append(f"<p>{_shown(picture.note)}</p>")
-    for section in sections:
-        body.append(f"<h2>{_shown(section.title)}</h2>")
-        if section.rows:
-            header = "".join(f"<th>{_shown(cell)}</th>" for cell in section.header)
-            rows = "".join(f"<tr>{''.join(f'<td>{_shown(cell)}</td>' for cell in row)}</tr>\n" for row in section.rows)
-            body.append(f"<div><table>\n<tr>{header}</tr>\n{rows}</table></div>")
-        body.append(f"<p>{_shown(section.note)}</p>")
-    head = f'<meta charset="utf-8"><title>{_shown(title)}</title><style>{_STYLE}</style>'
-    return f"<!doctype html>\n<html><head>{head}</head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
-
-
-def _shown(text: str) -> str:
-    """``text`` as HTML shows it on one line."""
-    return escape(printable(text))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

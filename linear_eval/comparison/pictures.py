@@ -4,11 +4,6 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from linear_eval.comparison.runs import RunRecord, SeedGroup
 from linear_eval.comparison.scores import ScoredSet
 from linear_eval.reports.closed import INK, colours_of
@@ -25,6 +20,10 @@ def draw_runs(groups: Sequence[SeedGroup]) -> bytes | None:
 
     What no run logged has no panel. None without a log.
     """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     panels = []
     for key, kind, title, scale in (
         ("loss", "step", "loss (of each run's own objective)", 1),
@@ -67,6 +66,8 @@ def draw_runs(groups: Sequence[SeedGroup]) -> bytes | None:
 
 def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> bytes:
     """The first measure of every run's rows with its interval, the runs below one another, as a PNG."""
+    from matplotlib.figure import Figure
+
     measure = next(measure for _, one in scored for row in one.rows.values() for measure in row)
     figure = Figure(figsize=(8.5, 1.5 + 0.42 * len(scored)), layout="constrained")
     axes = figure.add_subplot()
@@ -115,6 +116,8 @@ def _label(name: str, group: SeedGroup) -> str:
 
 
 def _png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(legible(figure))
     file = BytesIO()
     figure.savefig(file, format="png", dpi=130, facecolor="white")

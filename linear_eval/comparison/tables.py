@@ -1,27 +1,24 @@
-"""Runs side by side, from what they wrote: ``python scripts/report.py RUN [RUN ...] [--out FILE.html | FILE.md]``.
+"""Runs side by side as tables, from what they wrote: ``python scripts/report.py RUN [RUN ...]``.
 
 Nothing is measured here, and nothing is written into the runs. What a run does not have is "not measured".
 """
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linear_eval.comparison.page import Picture, Section, as_html, as_markdown
+from linear_eval.comparison.page import Picture, Section, as_markdown
 from linear_eval.comparison.pictures import draw_runs, draw_scores
 from linear_eval.comparison.runs import RunRecord, SeedGroup, differing_keys, read_runs, seed_groups, training_cost
 from linear_eval.comparison.scores import ScoredSet, scored_sets
 from linear_eval.reports.notes import COMMONEST
 from linear_eval.results import ClosedResult
 from linear_eval.results_numbers import NumbersResult
-from simclr.errors import ConfigError
 from simclr.files import atomically
 from simclr.names import numbered
-from simclr.paths import expand_fields
 
-__all__ = ["ReportOptions", "compare_runs", "comparison_sections"]
+__all__ = ["by_title", "compare_runs", "comparison_sections", "over_seeds", "write_markdown"]
 
 NOT_MEASURED = "not measured"
 
@@ -33,44 +30,31 @@ _VALIDATION = {
 """Figure of the log -> heading, what it is multiplied by, and format."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """What a comparison can be told."""
-
-    out: Path | None = None
-    """A page with the same tables and with pictures: .html has the pictures inside, .md has them beside it."""
-
-    def __post_init__(self) -> None:
-        expand_fields(self, "out")
-        if self.out is not None and self.out.suffix not in (".html", ".md"):
-            raise ConfigError(f"out is {self.out}; expected a file that ends in .html or .md")
-
-
-def compare_runs(folders: Sequence[Path], options: ReportOptions) -> str:
-    """The comparison as Markdown; with ``options.out`` also as a page.
+def compare_runs(folders: Sequence[Path]) -> str:
+    """The comparison as Markdown.
 
     Raises:
-        CheckpointError: a folder without a run, a damaged file in one, or a disk that refuses the page.
+        CheckpointError: a folder without a run, or a damaged file in one.
     """
     runs = read_runs(folders)
-    sections = comparison_sections(runs)
-    text = as_markdown(_title(runs), sections)
-    if options.out is not None:
-        pictures = _pictures(runs)
-        if options.out.suffix == ".html":
-            page = as_html(_title(runs), sections, pictures)
-        else:
-            files = [options.out.with_name(f"{options.out.stem}-{picture.name}.png") for picture in pictures]
-            for file, picture in zip(files, pictures, strict=True):
-                _write(file, picture.png)
-            page = as_markdown(
-                _title(runs),
-                sections,
-                [(f"{p.caption} ({p.note})" if p.note else p.caption, f.name) for p, f in zip(pictures, files)],
-            )
-        # a folder's name may not be UTF-8
-        _write(options.out, page.encode(errors="backslashreplace"))
-    return text
+    return as_markdown(_title(runs), comparison_sections(runs))
+
+
+def write_markdown(folders: Sequence[Path], out: Path) -> str:
+    """Write the comparison to ``out``, and its pictures beside that; gives what ``compare_runs`` gives.
+
+    Raises:
+        CheckpointError: as ``compare_runs``, or a disk that refuses.
+    """
+    runs = read_runs(folders)
+    sections, pictures = comparison_sections(runs), _pictures(runs)
+    files = [out.with_name(f"{out.stem}-{picture.name}.png") for picture in pictures]
+    for file, picture in zip(files, pictures, strict=True):
+        _write(file, picture.png)
+    named = [(f"{p.caption} ({p.note})" if p.note else p.caption, f.name) for p, f in zip(pictures, files)]
+    # a folder's name may not be UTF-8
+    _write(out, as_markdown(_title(runs), sections, named).encode(errors="backslashreplace"))
+    return as_markdown(_title(runs), sections)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -79,15 +63,11 @@ def _write(path: Path, content: bytes) -> None:
 
 def comparison_sections(runs: Sequence[RunRecord]) -> list[Section]:
     """The tables: scores, means over seeds, what differs in the configs, and what the runs cost."""
-    groups = [group for group in seed_groups(runs) if len(group.runs) > 1]
-    scored = _by_title(runs)
+    scored = by_title(runs)
     sections = []
     for title, entries in scored.items():
         sections.append(_scores(title, runs, entries))
-        for group in groups:
-            chosen = [one for run, one in entries if run in group.runs]
-            if len(chosen) > 1:
-                sections.append(_over_seeds(title, group, chosen, len(group.runs)))
+        sections += _of_groups(title, entries, runs)
     if not scored:
         sections.append(
             Section("Scores", ("run",), [(run.name,) for run in runs], f"{NOT_MEASURED}: no run has been scored")
@@ -95,11 +75,26 @@ def comparison_sections(runs: Sequence[RunRecord]) -> list[Section]:
     return [*sections, _training(runs), _differences(runs)]
 
 
+def over_seeds(runs: Sequence[RunRecord]) -> list[Section]:
+    """Mean and standard deviation over the runs that differ in their seed alone, a table a set of images and group."""
+    return [section for title, entries in by_title(runs).items() for section in _of_groups(title, entries, runs)]
+
+
+def _of_groups(title: str, entries: Sequence[tuple[RunRecord, ScoredSet]], runs: Sequence[RunRecord]) -> list[Section]:
+    found = []
+    for group in seed_groups(runs):
+        chosen = [one for run, one in entries if run in group.runs]
+        if len(group.runs) > 1 and len(chosen) > 1:
+            found.append(_over_seeds(title, group, chosen, len(group.runs)))
+    return found
+
+
 def _title(runs: Sequence[RunRecord]) -> str:
     return f"{len(runs)} runs" if len(runs) > 1 else runs[0].name
 
 
-def _by_title(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, ScoredSet]]]:
+def by_title(runs: Sequence[RunRecord]) -> dict[str, list[tuple[RunRecord, ScoredSet]]]:
+    """The scores of all runs, those that can be compared under one title."""
     found: dict[str, list[tuple[RunRecord, ScoredSet]]] = {}
     for run in runs:
         for one in scored_sets(run):
@@ -222,7 +217,7 @@ def _value(config: dict[str, Any], key: str) -> str:
 def _pictures(runs: Sequence[RunRecord]) -> list[Picture]:
     pictures = [
         Picture(f"scores-{number}", title, draw_scores(title, entries), _numbers(run.name for run, _ in entries))
-        for number, (title, entries) in enumerate(_by_title(runs).items(), start=1)
+        for number, (title, entries) in enumerate(by_title(runs).items(), start=1)
     ]
     groups = seed_groups(runs)
     curves = draw_runs(groups)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from simclr.errors import DataError
 
-__all__ = ["encoded", "encoder_digest", "frozen"]
+__all__ = ["digest_of", "encoded", "encoder_digest", "frozen"]
 
 
 def encoder_digest(encoder: nn.Module) -> str:
@@ -22,6 +22,11 @@ def encoder_digest(encoder: nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return digest.hexdigest()
+
+
+def digest_of(encoder: nn.Module) -> str:
+    """``encoder_digest``, which inside a ``frozen`` block is known already."""
+    return frozen.known(encoder) or encoder_digest(encoder)
 
 
 class frozen:
@@ -39,6 +44,11 @@ class frozen:
 
     def __init__(self, encoder: nn.Module) -> None:
         self.encoder = encoder
+
+    @classmethod
+    def known(cls, encoder: nn.Module) -> str | None:
+        """The digest at the beginning of the block that ``encoder`` is in; None outside of any."""
+        return cls._open.get(encoder)
 
     def __enter__(self) -> str:
         self.modes = {module: module.training for module in self.encoder.modules()}

@@ -4,7 +4,6 @@ import io
 
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.functional import to_pil_image
 
 from simclr.data.channels import shown_bands
 
@@ -16,6 +15,8 @@ def thumbnails_of(images: Tensor, side: int) -> list[bytes]:
 
     Of more than three bands the first three are shown, of two the first.
     """
+    from torchvision.transforms.functional import to_pil_image
+
     pixels = shown_bands(images.cpu())
     if pixels.shape[-1] > side:
         shrunk = interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True)

@@ -32,7 +32,6 @@ from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -175,6 +174,8 @@ def fit_pair_calibration(
         DataError: as :func:`linear_eval.verification`.
         ConfigError: an unknown distance, or a prior outside (0, 1).
     """
+    from sklearn.isotonic import IsotonicRegression
+
     if prior is not None and not 0 < prior < 1:
         raise ConfigError(f"the prior is a share of pairs in (0, 1), got {prior}")
     curve = pair_curve(prepare(x, y, distance), pairs)
@@ -199,7 +200,7 @@ def pair_calibration_error(
     pairs: Annotated[Tensor, "P 2"] | Listed | None = None,
     bins: int = 15,
 ) -> float:
-    """Mean |share of genuine pairs - probability| over bins of probability, on pairs it was not fitted on.
+    """Mean ``|share of genuine pairs - probability|`` over bins of probability, on pairs it was not fitted on.
 
     Genuine and impostor pairs are weighted to the share that the calibration assumes (``calibration.prior``), so that
     a test set with more classes does not look like bad calibration. Arguments and errors as :func:`fit_threshold`.

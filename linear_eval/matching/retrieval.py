@@ -24,9 +24,6 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
 from linear_eval.features.numbers import Listed
@@ -160,6 +157,10 @@ def nmi(
     Raises:
         DataError: nothing to score, rows that are not finite, or a single class, which no clustering can miss.
     """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import normalized_mutual_info_score
+
     embeddings = prepare(x, y, distance)
     classes = len(embeddings.labels.unique())
     if classes < 2:

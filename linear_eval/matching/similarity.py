@@ -28,6 +28,7 @@ __all__ = [
     "block_scores",
     "class_sizes",
     "natural",
+    "pair_cosines",
     "pair_scores",
     "prepare",
     "query_and_gallery",
@@ -167,6 +168,13 @@ def pair_scores(embeddings: Embeddings, pairs: Annotated[Tensor, "int64 P 2"]) -
     if embeddings.distance == "cosine":
         return _on_grid((a * b).sum(1))
     return _minus_distance(_squared_norms(a - b), _squared_norms(a) + _squared_norms(b))
+
+
+def pair_cosines(a: Annotated[Tensor, "float P D"], b: Annotated[Tensor, "float P D"]) -> Annotated[Tensor, "float P"]:
+    """Cosines of rows ``a`` (P, F), prepared, with rows ``b`` (P, F) of any length: (P,) float64, see :func:`block_scores`."""
+    b = b.double()
+    b = b / b.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return _on_grid((a * b).sum(1))
 
 
 def rank_keys(scores: Tensor, distance: Distance) -> Tensor:

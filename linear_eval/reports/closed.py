@@ -3,11 +3,9 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +13,9 @@ from rich.text import Text
 from linear_eval.reports.notes import COMMONEST, notes_on, scored_images, test_classes
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import drawable, drawn, legible, printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "colours_of",
@@ -123,12 +124,14 @@ def write_result(result: dict[str, Any], path: Path | str) -> Path:
     return Path(path)
 
 
-def save_figure(figure: Figure, path: Path | str) -> Path:
+def save_figure(figure: "Figure", path: Path | str) -> Path:
     """Write ``figure`` as a PNG, atomically.
 
     Raises:
         CheckpointError: the disk refuses.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(legible(figure))
     with refused(path, AGAIN):
         atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150, facecolor="white"))
@@ -137,6 +140,8 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
 
 def score_picture(result: dict[str, Any], path: Path | str) -> Path:
     """Bars with intervals: every measure, the rows side by side, and the line of guessing the commonest class."""
+    from matplotlib.figure import Figure
+
     measures = _measures(result)
     rows = result["rows"]
     each = 1.25 * max(1.0, len(rows) / 3)
@@ -191,6 +196,8 @@ def confusion_picture(
     result: dict[str, Any], path: Path | str, row: str = "encoder", title: str = "linear probe of the encoder"
 ) -> Path:
     """The confusion matrix of a row's classifier, each true class's row in percent."""
+    from matplotlib.figure import Figure
+
     linear = result["rows"][row]["linear"]
     counts = np.array(linear["confusion"], dtype=float)
     totals = counts.sum(1, keepdims=True)

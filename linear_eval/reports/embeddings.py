@@ -7,22 +7,21 @@ picture can be made again from a stored result, and several results can share on
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
-from torch import Tensor
 
 from linear_eval.features.extract import Features
-from linear_eval.matching.similarity import prepare
+from linear_eval.look.maps import MAP_NAMES, Method, map_of, pca_map, tsne_map
 from linear_eval.reports.closed import colours_of
-from simclr.errors import ConfigError, DataError
+from simclr.errors import ConfigError
 from simclr.files import AGAIN, atomically, refused
 from simclr.names import drawable, drawn, legible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["pca_map", "plot_map", "plot_pairs", "plot_roc", "tsne_map"]
 
@@ -33,7 +32,6 @@ CLASSES = (
     *("#99c1de", "#f7b6bd", "#90c987", "#fff0a8", "#2a9d8f", "#d8a7d0", "#c4c4c4", "#fdd0a2", "#b2abd2", "#7f4f24"),
 )
 TSNE_ROWS, PCA_ROWS = 2000, 5000
-MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 
 
 def plot_roc(results: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
@@ -118,13 +116,13 @@ def _where_pairs_are(histogram: Mapping[str, Any], threshold: float) -> tuple[fl
 def plot_map(
     features: Features,
     path: str | os.PathLike[str],
-    method: str = "pca",
+    method: Method = "pca",
     *,
     class_names: Sequence[str] | None = None,
     max_rows: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Scatter of the embeddings in two dimensions, coloured by class. ``method``: ``"pca"`` or ``"tsne"``.
+    """Scatter of the embeddings in two dimensions, coloured by class. ``method``: ``"pca"``, ``"tsne"`` or ``"umap"``.
 
     At most ``max_rows`` rows (5,000 for PCA, 2,000 for t-SNE), drawn under ``seed``, are shown.
     """
@@ -140,7 +138,7 @@ def plot_map(
         axes.set_ylabel(f"second component ({100 * explained[1]:.1f} %)")
         axes.set_aspect("equal", adjustable="datalim")
     else:
-        spots = tsne_map(x, seed=seed)
+        spots = map_of(x, method, seed)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
@@ -152,7 +150,9 @@ def plot_map(
     axes.scatter(*(spots[:, 0], spots[:, 1]), c=colors, cmap=None if few else "turbo", s=14, linewidths=0, alpha=0.85)
     axes.grid(False)
     rows = f"{len(y):,}" if len(y) == len(features.y) else f"{len(y):,} of {len(features.y):,}"
-    axes.set_title(f"{MAP_NAMES[method]} of the embeddings: {rows} images, {len(classes):,} classes")
+    # Of the figure, and in two lines: beside a legend of long names the axes are narrower than it.
+    title = f"{MAP_NAMES[method]} of the embeddings\n{rows} images, {len(classes):,} classes"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     if few:
         present = features.y.unique().tolist()  # in the picture or not: their numbers are those of the result's classes
         known = class_names or ()
@@ -163,50 +163,15 @@ def plot_map(
     return _write(figure, path)
 
 
-def pca_map(x: Tensor) -> tuple[np.ndarray, tuple[float, float]]:
-    """The first two principal components of unit-length ``x`` (N, F): (N, 2) float64, and their shares of variance.
-
-    A component's sign is fixed by its largest loading, which is positive, so maps of one set can be compared.
-    """
-    rows = prepare(x, torch.zeros(len(x), dtype=torch.int64)).rows.cpu()
-    centred = rows - rows.mean(0)
-    # F x F and not N x F: the decomposition costs the same for every number of images
-    variances, axes = torch.linalg.eigh(centred.T @ centred)
-    top = axes[:, -2:].flip(1)
-    top = top * top.gather(0, top.abs().argmax(0, keepdim=True)).sign()
-    spots = torch.zeros(len(x), 2, dtype=torch.float64)
-    spots[:, : top.shape[1]] = centred @ top
-    share = [*(variances.flip(0)[:2] / variances.sum().clamp_min(1e-300)).clamp_min(0).tolist(), 0.0]
-    return spots.numpy(), (share[0], share[1])
-
-
-def tsne_map(x: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
-    """t-SNE (van der Maaten & Hinton 2008, scikit-learn) of unit-length ``x`` (N, F): (N, 2) float32, started from PCA.
-
-    The perplexity shrinks to a third of the rows where there are few. Use some thousand rows: time grows as N log N.
-
-    Raises:
-        DataError: fewer than 5 rows.
-    """
-    if len(x) < 5:
-        raise DataError(f"t-SNE needs at least 5 rows, got {len(x)}")
-    rows = prepare(x, torch.zeros(len(x), dtype=torch.int64)).rows.float().cpu()
-    if rows.shape[1] > 50:  # the paper's own first step; it leaves near neighbours in place and saves most of the time
-        centred = rows - rows.mean(0)
-        rows = centred @ torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -50:]
-    perplexity = min(perplexity, (len(x) - 1) / 3)
-    # init from two columns of our own PCA: scikit-learn's warns on data without variance
-    start = pca_map(x)[0]
-    start = (start / max(float(start.std(axis=0)[0]), 1e-12) * 1e-4).astype(np.float32)
-    return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(rows.numpy())
-
-
 def _need_results(results: Mapping[str, Mapping[str, Any]]) -> None:
     if not results:
         raise ConfigError("a picture needs at least one named verification result, got none")
 
 
-def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _figure(panels: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height * panels), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(panels, 1, squeeze=False)[:, 0])
@@ -217,7 +182,7 @@ def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes
     return figure, axes
 
 
-def _write(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def _write(figure: "Figure", path: str | os.PathLike[str]) -> Path:
     legible(figure)
     with refused(path, AGAIN):
         atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=150))

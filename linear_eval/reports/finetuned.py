@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -113,8 +112,14 @@ def write_finetuned(result: FinetunedResult, folder: Path) -> list[Path]:
     return files
 
 
+_APART = 0.24
+"""Of the distance between two classes, between two rows of one of them."""
+
+
 def class_picture(result: FinetunedClasses, path: Path) -> Path:
     """Accuracy of every class, the rows side by side, hardest class first; at most 40 of them."""
+    from matplotlib.figure import Figure
+
     rows = result.rows
     first = rows["fine-tuned"]
     named = drawable(result.data.classes)
@@ -125,17 +130,18 @@ def class_picture(result: FinetunedClasses, path: Path) -> Path:
         if len(row.per_class) == len(classes)
     }
     order = np.argsort(scores["fine-tuned"])[:40]
-    figure = Figure(figsize=(6.5, 1.4 + 0.32 * len(order)), layout="constrained")
+    figure = Figure(figsize=(6.5, 1.4 + 0.36 * len(order)), layout="constrained")
     axes = figure.add_subplot()
     y = np.arange(len(order))
-    for name, values in scores.items():
-        axes.plot(
-            values[order], y, "o", color=COLOURS[name], label=f"{name} ({100 * rows[name].accuracy:.1f} %)", zorder=3
-        )
-    axes.hlines(y, 0, 100, color="#eeeeee", zorder=0)
+    for number, (name, values) in enumerate(scores.items()):
+        # One below the other: equal ones, as where none of a class was recognised, would hide each other.
+        beside = y + _APART * (number - (len(scores) - 1) / 2)
+        marker, label = "osD^v"[number % 5], f"{name} ({100 * rows[name].accuracy:.1f} %)"
+        axes.plot(values[order], beside, marker, ms=5, color=COLOURS[name], label=label, zorder=3, clip_on=False)
+    axes.hlines(y, 0, 100, color="#eeeeee", linewidth=12, zorder=0)
     axes.set_yticks(y, [classes[i] for i in order])
     axes.invert_yaxis()
-    axes.set_xlim(0, 101)
+    axes.set_xlim(-1, 101)
     axes.set_xlabel("accuracy on the test images of the class, %", color=INK)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -56,6 +55,8 @@ def scatter_picture(
     result: dict[str, Any], truth: NDArray[np.float64], predicted: NDArray[np.float64], path: Path | str
 ) -> Path:
     """The encoder's predictions (M,) over the numbers (M,) of the test images, beside the line where both agree."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.6, 5.4), layout="constrained")
     axes = figure.add_subplot()
     ends = [float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))]

@@ -46,7 +46,7 @@ WITHIN = ", within"
 PUBLISHED = (
     "these are Lake's 400 trials, for encoders that saw the background alphabets alone. Published, in %: BPL 96.7, people 95.5, "
     "Siamese network 92.0, convnet 86.5, modified Hausdorff distance 61.2 (Lake et al. 2015); differences of protocol: "
-    "docs/protocols.md"
+    "docs/open_set.md"
 )
 
 

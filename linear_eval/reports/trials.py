@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -56,6 +54,9 @@ def draw_trials(shown: ShownTrials, path: Path) -> Path:
     Raises:
         CheckpointError: the disk refuses.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     wrong = _evenly((~shown.hits).nonzero().flatten().tolist(), MOST)
     picked = wrong + _evenly(shown.hits.nonzero().flatten().tolist(), MOST - len(wrong))
     rows = [_row(shown, number) for number in picked]

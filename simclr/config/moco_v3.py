@@ -11,7 +11,7 @@ def moco_v3() -> TrainConfig:
     """MoCo v3 on your own pictures: a ResNet-50 at 224 px as its authors train it for 100 epochs. Give --data.path DIR.
 
     Source: Chen, Xie, He 2021 (arXiv 2104.02057) and their code's command for ResNet-50, of batch 4096 (68.9 linear on ImageNet,
-    reported there), whose learning rate the batch of one GPU scales; docs/guide.md, "MoCo v3, line by line", says what differs.
+    reported there), whose learning rate the batch of one GPU scales; docs/losses.md, "MoCo v3, line by line", says what differs.
     Expected score and cost: not measured by this project.
     Command: accelerate launch scripts/pretrain.py moco-v3 --data.path DIR --name NAME
     """

@@ -196,7 +196,7 @@ def folder_small() -> TrainConfig:
 def adapt() -> TrainConfig:
     """Weights that are there already, ours or anybody's, adapted to your own pictures. Give --data.path DIR and the weights.
 
-    Source: docs/finetuning.md (Clark et al. 2020; Kumar et al. 2022). Expected score and cost: docs/benchmarks.md, "Adapting".
+    Source: docs/from_weights.md (Clark et al. 2020; Kumar et al. 2022). Expected score and cost: docs/benchmarks.md, "Adapting".
     Command: accelerate launch scripts/pretrain.py adapt --data.path DIR --encoder.name vit_small_patch14_dinov2
     """
     return replace(

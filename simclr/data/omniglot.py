@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torchvision
 
 from simclr.config.data import DataConfig
 from simclr.data.decode import Reader
@@ -55,6 +54,8 @@ def _find(root: Path, alphabets: Alphabets) -> Path | None:
 
 
 def _download(root: Path, alphabets: Alphabets, allowed: bool) -> Path:
+    import torchvision
+
     try:
         stored = torchvision.datasets.Omniglot(str(root), background=alphabets == "background", download=allowed)
     except (OSError, RuntimeError) as error:

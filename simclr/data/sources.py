@@ -6,8 +6,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torchvision
-from sklearn.datasets import load_digits
 
 from simclr.config import DataConfig
 from simclr.config.sources import GIVEN, OWN_SOURCES, PACKED
@@ -131,6 +129,8 @@ def _own(config: DataConfig, part: Literal["train", "test"]) -> ImageSet:
 
 
 def _digits(config: DataConfig) -> ImageSet:
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     gray = (digits.images * (255 / 16)).round().astype(np.uint8)  # (1797, 8, 8), values 0..16
     pixels = torch.from_numpy(gray)[:, None].expand(-1, 3, -1, -1)  # (N, 3, 8, 8)
@@ -143,6 +143,8 @@ def _digits(config: DataConfig) -> ImageSet:
 
 
 def _torchvision(config: DataConfig, split: Literal["train", "test"]) -> ImageSet:
+    import torchvision
+
     root = config.path or Path("data")
     name = config.source
     sets = torchvision.datasets

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from simclr.config.data import DataConfig
@@ -63,6 +62,8 @@ def split_by_class(images: ImageSet, share: float, seed: int, *, every_class: bo
             )
         mask = divide_groups(images.labels, images.groups, share, seed, every_class=every_class and by_class)
         return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+    from sklearn.model_selection import train_test_split
+
     kept, out = train_test_split(
         np.arange(len(images)), test_size=n_out, random_state=seed, stratify=classes if by_class else None
     )

@@ -13,7 +13,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import get_args
 
-import timm
 from torch import Tensor
 
 from simclr.distributed import derive_seed
@@ -23,6 +22,7 @@ from simclr.exchange.encoder import assemble, build_encoder
 from simclr.exchange.encoder_module import Encoder, Output
 from simclr.exchange.of_others import Imported, from_file, published
 from simclr.exchange.stopped_run import checkpoint_backbone, choose_checkpoint, describe_run, is_checkpoint
+from simclr.model.encoder import is_network
 from simclr.paths import given_path
 
 __all__ = [
@@ -148,7 +148,7 @@ def given_encoder(
     if equals and not Path(text).exists():
         # A name that timm does not have, before a file that is there, is refused by that name.
         one_word = Path(ahead).name == ahead
-        if timm.is_model(ahead.split(".")[0]) or (one_word and given_path(behind, what).is_file()):
+        if is_network(ahead) or (one_word and given_path(behind, what).is_file()):
             network, text = ahead, behind
     path = given_path(text, what)
     run = _run_of(path)
@@ -166,7 +166,7 @@ def given_encoder(
         number = derive_seed(os.path.realpath(file)) % 16**4
         found = from_file(file, network, channels)
         return _imported(found, f"weights-{found.name}-{number:04x}")
-    if path.suffix not in WEIGHTS and timm.is_model(text.split(".")[0]):
+    if path.suffix not in WEIGHTS and is_network(text):
         return _imported(published(text, channels), f"timm-{text}")
     raise CheckpointError(none_of_these(what, path))
 
@@ -182,6 +182,8 @@ def none_of_these(what: str, path: Path) -> str:
     elif len(path.parts) > 1:
         found = "there is no such file or folder"
     else:
+        import timm
+
         found = "there is no such file or folder, and timm has no model of that name"
         near += difflib.get_close_matches(path.name, [*timm.list_pretrained(), *timm.list_models()], n=2)
     return f"{what} is '{path}': {found}" + (f"; did you mean {' or '.join(near[:3])}?" if near else "")

@@ -11,8 +11,6 @@ from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
-from timm.layers import resample_abs_pos_embed
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from simclr.config.model import EncoderConfig
@@ -131,6 +129,9 @@ def _found_in(weights: dict[Place, dict[str, Tensor]], wanted: dict[str, Tensor]
 
 def _fitted(found: dict[str, Tensor], wanted: dict[str, Tensor], backbone: nn.Module, channels: int) -> list[str]:
     """Bring tensors of ``found`` into the shapes of ``wanted`` where that is known to be sensible; what was done, in words."""
+    from timm.layers import resample_abs_pos_embed
+    from timm.models import adapt_input_conv
+
     done = []
     for name, tensor in found.items():
         shape = wanted[name].shape

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import Tensor
 
 from augment import AugmentConfig
@@ -22,7 +21,7 @@ from simclr.errors import CheckpointError, ConfigError
 from simclr.exchange.description import EncoderDescription
 from simclr.exchange.imported import position_patches, start_from
 from simclr.exchange.weights_file import named_network
-from simclr.model.encoder import build_backbone, feature_width, without_weights
+from simclr.model.encoder import build_backbone, feature_width, is_network, without_weights
 
 __all__ = ["Imported", "PublishedWeights", "expect_published", "from_file", "published", "published_weights"]
 
@@ -81,6 +80,8 @@ def expect_published(name: str) -> PublishedWeights:
 
 
 def _of_timm(name: str) -> Any:
+    import timm
+
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError:  # a tag behind the dot that timm does not know
@@ -216,6 +217,8 @@ def _network_of(file: Path) -> str:
     Raises:
         CheckpointError: it does not, or names what timm does not have.
     """
+    import timm
+
     told: list[str] = []
     for said, notes in named_network(file):
         told.append(said)
@@ -223,7 +226,7 @@ def _network_of(file: Path) -> str:
         patch = notes.get("patch_size")
         names = (plain, _TORCHVISION.get(said, ""), f"{said}_patch{patch if isinstance(patch, int) else 16}_224")
         for name in names:
-            if name and timm.is_model(name.split(".")[0]):
+            if name and is_network(name):
                 return name
     guesses = [name for name in timm.list_models() if file.stem.startswith(name)]
     guess = max(guesses, key=len) if guesses else "resnet50"

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 from safetensors import SafetensorError, safe_open
 
 from augment import AugmentConfig
@@ -15,7 +14,7 @@ from simclr.exchange.description import EncoderDescription, find_encoder, read_d
 from simclr.exchange.given import WEIGHTS, none_of_these
 from simclr.exchange.of_others import expect_published
 from simclr.exchange.stopped_run import describe_run, is_checkpoint
-from simclr.model.encoder import SMALL_IMAGE
+from simclr.model.encoder import SMALL_IMAGE, is_network
 from simclr.paths import given_path
 
 __all__ = ["StartingPoint", "is_encoder_folder", "published", "starting_point", "with_its_stem"]
@@ -51,7 +50,7 @@ def starting_point(init: str) -> StartingPoint:
         init = str(given_path(init, "encoder.init"))
     path = Path(init)
     if not path.exists():
-        if path.suffix not in WEIGHTS and timm.is_model(init.split(".")[0]):
+        if path.suffix not in WEIGHTS and is_network(init):
             return published(init)
         raise ConfigError(none_of_these("encoder.init", path))
     if is_checkpoint(path) is not None:

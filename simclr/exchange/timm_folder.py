@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -90,6 +89,8 @@ def loading_lines(encoder: Encoder, built: EncoderConfig, folder: str) -> tuple[
 
 def _arguments(encoder: Encoder, built: EncoderConfig) -> tuple[str, dict[str, Any]]:
     """timm's name of the network, and what it is given beside it."""
+    import timm
+
     config = to_dict(built)
     arguments = {key: config[key] for key in ("layers", "channels", "patch_size") if config.get(key) is not None}
     published = timm.get_pretrained_cfg(config["name"])
@@ -102,6 +103,8 @@ def _arguments(encoder: Encoder, built: EncoderConfig) -> tuple[str, dict[str, A
 
 def load_timm(folder: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """The network in ``folder`` by timm alone: uint8 images (B, C, S, S) -> (features (B, F),)."""
+    import timm
+
     config = json.loads((folder / "config.json").read_text())
     if config["small_stem"]:
         model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])

@@ -44,7 +44,7 @@ def quality_focal_loss(
 
     Each class is a sigmoid of its own; a sample's loss is the sum over classes. A label outside 0..C-1 (-1 or C, as
     detectors write it) is background: the target is 0 for every class and the quality is not looked at. The loss is 0,
-    its least, where sigma equals the target everywhere. The slope passes through the factor |y - sigma|^beta too.
+    its least, where sigma equals the target everywhere. The slope passes through the factor ``|y - sigma|^beta`` too.
 
         >>> quality_focal_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([0]), torch.tensor([0.5]))  # 0.5^2 ln 2
         tensor(0.1733)

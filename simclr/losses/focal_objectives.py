@@ -37,7 +37,7 @@ class QualityFocalConfig(LabelLossConfig):
     soft_labels: ClassVar[bool] = True
 
     beta: float = 2.0
-    """Exponent of |y - sigma|: how much less a sample weighs that is nearly right."""
+    """Exponent of ``|y - sigma|``: how much less a sample weighs that is nearly right."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -57,7 +57,7 @@ class NPairLoss(SharedLabelLoss):
     ``temperature=None`` is the paper's formula, products of the embeddings as they are; with one, of rows of length 1 divided
     by it, which heads that end in BatchNorm need (docs/decisions.md, "defaults of N-pair and quadruplet loss").
 
-    ``l2_weight`` times the mean over pairs of (|f|^2 + |f+|^2) / 2 is added.
+    ``l2_weight`` times the mean over pairs of ``(|f|^2 + |f+|^2) / 2`` is added.
 
     `statistics`: pairs, accuracy (share of anchors nearest to their own positive), samples_dropped, embedding_length.
 

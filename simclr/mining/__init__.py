@@ -6,14 +6,12 @@
     >>> semi_hard(pairwise_distance(z), labels, margin=0.2).indices()[0]  # anchor 0, positive 1, negative 2
     tensor([0, 1, 2])
 
-| strategy | triplets | source |
-|---|---|---|
-| `batch_all` | every one; their sum is formed without listing them | Schroff et al. 2015 |
-| `hard` | one an anchor: its farthest positive, its nearest negative | Hermans et al. 2017 |
-| `semi_hard` | one a positive pair: the nearest negative that is farther, within the margin | Schroff et al. 2015 |
-| `distance_weighted` | one a positive pair, drawn evenly over distance | Wu et al. 2017 |
-| `random_negatives` | one a positive pair, drawn evenly over negatives | |
-| `offline_triplets` | hard ones of a large embedded subset | Schroff et al. 2015, section 3.2 |
+- `batch_all`: every triplet; their sum is formed without listing them (Schroff et al. 2015);
+- `hard`: one an anchor, its farthest positive, its nearest negative (Hermans et al. 2017);
+- `semi_hard`: one a positive pair, the nearest negative that is farther, within the margin (Schroff et al. 2015);
+- `distance_weighted`: one a positive pair, drawn evenly over distance (Wu et al. 2017);
+- `random_negatives`: one a positive pair, drawn evenly over negatives;
+- `offline_triplets`: hard ones of a large embedded subset (Schroff et al. 2015, section 3.2).
 
 Every strategy takes distances and labels (int64; arrays, lists and other whole numbers are made that), and is O(N^2)
 in memory and, up to a logarithm, in time. None loops over samples or classes in Python, and none but

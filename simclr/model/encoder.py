@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import timm
 import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
@@ -18,10 +17,17 @@ from simclr.config import EncoderConfig
 from simclr.errors import ConfigError
 from simclr.model.modes import evaluating
 
-__all__ = ["SMALL_IMAGE", "build_backbone", "checkpoint_activations", "feature_width", "without_weights"]
+__all__ = ["SMALL_IMAGE", "build_backbone", "checkpoint_activations", "feature_width", "is_network", "without_weights"]
 
 SMALL_IMAGE = 64
 """Up to this size in pixels, ``stem="auto"`` is the small-image stem."""
+
+
+def is_network(name: str) -> bool:
+    """Whether timm has a network of this ``name``, with or without a tag behind a dot that says which weights."""
+    import timm  # here and elsewhere where it is called: it imports for two seconds, which no mistake has to wait for
+
+    return bool(timm.is_model(name.split(".")[0]))
 
 
 def build_backbone(
@@ -40,7 +46,9 @@ def build_backbone(
     Raises:
         ConfigError: an unknown name, an option the model does not take, or a model that cannot take images this small.
     """
-    if not timm.is_model(config.name.split(".")[0]):
+    import timm
+
+    if not is_network(config.name):
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
         raise ConfigError(
@@ -103,6 +111,8 @@ def feature_width(backbone: nn.Module, size: int, channels: int = 3) -> int:
 
 
 def _create(config: EncoderConfig, size: int, channels: int) -> nn.Module:
+    import timm
+
     options: dict[str, Any] = {"num_classes": 0, "pretrained": config.pretrained}
     try:
         pretrained_cfg = timm.get_pretrained_cfg(config.name)

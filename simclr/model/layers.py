@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from timm.models import group_parameters
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from simclr.errors import ConfigError
@@ -21,6 +19,8 @@ def layer_numbers(backbone: nn.Module) -> dict[str, int]:
     Raises:
         ConfigError: a backbone for which timm names no layers.
     """
+    from timm.models import group_parameters
+
     matcher: Any = getattr(backbone, "group_matcher", None)
     if matcher is None:
         raise _no_layers(backbone)
@@ -64,6 +64,8 @@ def layer_decay(backbone: nn.Module, decay: float) -> Callable[[str], float]:
     """
     if decay == 1.0:
         return lambda name: 1.0
+    from timm.optim import param_groups_layer_decay
+
     whole = _WithClassifier(backbone)
     scales = {
         id(p): group["lr_scale"]

@@ -9,7 +9,7 @@ from simclr.errors import ConfigError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["release", "take"]
+__all__ = ["holder", "release", "take"]
 
 _held: dict[Path, int] = {}
 """Folder -> the descriptor whose lock it has."""
@@ -51,6 +51,20 @@ def release(folder: Path) -> None:
     """Let another process have ``folder``."""
     descriptor = _held.pop(folder.absolute(), None)
     if descriptor is not None:
+        os.close(descriptor)
+
+
+def holder(folder: Path) -> int | None:
+    """The process that writes ``folder``, 0 where there is none; None where the system does not tell. Takes no lock itself."""
+    if not Path("/proc/locks").is_file():
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return _holder(descriptor) or 0
+    finally:
         os.close(descriptor)
 
 

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from augment import AugmentConfig, ViewParameters
@@ -16,6 +13,10 @@ from simclr.files import atomically
 from simclr.names import drawn as text_of
 from simclr.names import legible
 from simclr.run.log import figures_over, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_contact_sheet", "draw_curves", "draw_views", "write_contact_sheet"]
 
@@ -42,6 +43,9 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     Raises:
         CheckpointError: the disk refuses.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     lines = read_metrics(metrics)
     panels = []
     for key, kind, title in _PANELS:
@@ -155,7 +159,7 @@ def draw_contact_sheet(
     std: Sequence[float] | None = None,
     title: str = "",
     limit: int = 12,
-) -> Figure:
+) -> "Figure":
     """A picture: every image with the outline of its crops, beside it its views and the operations that acted.
 
     Args:
@@ -170,6 +174,9 @@ def draw_contact_sheet(
     Raises:
         ValueError: the shapes do not belong together.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     if views.ndim != 5 or images.ndim != 4 or views.shape[:2] != (parameters.views, len(images)):
         raise ValueError(
             f"images {tuple(images.shape)}, views {tuple(views.shape)} and the parameters of {parameters.views} views "
@@ -247,7 +254,7 @@ def _denormalised(views: Tensor, mean: Sequence[float] | None, std: Sequence[flo
     return views * views.new_tensor(std)[:, None, None] + views.new_tensor(mean)[:, None, None]
 
 
-def _draw(axes: Axes, picture: Tensor, colour: str, size: Sequence[int] | None = None) -> None:
+def _draw(axes: "Axes", picture: Tensor, colour: str, size: Sequence[int] | None = None) -> None:
     height, width = picture.shape[:2] if size is None else size
     # Small images are shown pixel by pixel: smoothing would hide what the encoder sees.
     smooth = "nearest" if max(picture.shape[:2]) < 128 else "antialiased"
@@ -259,8 +266,10 @@ def _draw(axes: Axes, picture: Tensor, colour: str, size: Sequence[int] | None =
         spine.set_linewidth(1.6)
 
 
-def _draw_original(axes: Axes, picture: Tensor, boxes: list[list[int]], size: Sequence[int] | None) -> None:
+def _draw_original(axes: "Axes", picture: Tensor, boxes: list[list[int]], size: Sequence[int] | None) -> None:
     """An image with its crops; ``size`` is the height and width that a stretched one has by itself."""
+    from matplotlib.patches import Rectangle
+
     _draw(axes, picture, "#bbbbbb", size)
     height, width = picture.shape[:2] if size is None else size
     inset = 0.02 * max(height, width)  # keeps an outline along the border in sight

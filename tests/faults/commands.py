@@ -28,6 +28,12 @@ BY_HAND = ["bash", "-c", _EACH, "bash", sys.executable]
 """Two processes that nobody supervises, at the port MASTER_PORT."""
 
 
+def heeding() -> None:
+    """Ctrl-C and a closed terminal mean something to this process, where the tests run under nohup or in the background too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Command:
     """scripts/pretrain.py by a launcher, in ``folder``, whose processes are known by a mark in their environment."""
 
@@ -49,7 +55,7 @@ class Command:
         with (folder / f"{self.mark}.log").open("wb") as log:  # the process has its own descriptor of it
             self.process = subprocess.Popen(
                 [*(by or LAUNCHERS[launcher, count]), str(ROOT / "scripts" / "pretrain.py"), *words],
-                cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
+                cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=heeding,
             )  # fmt: skip
 
     def said(self) -> str:

@@ -32,8 +32,9 @@ from linear_eval import LinearClassifier
 from linear_eval.classify.saved_probe import SavedProbe, read_probe, write_probe
 from linear_eval.comparison.pictures import draw_runs
 from linear_eval.comparison.runs import read_runs, seed_groups
-from linear_eval.comparison.tables import ReportOptions, compare_runs
+from linear_eval.comparison.tables import compare_runs
 from linear_eval.features.extract import Features
+from linear_eval.page.document import page_of, rendered
 from simclr.command_line import parse_command
 from simclr.config import EncoderConfig, TrainConfig
 from simclr.config.yaml import flat_fields, load_config, save_config, to_dict
@@ -366,7 +367,7 @@ def test_logs_and_results(fuzz: Fuzz, config: TrainConfig, tmp_path: Path) -> No
     def read(content: bytes) -> None:
         log = run / "metrics.jsonl"
         log.write_bytes(content)
-        compare_runs([run], ReportOptions())
+        compare_runs([run])
         with RunLog(run, accelerator, total_steps=8, start_step=3) as going_on:
             going_on.step(4, 1, figures)
         assert [line["step"] for line in read_metrics(log) if line["kind"] == "step"][-1] == 4
@@ -379,12 +380,13 @@ def test_logs_and_results(fuzz: Fuzz, config: TrainConfig, tmp_path: Path) -> No
         (run / "metrics.jsonl").write_bytes(content)
         draw_runs(seed_groups(read_runs([run])))
         draw_curves(run / "metrics.jsonl", run / "curves.png")
+        rendered(page_of(read_runs([run])))
 
     fuzz("curves", 8, odd, draw)
 
     def of_config(content: bytes) -> None:
         (run / "config.yaml").write_bytes(content)
-        compare_runs([run], ReportOptions())
+        compare_runs([run])
 
     written = (run / "config.yaml").read_bytes()
     fuzz("a report's config.yaml", 60, EDITS.map(lambda edits: edited(written, edits)), of_config)
@@ -402,9 +404,15 @@ def test_logs_and_results(fuzz: Fuzz, config: TrainConfig, tmp_path: Path) -> No
 
     def of_result(content: bytes) -> None:
         (run / "result.json").write_bytes(content)
-        compare_runs([run], ReportOptions())
+        compare_runs([run])
 
     fuzz("result.json", 100, changed_trees(result).map(as_json), of_result)
+
+    def on_a_page(content: bytes) -> None:
+        (run / "result.json").write_bytes(content)
+        rendered(page_of(read_runs([run])))
+
+    fuzz("a report of result.json", 12, changed_trees(result).map(as_json), on_a_page)
 
 
 def test_lists_of_images(fuzz: Fuzz, tmp_path: Path) -> None:

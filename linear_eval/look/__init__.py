@@ -1,0 +1,1 @@
+"""Looking at what an encoder makes of a set: alike images, copies, likely wrong labels, maps, contact sheets."""
