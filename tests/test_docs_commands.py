@@ -133,6 +133,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(here / "DIR" / part / label / f"{number}.png")
+    Image.fromarray(pixels).save(here / "wren.jpg")
     names = [path.relative_to(here / "DIR") for path in sorted((here / "DIR").rglob("*.png"))]
     (here / "labels.csv").write_text("path,label\n" + "".join(f"{name},{name.parent.name}\n" for name in names))
     folder = replace(simclr.preset("folder").data, path=here / "DIR")
