@@ -15,15 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageEnhance
+from sklearn.datasets import load_digits
 
+from augment import AugmentConfig
 from linear_eval.look.copies import copies, group_numbers
 from linear_eval.look.prints import pixels_of
 from linear_eval.look.seen import Seen, look_at
 from linear_eval.look.surprising import agreed, neighbour_votes, out_of_fold
 from linear_eval.scored_run import ScoredRun
-from simclr.config import DataConfig
+from simclr.config import DataConfig, EncoderConfig
+from simclr.exchange.encoder import export_encoder
+from simclr.model.encoder import build_backbone
 
 FIRST, SHARE, COPIED = 50, 0.05, 48
 
@@ -123,16 +128,45 @@ def planted_copies(seen: Seen, planted: Planted) -> tuple[dict[str, tuple[int, i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run, a file or the name of a timm model")
-    parser.add_argument("--path", type=Path, required=True, help="a folder of images by class")
+    parser.add_argument("run", nargs="?", help="a run, a file or the name of a timm model")
+    parser.add_argument("--path", type=Path, help="a folder of images by class")
+    parser.add_argument(
+        "--quick", action="store_true", help="digits and an encoder of random weights, to try the script"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a copy each")
     arguments = parser.parse_args()
-    run = ScoredRun.at(arguments.run)
+    if arguments.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            measure(digits_and_no_encoder(Path(scratch)), Path(scratch) / "digits", [0])
+    elif arguments.run is None or arguments.path is None:
+        parser.error("give a run and the images: RUN --path DIR")
+    else:
+        measure(arguments.run, arguments.path, arguments.seeds)
+
+
+def digits_and_no_encoder(folder: Path) -> Path:
+    """An encoder of random weights, and scikit-learn's digits as files by class beside it."""
+    found = load_digits()
+    for number, (image, label) in enumerate(zip(found.images[:300], found.target[:300], strict=True)):
+        target = folder / "digits" / str(label) / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15.9).astype(np.uint8)).resize((32, 32)).save(target)
+    small, augment = (
+        EncoderConfig(name="resnet18", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16)),
+        AugmentConfig(size=32),
+    )
+    backbone = build_backbone(small, 32, seed=0)
+    return export_encoder(backbone, folder / "encoder", config=small, augment=augment, seed=0, training={})
+
+
+def measure(given: Path | str, path: Path, seeds: list[int]) -> None:
+    """Print what is named of what was planted in a copy of ``path`` for each of ``seeds``."""
+    run = ScoredRun.at(given)
     size = run.description.reader.size if run.data is None else run.data.size
-    for seed in arguments.seeds:
+    for seed in seeds:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "copy"
-            shutil.copytree(arguments.path, folder)
+            shutil.copytree(path, folder)
             planted = plant(folder, SHARE, COPIED, seed)
             seen = look_at(run, DataConfig(source="folder", path=folder, size=size))
             print(
