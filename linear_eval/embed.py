@@ -175,7 +175,9 @@ def embed_run(
     if not streamed and kept.keeps(encoder, whole) and whole.broken == "refuse":
         wanted = decoded_later(kept, found, options.data, options.batch_size)
         autocast = AUTOCAST[options.precision]
-        features = whole_features(kept, encoder, wanted, options.batch_size, autocast, options.data.workers, progress)
+        features = whole_features(kept, encoder, wanted, options.batch_size, autocast, options.data.workers)
+        if progress is not None:
+            progress(len(features), len(features))
         naming.refuse(whole, 0, features.x, features.index)
     images, broken = whole, dict[int, str]()
     if features is None:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from linear_eval.look.pages import (
     surprising_sheet,
     surprising_table,
 )
-from linear_eval.look.seen import Progress, Seen, look_at
+from linear_eval.look.seen import Seen, look_at
 from linear_eval.look.surprising import surprising
 from linear_eval.look.thumbnails import picture_of
 from linear_eval.scored_run import ScoredRun
@@ -69,13 +68,12 @@ class NeighborsOptions(EncoderWords):
         require(self.k >= 1, "k", self.k, "at least 1")
 
 
-def find_alike(run: ScoredRun, options: NeighborsOptions, progress: Progress | None = None) -> Iterator[str]:
+def find_alike(run: ScoredRun, options: NeighborsOptions) -> Iterator[str]:
     """Look for what ``options`` ask for, write contact sheets and tables, and say what was found, line by line.
 
     Args:
         run: whose encoder says what is alike.
         options: what to look for.
-        progress: called with what is being done, how much of it is, and how much there is.
 
     Raises:
         CheckpointError: no encoder there, or a disk that refuses.
@@ -86,16 +84,16 @@ def find_alike(run: ScoredRun, options: NeighborsOptions, progress: Progress | N
     data = run.images(options.data)
     out = options.out or run.report_folder(data) / "neighbors"
     queries = _read(run, data, options.query)  # a bad one is refused before the work
-    seen = look_at(run, data, progress=progress)
+    seen = look_at(run, data)
     yield seen.note
     if len(queries):
         yield from _of_queries(run, options, queries, seen, out)
     if options.copies:
-        yield from _of_copies(seen, out, progress)
+        yield from _of_copies(seen, out)
     if options.surprising:
-        yield from _of_labels(seen, out, progress)
+        yield from _of_labels(seen, out)
     if not (len(queries) or options.copies or options.surprising):
-        yield from _of_sample(options, seen, out, progress)
+        yield from _of_sample(options, seen, out)
 
 
 def _read(run: ScoredRun, data: DataConfig, files: tuple[Path, ...]) -> ImageSet:
@@ -137,8 +135,8 @@ def _row_of(seen: Seen, query: Path) -> int:
     return next(iter(positions_of([there], seen.images.paths)), -1)
 
 
-def _of_copies(seen: Seen, out: Path, progress: Progress | None) -> Iterator[str]:
-    groups = copies(seen, progress)
+def _of_copies(seen: Seen, out: Path) -> Iterator[str]:
+    groups = copies(seen)
     crossing = sum(group.crosses for group in groups)
     images = sum(len(group.rows) for group in groups)
     if not groups:
@@ -153,8 +151,8 @@ def _of_copies(seen: Seen, out: Path, progress: Progress | None) -> Iterator[str
     yield _wrote(copies_table(out / "copies.csv", seen, groups))
 
 
-def _of_labels(seen: Seen, out: Path, progress: Progress | None) -> Iterator[str]:
-    found = surprising(seen, progress=progress)
+def _of_labels(seen: Seen, out: Path) -> Iterator[str]:
+    found = surprising(seen)
     if not found:
         yield "no label surprises: the probe says of every image what it is called"
         return
@@ -166,10 +164,9 @@ def _of_labels(seen: Seen, out: Path, progress: Progress | None) -> Iterator[str
     yield _wrote(surprising_table(out / "surprising.csv", seen, found))
 
 
-def _of_sample(options: NeighborsOptions, seen: Seen, out: Path, progress: Progress | None) -> Iterator[str]:
+def _of_sample(options: NeighborsOptions, seen: Seen, out: Path) -> Iterator[str]:
     drawn = drawn_rows(seen, _SAMPLE)
-    shown = None if progress is None else partial(progress, "alike images")
-    cosines, rows = nearest_rows(seen.x, seen.x[drawn], options.k, own=drawn, index=options.index, progress=shown)
+    cosines, rows = nearest_rows(seen.x, seen.x[drawn], options.k, own=drawn, index=options.index)
     share = share_alike(seen, drawn, rows[:, :_SHOWN])
     note = (
         "" if share is None else f"blue: the same class, orange: another one; {100 * share:.0f} % are of the same class"

@@ -13,15 +13,13 @@ from simclr.stopping import listen
 if __name__ == "__main__":
     listen()  # before the imports, which take seconds
 
-from rich.console import Console
-from rich.progress import Progress
-
 from linear_eval.asked import fed_as_asked, images_to_start_from
 from linear_eval.neighbors import NeighborsOptions, find_alike
 from linear_eval.scored_run import ScoredRun
 from linear_eval.sharing import shared
 from simclr.command_line import parse_flags, run_and_flags, run_command
 from simclr.names import printable
+from simclr.progress import screen
 
 
 @shared
@@ -33,14 +31,8 @@ def main(arguments: list[str]) -> int:
     options = parse_flags(NeighborsOptions, words, "neighbors.py RUN", about, default=default)
     run, said = fed_as_asked(run, words, options.data)
     print("".join(f"{line}\n" for line in said), end="", file=sys.stderr)
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        for line in find_alike(
-            run,
-            options,
-            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        ):
+    with screen():
+        for line in find_alike(run, options):
             print(printable(line))
     return 0
 

@@ -14,7 +14,6 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -192,23 +191,20 @@ def features_of(
     *,
     workers: int = 0,
     autocast: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """``extract_features``, or what ``kept`` has of them; what had to be taken is kept.
 
     Args:
         kept: None takes them, and keeps nothing.
         name: the row that they are of, in lines and in the folder.
-        encoder, images, batch_size, device, workers, autocast, progress: as ``extract_features`` takes them.
+        encoder, images, batch_size, device, workers, autocast: as ``extract_features`` takes them.
     """
     if kept is not None:
         found = kept.look(name, encoder, images, batch_size, device, autocast)
         if found is not None:
             return found
     given = images if kept is None else kept.read(images)
-    features = extract_features(
-        encoder, given, batch_size, device, workers=workers, autocast=autocast, progress=progress
-    )
+    features = extract_features(encoder, given, batch_size, device, workers=workers, autocast=autocast)
     if kept is not None:
         kept.keep(name, encoder, images, batch_size, device, autocast, features)
     return features
@@ -224,25 +220,16 @@ def features_of_parts(
     *,
     workers: int = 0,
     autocast: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Features (N, F) of all images of several parts, one part after the other, each as ``features_of`` takes it."""
-    taken, total, done = list[Tensor](), sum(map(len, parts)), 0
+    taken = list[Tensor]()
     for part in parts:
-        shown = None if progress is None else partial(_from, progress, done, total)
         if len(part):
-            found = features_of(
-                kept, name, encoder, part, batch_size, device, workers=workers, autocast=autocast, progress=shown
-            )
+            found = features_of(kept, name, encoder, part, batch_size, device, workers=workers, autocast=autocast)
             taken.append(found.x)
-        done += len(part)
     if not taken:
         raise DataError("the set to take features of is empty: at least one image is needed")
     return torch.cat(taken)
-
-
-def _from(progress: Callable[[int, int], None], before: int, total: int, done: int, of: int) -> None:
-    progress(before + done, total)
 
 
 def _nbytes(encoder: nn.Module, images: ImageSet) -> int:

@@ -5,14 +5,13 @@ copies: those that it puts much nearer to one another than to all others.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from linear_eval.look.neighbours import nearest_rows
 from linear_eval.look.prints import fingerprints_of
-from linear_eval.look.seen import Progress, Seen
+from linear_eval.look.seen import Seen
 from linear_eval.progress import default_device
 from simclr.data.copy_pairs import copy_pairs
 
@@ -45,17 +44,16 @@ class CopyGroup:
         return len(self.parts) > 1
 
 
-def copies(seen: Seen, progress: Progress | None = None) -> list[CopyGroup]:
+def copies(seen: Seen) -> list[CopyGroup]:
     """Groups of near-duplicates among all images, the surest first.
 
     Args:
         seen: the images.
-        progress: called with what is done, how much of it is, and how much there is.
 
     Raises:
         DataError: images that do not decode.
     """
-    pairs, agreement = _pairs(seen, progress)
+    pairs, agreement = _pairs(seen)
     number = _joined(len(seen), pairs)
     weakest: dict[int, float] = {}
     for group, value in zip(number[pairs[:, 0]].tolist(), agreement.tolist(), strict=True):
@@ -75,17 +73,16 @@ def copies(seen: Seen, progress: Progress | None = None) -> list[CopyGroup]:
     return sorted(groups, key=lambda one: (-one.agreement, one.rows))
 
 
-def group_numbers(seen: Seen, progress: Progress | None = None) -> Tensor:
+def group_numbers(seen: Seen) -> Tensor:
     """(N,) int64: the number of the group of copies that each image is in, -1 for none."""
-    return _joined(len(seen), _pairs(seen, progress)[0])
+    return _joined(len(seen), _pairs(seen)[0])
 
 
-def _pairs(seen: Seen, progress: Progress | None) -> tuple[Tensor, Tensor]:
+def _pairs(seen: Seen) -> tuple[Tensor, Tensor]:
     if len(seen) < 2:
         return torch.empty(0, 2, dtype=torch.int64), torch.empty(0)
-    prints = fingerprints_of(seen, progress)
-    shown = None if progress is None else partial(progress, "alike images")
-    cosines, near = nearest_rows(seen.x, k=_NEAREST, progress=shown)
+    prints = fingerprints_of(seen)
+    cosines, near = nearest_rows(seen.x, k=_NEAREST)
     # Copies are much nearer than the others of an image's neighbourhood, however wide that is (Lowe 2004 has the ratio).
     distance = 1 - cosines
     close = distance[:, :_COMPARED] < _RATIO * distance[:, -1:]

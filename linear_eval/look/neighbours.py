@@ -6,7 +6,6 @@
 [1, 0, 1]
 """
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from linear_eval.features.rows import parts_of
 from linear_eval.matching.search import nearest
 from simclr.errors import MissingExtraError
+from simclr.progress import each
 
 __all__ = ["Index", "check_index", "nearest_rows"]
 
@@ -33,7 +33,6 @@ def nearest_rows(
     *,
     own: Tensor | None = None,
     index: Index = "exact",
-    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosines (Q, k) float32 and rows (Q, k) int64 of the k rows of ``x`` nearest to each query, the nearest first.
 
@@ -44,7 +43,6 @@ def nearest_rows(
         own: (Q,) int64, the row of ``x`` that each query is, which is then not found by itself.
         index: ``exact`` compares with every row: 100 queries among 2 million rows take seconds. ``faiss`` does so too, but
             of hundreds of thousands of queries; for those it looks into some of many cells, and may miss a neighbour.
-        progress: called with (rows looked at, rows in all).
 
     Raises:
         DataError: rows with NaN or infinity, or of different width.
@@ -53,9 +51,8 @@ def nearest_rows(
     if queries is None:
         queries, own = x, torch.arange(len(x))
     if index == "faiss":
-        return _by_faiss(x, queries, k, own, progress)
-    shown = None if progress is None else lambda done: progress(done, len(x))
-    return nearest(queries, x, k, own=own, progress=shown)
+        return _by_faiss(x, queries, k, own)
+    return nearest(queries, x, k, own=own)
 
 
 def check_index(index: Index) -> None:
@@ -74,9 +71,7 @@ def _faiss() -> Any:
     return faiss
 
 
-def _by_faiss(
-    x: Tensor, queries: Tensor, k: int, own: Tensor | None, progress: Callable[[int, int], None] | None
-) -> tuple[Tensor, Tensor]:
+def _by_faiss(x: Tensor, queries: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
     faiss = _faiss()
     faiss.omp_set_num_threads(torch.get_num_threads())
     count, width = x.shape
@@ -87,10 +82,8 @@ def _by_faiss(
         drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: 40 * cells]
         table.train(F.normalize(x[drawn].float(), dim=1).numpy())
         table.nprobe = max(1, cells // 32)
-    for part, rows in parts_of(x):
+    for _, rows in each(parts_of(x), "index of faiss", unit="parts"):
         table.add(F.normalize(rows.float(), dim=1).numpy())
-        if progress is not None:
-            progress(part.stop, count)
     most = min(k + (own is not None), count)
     cosines, found = map(torch.from_numpy, table.search(F.normalize(queries.float(), dim=1).numpy(), most))
     if own is None:

@@ -5,7 +5,7 @@ cosines, rows = nearest_rows(seen.x, seen.x[:10], k=5)      # linear_eval/look/n
 print(seen.names[0], [seen.names[row] for row in rows[0]])
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,10 +27,8 @@ from simclr.config import DataConfig
 from simclr.data import ImageSet
 from simclr.data.places import chosen
 
-__all__ = ["Progress", "Seen", "look_at", "seen_images"]
+__all__ = ["Seen", "look_at", "seen_images"]
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is, and how much there is."""
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
@@ -94,7 +92,6 @@ def look_at(
     *,
     most: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Seen:
     """The features of all images of a set, as a score takes them: what a score or an earlier look kept is not taken again.
 
@@ -104,7 +101,6 @@ def look_at(
         most: where there are more images and no features of them are kept, take so many, drawn under ``seed`` evenly from
             every class of every part; None takes all.
         seed: of the draw.
-        progress: called with ("features", images done, images in all).
 
     Raises:
         CheckpointError: no encoder there, or not all of it.
@@ -114,7 +110,7 @@ def look_at(
     data = run.images(data)
     found = all_images(run, data, kept=run.kept(data))
     kept = kept_beside(run, lambda line: None)
-    return seen_images(run, data, found, kept, most=most, seed=seed, progress=progress)
+    return seen_images(run, data, found, kept, most=most, seed=seed)
 
 
 def seen_images(
@@ -126,7 +122,6 @@ def seen_images(
     config: EvalConfig | None = None,
     most: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Seen:
     """``look_at`` of the images ``found``, with features that ``kept`` has, and by the protocol ``config``."""
     config = run.default_protocol() if config is None else config
@@ -141,8 +136,7 @@ def seen_images(
         if any(one is None for one in known):
             found, rows = _draw(whole, most, seed)
             found, names = decoded_later(kept, found, data, config.batch_size, say), chosen(names, rows)
-    shown = None if progress is None else partial(progress, "features")
-    features = whole_features(kept, encoder, found, config.batch_size, autocast, data.workers, shown)
+    features = whole_features(kept, encoder, found, config.batch_size, autocast, data.workers)
     check_features(features, "whole", labelled=False)
     images, total, count = found.images, len(found.images), len(whole.images)
     numbers = torch.cat(

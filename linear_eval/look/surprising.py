@@ -5,7 +5,6 @@ Estimating Uncertainty in Dataset Labels"); the vote of an image's neighbours is
 Corrupted Labels with Training-Free Methods"). ``docs/look.md`` has what they name of planted labels, alone and together.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +15,12 @@ from linear_eval.classify.probe import STRENGTHS
 from linear_eval.features.rows import Rows, column_statistics
 from linear_eval.look.copies import group_numbers
 from linear_eval.look.neighbours import nearest_rows
-from linear_eval.look.seen import Progress, Seen
+from linear_eval.look.seen import Seen
 from linear_eval.progress import default_device
 from simclr.cores import threads_for
 from simclr.data.groups import group_folds
 from simclr.errors import DataError
+from simclr.progress import each
 
 __all__ = ["FOLDS", "Surprise", "agreed", "neighbour_votes", "out_of_fold", "surprising"]
 
@@ -56,7 +56,7 @@ class Surprise:
     """Share of its nearest images that bear its label."""
 
 
-def surprising(seen: Seen, most: int = 50, *, progress: Progress | None = None) -> list[Surprise]:
+def surprising(seen: Seen, most: int = 50) -> list[Surprise]:
     """The labelled images whose label is most probably wrong, the most surprising first.
 
     Every image of every part is predicted by a probe that was fitted on four fifths of the images, and by the labels of its
@@ -65,7 +65,6 @@ def surprising(seen: Seen, most: int = 50, *, progress: Progress | None = None) 
     Args:
         seen: the images.
         most: how many; fewer where fewer labels are the less likely ones.
-        progress: called with what is done, how much of it is, and how much there is.
 
     Raises:
         DataError: fewer than two classes of two labelled images.
@@ -77,9 +76,8 @@ def surprising(seen: Seen, most: int = 50, *, progress: Progress | None = None) 
             f"{seen.images.name} has {len(labelled)} labelled images of {len(classes)} classes: what is surprising takes two "
             "classes of two images at least"
         )
-    x, groups = seen.x[labelled], group_numbers(seen, progress)[labelled]
-    shown = None if progress is None else lambda done: progress("probes", done, FOLDS)
-    p, votes = out_of_fold(x, target, groups, progress=shown), neighbour_votes(x, target, len(classes), groups)
+    x, groups = seen.x[labelled], group_numbers(seen)[labelled]
+    p, votes = out_of_fold(x, target, groups), neighbour_votes(x, target, len(classes), groups)
     q = agreed(p, votes)
     own = q.gather(1, target[:, None]).flatten()
     best, said = q.scatter(1, target[:, None], -1.0).max(1)
@@ -113,7 +111,6 @@ def out_of_fold(
     groups: Tensor | None = None,
     *,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Probabilities (M, C) float32 of each row by the linear probe that was fitted on the other folds.
 
@@ -124,7 +121,6 @@ def out_of_fold(
         target: (M,) int64, from 0 to C - 1.
         groups: (M,) int64, rows of one number are in one fold; -1 is a group of its own.
         seed: of the folds.
-        progress: called with the folds that are done.
     """
     classes, device = int(target.max()) + 1, default_device()
     groups = torch.full_like(target, -1) if groups is None else groups
@@ -135,12 +131,10 @@ def out_of_fold(
     p = torch.nn.functional.one_hot(target, classes).float()  # of what is in no fold: the only group of its class
     with threads_for(x.numel() * len(strengths) * classes):
         chosen = _strength(rows, target, classes, strengths, fold_of)
-        for fold in range(FOLDS):
+        for fold in each(range(FOLDS), "probes", unit="folds"):
             out = fold_of == fold
             if out.any():
                 p[out] = _held_out_logits(rows, target, classes, strengths[chosen : chosen + 1], out)[0].softmax(1)
-            if progress is not None:
-                progress(fold + 1)
     return p
 
 

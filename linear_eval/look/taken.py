@@ -37,7 +37,6 @@ def whole_features(
     batch_size: int,
     autocast: torch.dtype | None,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """Features of all images ``found``, in their order as a whole.
 
@@ -48,7 +47,6 @@ def whole_features(
         batch_size: images an encoder call.
         autocast: the type that the encoder runs in, or None.
         workers: processes that decode what is not in memory.
-        progress: called with (images done, images in all).
 
     Raises:
         DataError: no image, or one that does not decode.
@@ -56,7 +54,7 @@ def whole_features(
     parts = tuple(found.parts.values())
     x = features_of_parts(
         kept, "encoder", encoder, parts, batch_size, default_device(),
-        workers=workers, autocast=autocast, progress=progress,
+        workers=workers, autocast=autocast,
     )  # fmt: skip
     labels = all_labels(found.images)
     assert labels is not None

@@ -1,7 +1,7 @@
 """Small pictures of the images of a set, decoded for that from their files."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -13,6 +13,7 @@ from simclr.cores import share_of_cores
 from simclr.data import ImageSet
 from simclr.data.channels import shown_bands
 from simclr.errors import DataError
+from simclr.progress import each
 
 __all__ = ["KIND", "picture_of", "thumbnails"]
 
@@ -20,9 +21,7 @@ KIND = "image/webp"
 """What ``thumbnails`` are."""
 
 
-def thumbnails(
-    images: ImageSet, rows: Sequence[int], side: int, progress: Callable[[int, int], None] | None = None
-) -> dict[int, bytes]:
+def thumbnails(images: ImageSet, rows: Sequence[int], side: int) -> dict[int, bytes]:
     """The bytes of a WebP picture by row, its longer side ``side`` pixels; smaller images keep their size.
 
     The picture is all of the image, in its shape. A file that does not decode any more has none.
@@ -31,18 +30,14 @@ def thumbnails(
         images: the set.
         rows: which of them.
         side: pixels.
-        progress: called with (pictures made, pictures in all).
     """
     wanted = list(dict.fromkeys(rows))
     found: dict[int, bytes] = {}
     with ThreadPoolExecutor(share_of_cores()) as pool:
-        for done, (row, picture) in enumerate(
-            zip(wanted, pool.map(lambda row: _webp(images, row, side), wanted), strict=True), start=1
-        ):
+        made = pool.map(lambda row: _webp(images, row, side), wanted)
+        for row, picture in each(zip(wanted, made, strict=True), "small pictures", len(wanted)):
             if picture is not None:
                 found[row] = picture
-            if progress is not None:
-                progress(done, len(wanted))
     return found
 
 

@@ -9,7 +9,7 @@ rounding leaves open which rows those are, as among copies, all of the part are.
 (tensor([[1, 2]]), tensor([[1.0000, 0.7071]]))
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from linear_eval.features.rows import parts_of
 from linear_eval.matching.similarity import block_scores, pair_cosines, prepare
 from simclr.errors import DataError
 from simclr.numerics import float32_products
+from simclr.progress import each
 
 __all__ = ["nearest"]
 
@@ -35,7 +36,6 @@ def nearest(
     k: int,
     *,
     own: Tensor | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosines (Q, k) float32 and rows (Q, k) int64 of the k rows of ``x`` (N, F) nearest to each of ``queries`` (Q, F).
 
@@ -47,7 +47,6 @@ def nearest(
         x: where.
         k: how many.
         own: (Q,) int64, the row of ``x`` that each query is, which is not found by itself.
-        progress: called with the rows that were looked at.
 
     Raises:
         DataError: queries or rows with NaN or infinity, or of different width.
@@ -57,7 +56,7 @@ def nearest(
     best = torch.empty(len(asked), 0, dtype=torch.float64)
     rows = torch.empty(len(asked), 0, dtype=torch.int64)
     start = 0
-    for part in (part for _, part in parts_of(x)) if isinstance(x, Tensor) else x:
+    for part in each((part for _, part in parts_of(x)) if isinstance(x, Tensor) else x, "alike images", unit="parts"):
         if part.shape[1] != asked.shape[1]:
             raise DataError(
                 f"the queries have {asked.shape[1]} features and the others {part.shape[1]}: both must be of one encoder"
@@ -78,8 +77,6 @@ def nearest(
         start += len(part)
         most = min(k, start if own is None else start - 1)
         best, rows = best[:, :most], rows[:, :most]
-        if progress is not None:
-            progress(start)
     return best.float(), rows
 
 

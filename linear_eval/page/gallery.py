@@ -1,6 +1,5 @@
 """The images of one run put together for its report: which to show, and the small picture of each."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -45,14 +44,9 @@ def look_of(run: RunRecord, answers: StoredAnswers | None, confusion: Confusion 
     if not run.finished:
         return None, ""
     try:
-        with progress("the images of the report", lines=False) as work:
-
-            def counted(what: str, done: int, total: int) -> None:
-                work(done, total)
-                work.what = f"report: {what}"
-
-            seen = look_at(ScoredRun.at(run.folder), most=MOST_IMAGES, progress=counted)
-            return _Chosen(seen, counted).look(answers, confusion), ""
+        with progress("the images of the report", lines=False):
+            seen = look_at(ScoredRun.at(run.folder), most=MOST_IMAGES)
+            return _Chosen(seen).look(answers, confusion), ""
     except PipelineError as error:
         return None, f"Its images cannot be shown: {error}."
 
@@ -60,8 +54,8 @@ def look_of(run: RunRecord, answers: StoredAnswers | None, confusion: Confusion 
 class _Chosen:
     """Which images of a set are shown, gathered section by section; each becomes a picture once, at the end."""
 
-    def __init__(self, seen: Seen, counted: Callable[[str, int, int], None]) -> None:
-        self.seen, self.counted = seen, counted
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
         self.pictures = Pictures()
         self.row_of = {name: row for row, name in enumerate(seen.names)}
 
@@ -71,14 +65,13 @@ class _Chosen:
         neighbours, said = self._neighbours()
         groups, duplicates = self._copies()
         odd = self._surprising()
-        self.counted("the map", 0, 0)
         generator = torch.Generator().manual_seed(0)
         rows = torch.randperm(len(seen), generator=generator)[:MOST_POINTS].sort().values
         method: Method = "tsne" if len(rows) >= 5 else "pca"
         spots = map_of(seen.x[rows], method)
         script, place = draw_map(spots, seen.y[rows].tolist(), len(seen.classes), "")
         points = [self.pictures.want(row) for row in rows.tolist()]
-        content = thumbnails(seen.images, list(self.pictures.rows), SIDE, lambda d, t: self.counted("pictures", d, t))
+        content = thumbnails(seen.images, list(self.pictures.rows), SIDE)
         colours = class_colours(len(seen.classes))
         return Look(
             neighbours=neighbours,
@@ -155,7 +148,7 @@ class _Chosen:
 
     def _copies(self) -> tuple[list[list[Picture]], str]:
         seen = self.seen
-        groups = copies(seen, self.counted)
+        groups = copies(seen)
         if not groups:
             return [], f"None among {len(seen):,} images."
         crossing = sum(group.crosses for group in groups)
@@ -180,7 +173,7 @@ class _Chosen:
                     f"labelled {seen.label(one.row)}, looks like {seen.classes[one.said]} ({100 * one.confidence:.0f} %): "
                     f"{_short(seen.names[one.row])}",
                 )
-                for one in surprising(seen, SURPRISES, progress=self.counted)
+                for one in surprising(seen, SURPRISES)
             ]
         return []
 
