@@ -102,8 +102,8 @@ def _curve(run: RunRecord) -> Iterator[Advice]:
     elif before:
         yield Advice(
             "good",
-            f"Online kNN has levelled off at {100 * last:.1f} %, as it does where the learning rate falls to nothing; a longer run "
-            "may still end higher.",
+            f"Online kNN has levelled off at {100 * last:.1f} %, as it does where the learning rate falls to nothing; a longer "
+            "run may still end higher.",
         )
     if all(b <= a for (_, a), (_, b) in pairwise(points)) and points[0][1] > last:
         yield Advice(
