@@ -114,8 +114,9 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture(autouse=True)
 def small_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs in this process leave pictures of one pixel, which take no second to draw; not those marked ``pictures``."""
+    """Runs in this process leave pictures of one pixel and empty reports, which take no second; not those marked ``pictures``."""
     if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("linear_eval.page.write.page_in_bytes", lambda folders: b"")
         for name in ("draw_curves", "draw_first_views"):
             monkeypatch.setattr(f"simclr.train.{name}", lambda *args: Image.new("RGB", (1, 1)).save(args[-1], "png"))
 

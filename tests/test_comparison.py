@@ -289,6 +289,7 @@ def test_damaged_logs_and_configs_are_one_line_or_left_out(command: Command, run
         assert (code, out) == (2, "") and err.startswith(f"error: {config} cannot be read") and err.count("\n") == 1
 
 
+@pytest.mark.pictures
 def test_the_page_needs_nothing_beside_it_and_has_every_score(whole: Command, runs: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "pages" / "all.html"
     code, out, err = whole(*runs, "--out", page)
@@ -302,6 +303,7 @@ def test_the_page_needs_nothing_beside_it_and_has_every_score(whole: Command, ru
     assert list(page.parent.iterdir()) == [page]
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("page", ["page.html", "page.md"])
 def test_a_run_whose_name_is_not_utf8_is_on_the_page(
     page: str, whole: Command, runs: list[Path], tmp_path: Path
@@ -352,6 +354,7 @@ def test_mistakes_are_one_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.pictures
 def test_runs_whose_letters_no_font_has_are_numbers_and_the_page_says_which(
     whole: Command, runs: list[Path], tmp_path: Path
 ) -> None:

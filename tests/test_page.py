@@ -30,6 +30,8 @@ from simclr.config import EncoderConfig, HeadConfig, LoopConfig
 
 Command = Callable[..., tuple[int, str, str]]
 
+pytestmark = pytest.mark.pictures
+
 NASTY = "<script>document.title='x'</script><b>&amp;"
 """A class that would be markup if a page let it."""
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import linear_eval.comparison.tables
 import linear_eval.embed
+import linear_eval.page.options
 import simclr
 import simclr.exchange.formats
 from linear_eval.config import EvaluationOptions
@@ -27,7 +27,7 @@ OPTIONS = (
     TrainConfig,
     EvaluationOptions,
     linear_eval.embed.EmbedOptions,
-    linear_eval.comparison.tables.ReportOptions,
+    linear_eval.page.options.PageOptions,
     simclr.exchange.formats.ExportOptions,
 )
 

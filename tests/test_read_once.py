@@ -1,4 +1,4 @@
-"""A command that scores a run reads each of the run's files once, and its weights for a proof twice a row."""
+"""A score reads each of the run's files once, and its weights for a proof twice a row; its report reads what is written then."""
 
 import builtins
 import importlib.util

@@ -105,7 +105,7 @@ def _told(config: Mapping[str, Any], key: str, form: str = "") -> str:
 def _short(count: int) -> str:
     """
     >>> _short(914_000), _short(11_170_000), _short(123)
-    ('0.91M', '11.2M', '123')
+    ('0.914M', '11.2M', '123')
     """
     return f"{count / 1e6:.3g}M" if count >= 1e5 else f"{count:,}"
 

@@ -70,7 +70,7 @@ def write_page_at_end(run_dir: Path) -> None:
     try:
         with screen():
             written = write_page(run_dir)
-        print_line(console, f"{written} (open it in a browser)")
+        print_line(console, str(written))
     except PipelineError as error:
         print_line(console, f"warning: {error}; there is no report")
     except Exception as error:  # whatever a drawing library raises, over a name or a figure
