@@ -125,7 +125,7 @@ def test_the_command_prints_and_writes_everything(held: Path, evaluate) -> None:
         assert words in out
     assert "checked: none of the test classes is among the 6 classes" in " ".join(out.split())
     named = {Path(line).name for line in err.splitlines() if line.startswith(str(held))}
-    assert named == {"open-set.json", *PICTURES, "verification.json", *(["projector"] if extra else [])}
+    assert named == {"open-set.json", *PICTURES, "verification.json", "report.html", *(["projector"] if extra else [])}
     for name in PICTURES:
         with Image.open(held / name) as picture:
             assert picture.format == "PNG" and min(picture.size) > 400
