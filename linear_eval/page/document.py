@@ -61,16 +61,22 @@ class Page:
     footer: str
 
     @property
+    def terms(self) -> list[str]:
+        """What is said of any run, by its name."""
+        return list(dict.fromkeys(term for run in self.runs for term, _ in run.facts))
+
+    @property
     def sections(self) -> list[tuple[str, str]]:
         """(anchor, what the navigation calls it) of those that there are."""
         look = self.look
+        about = ("trained", "Trained on", True), ("working", "Is it working", self.advice)
         named: list[tuple[str, str, Any]] = [
             ("verdict", "Verdict", True),
             ("differences", "Differences", self.differences),
-            ("trained", "Trained on", True),
-            ("working", "Is it working", self.advice),
+            *(about if len(self.runs) == 1 else ()),
             ("scores", "Scores", self.tables),
             ("curves", "Curves", self.charts),
+            *(about[::-1] if len(self.runs) > 1 else ()),
             ("confusion", "Confusion", self.confusion),
             ("neighbours", "Neighbours", look and look.neighbours),
             ("surprising", "Surprising", look and look.surprising),

@@ -1,7 +1,7 @@
 """Scores as tables that can be seen at a glance: a figure, its interval in words, and the same as a bar."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from linear_eval.answers import StoredAnswers, read_answers
@@ -74,10 +74,16 @@ def score_tables(runs: Sequence[RunRecord]) -> list[ScoreTable]:
                     if first_only != (number == 0):
                         continue
                     cells = tuple(_cell(scores.get(m), ends[m], name == COMMONEST) for m in measures)
-                    same = [row for row in rows if not row.first and row.name == name and row.cells == cells]
-                    if not same:
+                    same = [
+                        i for i, row in enumerate(rows) if not row.first and row.name == name and row.cells == cells
+                    ]
+                    if same:
+                        rows[same[0]] = replace(rows[same[0]], run=f"{rows[same[0]].run}, {run.name}")
+                    else:
                         rows.append(ScoreRow(run.name, name, cells, number == 0))
-        tables.append(ScoreTable(title, measures, tuple(rows)))
+        whole = ", ".join(run.name for run, _ in entries)
+        shared = (replace(row, run="all") if row.run == whole and len(entries) > 1 else row for row in rows)
+        tables.append(ScoreTable(title, measures, tuple(shared)))
     return tables
 
 

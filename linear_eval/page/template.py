@@ -26,6 +26,7 @@ def _file(name: str) -> str:
 @cache
 def _template(name: str) -> Any:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    environment.globals["dict"] = dict
     return environment.from_string(_file(name))
 
 
