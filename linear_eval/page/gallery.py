@@ -180,7 +180,7 @@ class _Chosen:
 
 def _short(name: str) -> str:
     """A path with its middle left out, for under a picture; the list of the map has all of it."""
-    return shortened(name, 32)
+    return shortened(name, 26)
 
 
 def _note(method: str, shown: int, seen: Seen) -> str:
