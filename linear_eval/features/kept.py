@@ -60,6 +60,8 @@ class Kept(Later):
         self.folder, self.others, self.say = folder, others, say
         self.found: dict[str, Path] = {}
         """Name of each row whose features were not taken again, and where they were."""
+        self.taken: set[str] = set()
+        """Name of each row of which some features were."""
         self._digests: weakref.WeakKeyDictionary[ImageSet, str | None] = weakref.WeakKeyDictionary()
 
     def keeps(self, encoder: nn.Module, images: ImageSet) -> bool:
@@ -205,6 +207,7 @@ def features_of(
         found = kept.look(name, encoder, images, batch_size, device, autocast)
         if found is not None:
             return found
+        kept.taken.add(name)
     given = images if kept is None else kept.read(images)
     features = extract_features(
         encoder, given, batch_size, device, workers=workers, autocast=autocast, progress=progress

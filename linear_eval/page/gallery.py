@@ -20,7 +20,7 @@ from linear_eval.page.map import FORMS, class_colours, draw_map
 from linear_eval.scored_run import ScoredRun
 from simclr.commands import command
 from simclr.errors import DataError, PipelineError
-from simclr.names import shortened
+from simclr.names import as_utf8, shortened
 from simclr.progress import progress
 
 __all__ = ["look_of"]
@@ -63,7 +63,7 @@ class _Chosen:
     def __init__(self, seen: Seen, counted: Callable[[str, int, int], None]) -> None:
         self.seen, self.counted = seen, counted
         self.pictures = Pictures()
-        self.row_of = {name: row for row, name in enumerate(seen.names)}
+        self.row_of = {as_utf8(name): row for row, name in enumerate(seen.names)}
 
     def look(self, answers: StoredAnswers | None, confusion: Confusion | None) -> Look:
         seen = self.seen
