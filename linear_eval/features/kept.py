@@ -129,7 +129,10 @@ class Kept(Later):
             partial.rename(place)
             self._make_room(slug, key)
         except (CheckpointError, OSError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in self.folder.glob(
+                f".*{partial.name}"
+            ):  # and what it was made of, which would fill the disk further
+                shutil.rmtree(left, ignore_errors=True)
             self.say(f"features of {name} are not kept for later: {error}")
 
     def _key(

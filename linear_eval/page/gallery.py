@@ -54,7 +54,8 @@ def look_of(run: RunRecord, answers: StoredAnswers | None, confusion: Confusion 
             seen = look_at(ScoredRun.at(run.folder), most=MOST_IMAGES, progress=counted)
             return _Chosen(seen, counted).look(answers, confusion), ""
     except PipelineError as error:
-        return None, f"Its images cannot be shown: {error}."
+        reason = str(error).partition("; ")[0]  # what would mend it are flags of other commands
+        return None, f"Its images cannot be shown: {reason}."
 
 
 class _Chosen:
