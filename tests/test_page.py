@@ -27,7 +27,7 @@ from linear_eval.page.live import served
 from linear_eval.page.options import PageOptions
 from linear_eval.page.write import live_reply, report, write_page
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig
-from simclr.errors import CheckpointError
+from simclr.errors import CheckpointError, ConfigError
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -302,6 +302,12 @@ def test_answers_that_are_not_as_they_were_written_are_damage_and_new_numbers_ar
         pq.write_table(table.set_column(place, name, column), tmp_path / "answers.parquet")
         with pytest.raises(CheckpointError, match="is damaged"):
             read_answers(tmp_path)
+
+
+def test_no_report_goes_to_the_root_of_the_file_system(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linear_eval.page.write.compare_runs", lambda folders: "")
+    with pytest.raises(ConfigError, match="give --out"):
+        report([run, Path("/elsewhere/runs/other")], PageOptions())
 
 
 def test_a_live_view_follows_the_log_in_a_browser(browser: Any, run: Path, tmp_path: Path) -> None:
