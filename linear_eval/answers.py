@@ -26,6 +26,9 @@ __all__ = ["FILE", "Answers", "StoredAnswers", "certainty_of", "read_answers"]
 
 FILE = "answers.parquet"
 
+_SURE = ("confidence", "of the class")
+"""The columns of probabilities."""
+
 
 @dataclass
 class Answers:
@@ -129,8 +132,16 @@ def read_answers(folder: Path) -> StoredAnswers | None:
     if not path.exists():
         return None
     try:
-        columns = pq.read_table(path).to_pydict()
-        probabilities = [columns.pop(name, None) for name in ("confidence", "of the class")]
+        table = pq.read_table(path)
+        kinds = {column.name: str(column.type) for column in table.schema}
+        # Numbers that this version does not know are a later one's; anything else that is not as it was written is damage.
+        wanted = [name for name, kind in kinds.items() if name in _SURE or "string" in kind]
+        if wrong := [
+            name for name in wanted if (name in _SURE) != (kinds[name] in ("float", "double")) or table[name].null_count
+        ]:
+            raise TypeError(wrong[0])
+        columns = table.select(wanted).to_pydict()
+        probabilities = [columns.pop(name, None) for name in _SURE]
         found = StoredAnswers(
             images=columns.pop("image"),
             truth=columns.pop("class"),
@@ -139,6 +150,6 @@ def read_answers(folder: Path) -> StoredAnswers | None:
             of_the_class=probabilities[1],
         )
         found.first  # noqa: B018 (there is one)
-    except (OSError, KeyError, StopIteration, pa.ArrowException) as error:
+    except (OSError, KeyError, TypeError, StopIteration, pa.ArrowException) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}); score the run again") from error
     return found

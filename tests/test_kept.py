@@ -124,6 +124,10 @@ def test_what_changed_is_taken_again(run: Path, pictures: Path, taken: list[int]
     assert len(taken) == 2
     # Nothing is left of the earlier weights.
     assert len({path.name.split(".")[1] for path in (run / "features").glob("encoder.*")}) == 1
+    assert look_at(run).note.endswith(", taken now")  # in batches of another size
+    os.utime(changed, ns=(2, 2))
+    assert ", some of them kept by an earlier command" in look_at(run).note
+    assert "images, kept by an earlier command" in look_at(run).note
 
 
 def test_another_run_of_the_set_takes_its_encoder_alone(run: Path, pictures: Path, taken: list[int]) -> None:
@@ -156,6 +160,10 @@ def test_a_disk_that_refuses_is_a_line(run: Path, taken: list[int], capsys: pyte
     first = scored(run)
     assert "features of encoder are not kept for later" in capsys.readouterr().err
     (run / "features").unlink()
+    with pytest.MonkeyPatch.context() as patch:  # full when all but the last file is written
+        patch.setattr("linear_eval.features.disk.write_digests", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        assert scored(run) == first
+    assert list((run / "features").iterdir()) == []
     assert scored(run) == first
 
 

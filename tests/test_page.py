@@ -27,6 +27,7 @@ from linear_eval.page.live import served
 from linear_eval.page.options import PageOptions
 from linear_eval.page.write import live_reply, report, write_page
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig
+from simclr.errors import CheckpointError, ConfigError
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -291,6 +292,26 @@ def fetched(address: str, host: str | None = None) -> tuple[int, str]:
         return error.code, ""
 
 
+def test_answers_that_are_not_as_they_were_written_are_damage_and_new_numbers_are_none(
+    run: Path, tmp_path: Path
+) -> None:
+    table, first = pq.read_table(run / "answers.parquet"), read_answers(run)
+    numbers, gaps = pa.array(range(len(table))), pa.array([None, *["two"] * (len(table) - 1)])
+    pq.write_table(table.append_column("later", numbers), tmp_path / "answers.parquet")
+    assert read_answers(tmp_path) == first
+    for name, column in (("class", gaps), ("class", numbers), ("confidence", gaps), ("linear: encoder", gaps)):
+        place = table.column_names.index(name)
+        pq.write_table(table.set_column(place, name, column), tmp_path / "answers.parquet")
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read_answers(tmp_path)
+
+
+def test_no_report_goes_to_the_root_of_the_file_system(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linear_eval.page.write.compare_runs", lambda folders: "")
+    with pytest.raises(ConfigError, match="give --out"):
+        report([run, Path("/elsewhere/runs/other")], PageOptions())
+
+
 def test_a_live_view_follows_the_log_in_a_browser(browser: Any, run: Path, tmp_path: Path) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -302,7 +323,7 @@ def test_a_live_view_follows_the_log_in_a_browser(browser: Any, run: Path, tmp_p
     with served(partial(live_reply, [tmp_path / "runs"])) as address:
         assert fetched(address)[0] == 200 and 'href="going/"' in fetched(address)[1]
         assert fetched(f"{address}gone/")[0] == 404 and fetched(f"{address}../../etc/passwd")[0] == 404
-        assert fetched(address, host="evil.example")[0] == 403
+        assert fetched(address, host="evil.example")[0] == 403 and fetched(address, host="[")[0] == 403
         opened(browser, f"{address}going/")
         points = "return Bokeh.documents.map(d => d.get_model_by_name('loss/0')).find(Boolean).data.y"
         steps = [json.loads(line) for line in lines if '"kind": "step"' in line]
@@ -311,6 +332,12 @@ def test_a_live_view_follows_the_log_in_a_browser(browser: Any, run: Path, tmp_p
         (going / "metrics.jsonl").write_text("".join(lines))
         WebDriverWait(browser, 20).until(lambda b: len(b.execute_script(points)) == len(steps))
         assert browser.execute_script(points) == pytest.approx([line["loss"] for line in steps])
+        state = "return document.querySelector('#state').textContent"
+        (going / "result.json").write_text("{")
+        WebDriverWait(browser, 20).until(lambda b: "looking again" in b.execute_script(state))
+        (going / "result.json").unlink()
+        WebDriverWait(browser, 20).until(lambda b: "epoch" in b.execute_script(state))
+        complaints(browser)  # that a reply was 503
         assert complaints(browser) == [] and all(one.startswith(address) for one in requests(browser))
 
 

@@ -59,6 +59,8 @@ class Kept(Later):
         self.folder, self.others, self.say = folder, others, say
         self.found: dict[str, Path] = {}
         """Name of each row whose features were not taken again, and where they were."""
+        self.taken: set[str] = set()
+        """Name of each row of which some features were."""
         self._digests: weakref.WeakKeyDictionary[ImageSet, str | None] = weakref.WeakKeyDictionary()
 
     def keeps(self, encoder: nn.Module, images: ImageSet) -> bool:
@@ -126,7 +128,10 @@ class Kept(Later):
             partial.rename(place)
             self._make_room(slug, key)
         except (CheckpointError, OSError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in self.folder.glob(
+                f".*{partial.name}"
+            ):  # and what it was made of, which would fill the disk further
+                shutil.rmtree(left, ignore_errors=True)
             self.say(f"features of {name} are not kept for later: {error}")
 
     def _key(
@@ -203,6 +208,7 @@ def features_of(
         found = kept.look(name, encoder, images, batch_size, device, autocast)
         if found is not None:
             return found
+        kept.taken.add(name)
     given = images if kept is None else kept.read(images)
     features = extract_features(encoder, given, batch_size, device, workers=workers, autocast=autocast)
     if kept is not None:

@@ -111,7 +111,7 @@ class Rows:
     def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
         """All rows in order, in chunks that stay in the cache, as do their products with a (columns, F) matrix."""
         budget = chunk_values(self.device)
-        size = min(max(min(budget // columns, 4 * budget // self.width), 128), self.count)
+        size = min(max(min(budget // columns, 4 * budget // max(1, self.width)), 128), self.count)
         for start in range(0, self.count, size):
             stop = min(start + size, self.count)
             yield slice(start, stop), self.read(start, stop)

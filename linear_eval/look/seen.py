@@ -147,7 +147,8 @@ def seen_images(
     whence = kept.found.get("encoder")
     note = f"features of {total:,} of {count:,} images" if total < count else f"features of all {total:,} images"
     note += f", drawn under seed {seed} evenly from every class" if total < count else ""
-    note += ", taken now" if whence is None else f", kept by an earlier command ({whence})"
+    some = "some of them " if "encoder" in kept.taken else ""  # of one part, say, where another has changed
+    note += ", taken now" if whence is None else f", {some}kept by an earlier command ({whence})"
     return Seen(
         x=features.x,
         y=features.y,

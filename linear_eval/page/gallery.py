@@ -19,7 +19,7 @@ from linear_eval.page.map import FORMS, class_colours, draw_map
 from linear_eval.scored_run import ScoredRun
 from simclr.commands import command
 from simclr.errors import DataError, PipelineError
-from simclr.names import shortened
+from simclr.names import as_utf8, shortened
 from simclr.progress import progress
 
 __all__ = ["look_of"]
@@ -48,7 +48,8 @@ def look_of(run: RunRecord, answers: StoredAnswers | None, confusion: Confusion 
             seen = look_at(ScoredRun.at(run.folder), most=MOST_IMAGES)
             return _Chosen(seen).look(answers, confusion), ""
     except PipelineError as error:
-        return None, f"Its images cannot be shown: {error}."
+        reason = str(error).partition("; ")[0]  # what would mend it are flags of other commands
+        return None, f"Its images cannot be shown: {reason}."
 
 
 class _Chosen:
@@ -57,7 +58,7 @@ class _Chosen:
     def __init__(self, seen: Seen) -> None:
         self.seen = seen
         self.pictures = Pictures()
-        self.row_of = {name: row for row, name in enumerate(seen.names)}
+        self.row_of = {as_utf8(name): row for row, name in enumerate(seen.names)}
 
     def look(self, answers: StoredAnswers | None, confusion: Confusion | None) -> Look:
         seen = self.seen

@@ -58,12 +58,16 @@ class _Handler(BaseHTTPRequestHandler):
     answer: Callable[[str], Reply | None]
 
     def do_GET(self) -> None:
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+            path = unquote(urlsplit(self.path).path, errors="surrogateescape").lstrip("/")
+        except ValueError:  # no address at all
+            host, path = None, ""
         if host not in ("localhost", "127.0.0.1"):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         try:
-            reply = self.answer(unquote(urlsplit(self.path).path).lstrip("/"))
+            reply = self.answer(path)
         except PipelineError as error:  # a file in the midst of being written
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=str(error))
             return

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -67,10 +68,6 @@ def _listed(run: RunRecord) -> Listed:
     if order < 0 and knn and not sets:
         order = knn[-1]
     facts = dict(trained_on_what(run))
-    written = max(
-        (path.stat().st_mtime for path in run.folder.iterdir() if path.is_file() and path.name != "report.html"),
-        default=0.0,
-    )
     return Listed(
         title=title,
         order=order,
@@ -82,10 +79,20 @@ def _listed(run: RunRecord) -> Listed:
             f"{100 * knn[-1]:.1f}" if knn else "–",
             facts.get("network", "–"),
             facts.get("training", "–"),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(written)),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(run.folder))),
         ),
         folder=run.folder,
     )
+
+
+def _written(folder: Path) -> float:
+    """When a file of the run was last written; what is being written beside its place may be gone when it is asked about."""
+    last = 0.0
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if path.is_file() and path.name != "report.html":
+                last = max(last, path.stat().st_mtime)
+    return last
 
 
 def overview_sections(listed: Sequence[Listed]) -> list[Section]:

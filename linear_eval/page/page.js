@@ -120,12 +120,15 @@
 
   // The live view: new figures are put into the charts; a page of another shape is loaded anew.
   const follow = async () => {
-    const answer = await fetch("live.json").then((reply) => reply.json()).catch(() => null);
-    if (answer === null) { $("#state").textContent = "the command that serves this page has ended"; return; }
+    const reply = await fetch("live.json").catch(() => null);
+    if (reply === null) { $("#state").textContent = "the command that serves this page has ended"; return; }
+    window.setTimeout(follow, 3000);
+    if (!reply.ok) { $("#state").textContent = "a file of the run cannot be read; looking again"; return; }
+    const answer = await reply.json().catch(() => null);
+    if (answer === null) return;
     if (answer.shape !== document.body.dataset.shape) { location.reload(); return; }
     $("#state").textContent = answer.state;
     for (const [name, data] of Object.entries(answer.curves)) { const source = named(name); if (source) source.data = data; }
-    window.setTimeout(follow, 3000);
   };
 
   window.report = {hover};

@@ -20,7 +20,7 @@ from linear_eval.page.options import PageOptions
 from linear_eval.page.overview import list_runs, overview_page, overview_sections
 from linear_eval.page.state import run_folders, state_of
 from linear_eval.progress import print_line
-from simclr.errors import PipelineError
+from simclr.errors import ConfigError, PipelineError
 from simclr.files import AGAIN, atomically, refused
 from simclr.progress import screen, terminal
 from simclr.stopping import request
@@ -37,6 +37,7 @@ def report(folders: Sequence[Path], options: PageOptions) -> tuple[str, Path]:
 
     Raises:
         CheckpointError: a folder without a run, a damaged file in one, or a disk that refuses the page.
+        ConfigError: runs that have no folder in common, and no ``out``.
     """
     if below := _runs_below(folders):
         listed = list_runs(below)
@@ -97,7 +98,11 @@ def page_in_bytes(folders: Sequence[Path]) -> bytes:
 def _place(folders: Sequence[Path]) -> Path:
     if len(folders) == 1:
         return folders[0]
-    return Path(os.path.commonpath([folder.absolute().parent for folder in folders]))
+    above = [folder.absolute().parent for folder in folders]
+    shared = Path(os.path.commonpath(above)) if len({path.anchor for path in above}) == 1 else None
+    if shared is None or (shared == shared.parent and shared not in above):
+        raise ConfigError("the runs are in no folder together that a report would belong into; give --out FILE.html")
+    return shared
 
 
 def _write(path: Path, content: bytes) -> None:

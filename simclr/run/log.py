@@ -222,9 +222,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def figures_over(lines: Iterable[dict[str, Any]], kind: str, name: str) -> list[tuple[dict[str, Any], float]]:
-    """The lines of ``kind`` that have the figure ``name``, each with it."""
+    """The lines of ``kind`` that have the figure ``name``, each with it; what is not finite, which no run writes, is none."""
     chosen = ((line, line.get(name)) for line in lines if line["kind"] == kind)
-    return [(line, value) for line, value in chosen if isinstance(value, int | float) and not isinstance(value, bool)]
+    numbers = (
+        (line, value) for line, value in chosen if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    return [(line, value) for line, value in numbers if math.isfinite(value)]
 
 
 def _happened(line: dict[str, Any], start: int) -> bool:
