@@ -259,6 +259,19 @@ def contrast(a: str, b: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def test_a_report_with_pictures_is_not_replaced_by_one_without(page: Path, run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved, ignore=shutil.ignore_patterns("checkpoints"))
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace(f"{run.parents[1]}/images", f"{tmp_path}/gone"))
+    with pytest.raises(ConfigError, match="has them: it is kept"):
+        write_page(moved)
+    assert (moved / "report.html").read_bytes() == page.read_bytes()
+    (moved / "report.html").unlink()
+    found = Tags(write_page(moved))
+    assert "Its images cannot be shown" in " ".join(found.text) and not [a for _, a in found.found if "data-cell" in a]
+
+
 def test_runs_side_by_side_are_paired_image_by_image(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(run, other)

@@ -100,10 +100,11 @@ def confusion_of(answers: StoredAnswers) -> Confusion:
         cells[truth, said].append(number)
     totals = Counter(answers.truth)
     names = list(dict.fromkeys([*sorted(totals), *sorted(set(answers.first))]))
+    place = {name: number for number, name in enumerate(names)}
     sure = answers.confidence or [0.0] * len(answers.images)
     members, made = {}, {}
     for (truth, said), numbers in cells.items():
-        key = f"{names.index(truth)}-{names.index(said)}"
+        key = f"{place[truth]}-{place[said]}"
         share = (len(numbers) / totals[truth]) ** 0.5  # the root shows the errors beside a diagonal near 1
         made[truth, said] = ConfusionCell(key, truth, said, len(numbers), share)
         members[key] = sorted(numbers, key=lambda number: -sure[number])
@@ -116,10 +117,9 @@ def confusion_of(answers: StoredAnswers) -> Confusion:
         else "of the test images"
     )
     return Confusion(
-        note=f"Counts {said}: rows are the true classes, columns what they were taken for. Choose a count to see its images."
+        note=f"Counts {said}: rows are the true classes, columns what they were taken for."
         if few
-        else f"The {min(MOST_PAIRS, len(wrong))} pairs of {len(names)} classes that are confused most. Choose a count to see "
-        "its images.",
+        else f"The {min(MOST_PAIRS, len(wrong))} pairs of {len(names)} classes that are confused most.",
         classes=names if few else [],
         matrix=[(row, [made.get((row, column), empty) for column in names]) for row in names if totals[row]]
         if few

@@ -9,8 +9,11 @@ from linear_eval.reports.notes import COMMONEST
 from linear_eval.results import ClosedResult, FinetunedClasses, FinetunedNumbers
 from linear_eval.results_numbers import NumbersResult
 from simclr.commands import command
+from simclr.config.sources import GIVEN
 
 __all__ = ["Tile", "Verdict", "tiles", "verdict_on"]
+
+_ROWS = {"from scratch": "the same network from scratch", "linear probe": "a linear probe of the encoder"}
 
 Kind = Literal["good", "watch", "bad", "none"]
 
@@ -55,8 +58,10 @@ def verdict_on(run: RunRecord) -> Verdict:
     return Verdict(
         "none",
         "Trained, not scored",
-        "A score needs labels: put the images of each class into a folder of its own, or name a file of them: "
-        f"{command('evaluate')} {run.folder} --data.labels FILE.csv. The map and the neighbours below need none.",
+        "A score needs labels, and these images have none."
+        if run.config.get("data.source") == GIVEN
+        else "A score needs labels: put the images of each class into a folder of its own, or name a file of them: "
+        f"{command('evaluate')} {run.folder} --data.labels FILE.csv.",
     )
 
 
@@ -70,8 +75,9 @@ def _on_finetuned(result: FinetunedClasses | FinetunedNumbers) -> Verdict:
         low, high = gain.interval
         kinds.append("better" if low > 0 else "worse" if high < 0 else "equal")
         word = {"better": "better than", "worse": "behind", "equal": "not told apart from"}[kinds[-1]]
+        other = pair.removeprefix("fine-tuned - ")
         said.append(
-            f"{word} {pair.removeprefix('fine-tuned - ')} ({scale * gain.difference:+.3g} {unit}, 95 % "
+            f"{word} {_ROWS.get(other, other)} ({scale * gain.difference:+.3g} {unit}, 95 % "
             f"[{scale * low:.3g}, {scale * high:.3g}])"
         )
     if not kinds:

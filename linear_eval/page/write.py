@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,8 @@ from simclr.stopping import request
 __all__ = ["FILE", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
 
 FILE = "report.html"
+_PICTURES = b'id="images"'
+"""What stands in a page that has pictures."""
 
 
 def report(folders: Sequence[Path], options: PageOptions) -> tuple[str, Path]:
@@ -51,7 +52,7 @@ def report(folders: Sequence[Path], options: PageOptions) -> tuple[str, Path]:
         return write_markdown(folders, options.out), options.out
     text = compare_runs(folders)
     out = options.out or _place(folders) / FILE
-    _write(out, page_in_bytes(folders))
+    _write_page(out, folders)
     return text, out
 
 
@@ -61,8 +62,18 @@ def write_page(run_dir: Path) -> Path:
     Raises:
         CheckpointError: no run there, a damaged file in it, or a disk that refuses.
     """
-    _write(run_dir / FILE, page_in_bytes([run_dir]))
+    _write_page(run_dir / FILE, [run_dir])
     return run_dir / FILE
+
+
+def _write_page(path: Path, folders: Sequence[Path]) -> None:
+    page = page_in_bytes(folders)
+    if _PICTURES not in page and path.exists() and _PICTURES in path.read_bytes():
+        raise ConfigError(
+            f"the images of {folders[0]} cannot be shown now, and {path} has them: it is kept. Where they have moved, call it "
+            "from the folder that the run was started in; --out FILE.html writes a report without them"
+        )
+    _write(path, page)
 
 
 def write_page_at_end(run_dir: Path) -> None:
@@ -73,7 +84,7 @@ def write_page_at_end(run_dir: Path) -> None:
             written = write_page(run_dir)
         print_line(console, str(written))
     except PipelineError as error:
-        print_line(console, f"warning: {error}; there is no report")
+        print_line(console, f"warning: no new report: {error}")
     except Exception as error:  # whatever a drawing library raises, over a name or a figure
         reason = " ".join(str(error).split())
         print_line(console, f"warning: the report could not be drawn ({type(error).__name__}: {reason})")
@@ -90,8 +101,6 @@ def page_in_bytes(folders: Sequence[Path]) -> bytes:
     confusion = None if answers is None else confusion_of(answers)
     look, note = look_of(run, answers, confusion)
     state = " ".join(word for word in (state_of(run).line, note, f"Written {stamp}.") if word)
-    if look is None or not confusion or not look.cells:  # without pictures there is nothing behind a cell
-        confusion = None if confusion is None else replace(confusion, members={})
     return rendered(page_of([run], look, confusion, state=state))
 
 
