@@ -1,8 +1,10 @@
 """Output that brings no command down (a closed terminal, a reader that left, a full disk), and its lines on a terminal."""
 
 import io
+import os
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -21,8 +23,10 @@ class _Deaf(io.FileIO):
             return memoryview(content).nbytes
 
 
-def undisturbed(stream: TextIO) -> TextIO:
-    """``stream`` as one that neither its other end nor a letter that its encoding lacks can bring down."""
+def undisturbed(stream: TextIO | None) -> TextIO:
+    """``stream`` as one that neither its other end nor a letter that its encoding lacks can bring down; None is a closed one."""
+    if stream is None:
+        return Path(os.devnull).open("w")
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     if stream not in (sys.__stdout__, sys.__stderr__):  # somebody else's, a test's say

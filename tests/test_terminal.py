@@ -240,3 +240,8 @@ def test_a_shell_completes_commands_presets_objectives_flags_and_values(complete
     assert completed("simclr evaluate runs/birds --protocol o") == ["open-set", "one-shot"]
     assert completed("simclr check-data --js") == ["--json"] and completed("simclr export runs/x --format h") == ["hub"]
     assert completed("python train.py --dat") == [] == completed("ls scripts/")
+
+
+def test_streams_that_are_closed_end_no_command() -> None:
+    command = f"{sys.executable} {ROOT / 'scripts' / 'check_data.py'} --help 2>&- >&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
