@@ -42,7 +42,7 @@ def command(whole: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
         code, out, err = whole(*words)
         if code == 0 and "--out" not in words:
             *others, page = err.splitlines(keepends=True)
-            assert page.endswith("report.html\n") and Path(page.strip()).read_bytes() == b""
+            assert page.endswith(("report.html\n", "comparison.html\n")) and Path(page.strip()).read_bytes() == b""
             err = "".join(others)
         return code, out, err
 

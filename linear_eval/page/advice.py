@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 from linear_eval.comparison.runs import RunRecord
@@ -89,11 +88,18 @@ def _chance(run: RunRecord) -> float | None:
 
 def _curve(run: RunRecord) -> Iterator[Advice]:
     points = [(line["epoch"], value) for line, value in figures_over(run.metrics, "epoch", "online_knn")]
-    if len(points) < 2:
+    if len(points) < 2 or not run.finished:  # what a run in its midst does says nothing of its end
         return
     last_epoch, last = points[-1]
+    best_epoch, best = max(points, key=lambda point: point[1])
     before = [value for epoch, value in points if epoch <= 0.75 * last_epoch]
-    if before and last - before[-1] > _RISING:
+    if best - last > 2 * _RISING:
+        yield Advice(
+            "watch",
+            f"Online kNN was best after epoch {best_epoch}, {100 * best:.1f} %, and ended at {100 * last:.1f} %: --train.keep "
+            "best exports the weights of its best. Of few held-out images it jumps by itself.",
+        )
+    elif before and last - before[-1] > _RISING:
         yield Advice(
             "watch",
             f"Online kNN still rises: {100 * before[-1]:.1f} % after three quarters of the run, {100 * last:.1f} % at its end. "
@@ -104,10 +110,6 @@ def _curve(run: RunRecord) -> Iterator[Advice]:
             "good",
             f"Online kNN has levelled off at {100 * last:.1f} %, as it does where the learning rate falls to nothing; a longer "
             "run may still end higher.",
-        )
-    if all(b <= a for (_, a), (_, b) in pairwise(points)) and points[0][1] > last:
-        yield Advice(
-            "act", "Online kNN fell from the first epoch to the last: what is learned is not what the labels ask for."
         )
 
 

@@ -14,8 +14,8 @@ class PageOptions:
     """What a report can be told."""
 
     out: Path | None = None
-    """The page: .html, or .md with its pictures beside it. By default report.html in the run's folder, or in the folder that
-    holds all the runs."""
+    """The page: .html, or .md with its pictures beside it. By default report.html in the run's folder; of several
+    runs comparison.html in the folder that holds them, and of a folder of runs report.html in it."""
 
     follow: bool = False
     """Serve the page on this machine and keep its curves fresh while the runs go on, until Ctrl-C."""

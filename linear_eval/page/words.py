@@ -53,7 +53,7 @@ def verdict_on(run: RunRecord) -> Verdict:
             return Verdict("none", f"{measure} {first[1]}", f"{one.title}. Beside it: {beside or 'nothing'}.")
     if not run.finished:
         return Verdict(
-            "none", "Not finished, not scored", "The same command goes on where it stopped, and scores at its end."
+            "none", "Not scored yet", "A run is scored at its end; one that was stopped goes on with the same command."
         )
     return Verdict(
         "none",

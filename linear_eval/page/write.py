@@ -26,7 +26,7 @@ from simclr.stopping import request
 
 __all__ = ["FILE", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
 
-FILE = "report.html"
+FILE, SEVERAL = "report.html", "comparison.html"
 _PICTURES = b'id="images"'
 """What stands in a page that has pictures."""
 
@@ -51,7 +51,7 @@ def report(folders: Sequence[Path], options: PageOptions) -> tuple[str, Path]:
     if options.out is not None and options.out.suffix == ".md":
         return write_markdown(folders, options.out), options.out
     text = compare_runs(folders)
-    out = options.out or _place(folders) / FILE
+    out = options.out or _place(folders) / (FILE if len(folders) == 1 else SEVERAL)
     _write_page(out, folders)
     return text, out
 
