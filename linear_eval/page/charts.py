@@ -134,6 +134,7 @@ def draw_curves(panels: dict[Chart, list[Curve]]) -> tuple[Markup, list[Markup]]
             output_backend="canvas",
             name=chart.key,
         )
+        drawn.background_fill_color = drawn.border_fill_color = None  # the page's own, light or dark
         drawn.toolbar.logo = None
         drawn.toolbar.autohide = True
         drawn.toolbar.active_scroll = None  # a page is scrolled by the wheel

@@ -55,6 +55,7 @@ def draw_map(spots: np.ndarray, labels: Sequence[int], classes: int, caption: st
         output_backend="canvas",
         name="map figure",
     )
+    drawn.background_fill_color = drawn.border_fill_color = None  # the page's own, light or dark
     drawn.toolbar.logo = None
     points = drawn.scatter(
         "x",
