@@ -147,6 +147,8 @@ def _of_copies(seen: Seen, out: Path) -> Iterator[str]:
         names = " = ".join(seen.names[row] for row in group.rows[:5])
         more = f" = {len(group.rows) - 5} more" if len(group.rows) > 5 else ""
         yield f"  {'(' + ', '.join(group.parts) + ') ' if group.crosses else ''}{names}{more}"
+    if len(groups) > _NAMED:
+        yield f"  and {len(groups) - _NAMED} more, which the table has"
     yield _wrote(copies_sheet(out / "copies.png", seen, groups))
     yield _wrote(copies_table(out / "copies.csv", seen, groups))
 
@@ -156,10 +158,12 @@ def _of_labels(seen: Seen, out: Path) -> Iterator[str]:
     if not found:
         yield "no label surprises: the probe says of every image what it is called"
         return
-    yield f"{len(found)} labels that surprise, the likeliest wrong one first: label, what a probe says, image:"
+    yield f"{len(found)} labels that surprise, the likeliest wrong one first: label, what a probe and the nearest say, image:"
     for one in found[:_NAMED]:
         said = f"{seen.name_of(one.said)} {100 * one.confidence:.0f} %"
         yield f"  {seen.name_of(one.given)} -> {said}  {seen.names[one.row]}"
+    if len(found) > _NAMED:
+        yield f"  and {len(found) - _NAMED} more, which the sheet and the table have"
     yield _wrote(surprising_sheet(out / "surprising.png", seen, found))
     yield _wrote(surprising_table(out / "surprising.csv", seen, found))
 

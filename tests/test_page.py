@@ -24,6 +24,7 @@ import simclr
 from linear_eval import EvalConfig, evaluate_run, paired_difference
 from linear_eval.answers import read_answers
 from linear_eval.page.live import served
+from linear_eval.page.map import FORMS, draw_map
 from linear_eval.page.options import PageOptions
 from linear_eval.page.write import live_reply, report, write_page
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig
@@ -375,3 +376,20 @@ def test_all_runs_of_a_folder_the_best_first(run: Path, tmp_path: Path, script: 
     assert "linear 90.0" in out and f"[{'report.html'}]" not in out
     text = (tmp_path / "report.html").read_text()
     assert text.index(">best<") < text.index(">middle<") < text.index(">worst<")
+
+
+def test_runs_of_other_divisions_are_not_paired(run: Path, tmp_path: Path) -> None:
+    """`test/3` is another image where the set was divided in another way, though its class may be the same."""
+    other = tmp_path / "other"
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns("checkpoints", "features"))
+    assert "test images of both" in " ".join(Tags(report([run, other], PageOptions(out=tmp_path / "a.html"))[1]).text)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("split_seed: 0", "split_seed: 1"))
+    assert "test images of both" not in " ".join(
+        Tags(report([run, other], PageOptions(out=tmp_path / "a.html"))[1]).text
+    )
+
+
+def test_labels_without_a_name_have_a_colour_and_a_form() -> None:
+    script, _ = draw_map(np.zeros((4, 2)), [-1, 0, 1, 27])
+    assert all(form in script for form in ("circle", "triangle", FORMS[27 % len(FORMS)]))

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from linear_eval.comparison.runs import RunRecord, SeedGroup
+from linear_eval.comparison.runs import RunRecord, SeedGroup, over_epochs
 from linear_eval.comparison.scores import ScoredSet
 from linear_eval.reports.closed import INK, colours_of
 from simclr.names import drawable, drawn, legible
-from simclr.run.log import figures_over
 
 __all__ = ["draw_runs", "draw_scores"]
 
@@ -32,7 +31,7 @@ def draw_runs(groups: Sequence[SeedGroup]) -> bytes | None:
         ("validation_error", "epoch", "mean absolute error, validation images", 1),
         ("validation_knn", "epoch", "kNN accuracy, %, validation images", 100),
     ):
-        curves = [[_curve(run, key, kind) for run in group.runs] for group in groups]
+        curves = [[over_epochs(run, key, kind) for run in group.runs] for group in groups]
         if any(points for group in curves for points in group):
             panels.append((title, curves, scale))
     if not panels:
@@ -99,16 +98,6 @@ def draw_scores(title: str, scored: Sequence[tuple[RunRecord, ScoredSet]]) -> by
     figure.suptitle(drawn(title, 90), x=0.01, ha="left", fontsize=10)
     figure.legend(loc="outside lower left", ncols=len(named), frameon=False, fontsize=9)
     return _png(figure)
-
-
-def _curve(run: RunRecord, key: str, kind: str) -> list[tuple[float, float]]:
-    """(epoch, figure) of every line that has it; a step is a fraction of an epoch."""
-    ends = [line for line in run.metrics if line["kind"] == "epoch" and line["step"]]
-    steps = ends[-1]["step"] / ends[-1]["epoch"] if ends else None  # in an epoch
-    return [
-        (line["epoch"] if steps is None else line["step"] / steps, value)
-        for line, value in figures_over(run.metrics, kind, key)
-    ]
 
 
 def _label(name: str, group: SeedGroup) -> str:

@@ -17,7 +17,19 @@ from simclr.config.yaml_text import read_yaml
 from simclr.errors import CheckpointError, ConfigError
 from simclr.run.log import figures_over, read_metrics
 
-__all__ = ["RunRecord", "SeedGroup", "differing_keys", "read_runs", "seed_groups", "training_cost"]
+__all__ = [
+    "RUN_FILES",
+    "RunRecord",
+    "SeedGroup",
+    "differing_keys",
+    "over_epochs",
+    "read_runs",
+    "seed_groups",
+    "training_cost",
+]
+
+RUN_FILES = ("config.yaml", "metrics.jsonl", "result.json", "open-set.json", "one-shot.json")
+"""One of these is in every run's folder; the last three are of scores."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,9 +91,8 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 def _read(folder: Path, name: str) -> RunRecord:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder; give run directories, e.g. runs/digits")
-    wanted = ("config.yaml", "metrics.jsonl", "result.json", "open-set.json", "one-shot.json")
-    scored = any(any(folder.glob(f"on-*/{file}")) for file in wanted[2:])  # weights of others have no run's files
-    if not scored and not any((folder / file).exists() for file in wanted):
+    scored = any(any(folder.glob(f"on-*/{file}")) for file in RUN_FILES[2:])  # weights of others have no run's files
+    if not scored and not any((folder / file).exists() for file in RUN_FILES):
         raise CheckpointError(
             f"{folder} holds no run: neither config.yaml, nor metrics.jsonl, nor result.json is there"
         )
@@ -176,6 +187,17 @@ def _shared_name(names: Sequence[str]) -> str:
         shared = shared[:-1]
     shared = shared.removesuffix("seed").removesuffix("s").rstrip("-_. /") or shared.rstrip("-_. /")
     return shared or ", ".join(names)
+
+
+def over_epochs(run: RunRecord, key: str, kind: str) -> list[tuple[float, float]]:
+    """(epoch, figure) of every line of ``kind`` that has the figure ``key``. A step is a fraction of an epoch, which lets runs
+    of other batches share an axis."""
+    ends = [line for line in run.metrics if line["kind"] == "epoch" and line["step"]]
+    steps = ends[-1]["step"] / ends[-1]["epoch"] if ends else None  # in an epoch
+    return [
+        (line["epoch"] if steps is None else line["step"] / steps, value)
+        for line, value in figures_over(run.metrics, kind, key)
+    ]
 
 
 def training_cost(run: RunRecord) -> tuple[float, float] | None:

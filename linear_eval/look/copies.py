@@ -4,6 +4,7 @@ What makes two images copies is their pixels (``simclr/data/copy_pairs.py``). Th
 copies: those that it puts much nearer to one another than to all others.
 """
 
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,18 @@ def group_numbers(seen: Seen) -> Tensor:
     return _joined(len(seen), _pairs(seen)[0])
 
 
+_FOUND: "weakref.WeakKeyDictionary[Seen, tuple[Tensor, Tensor]]" = weakref.WeakKeyDictionary()
+"""Of images that are looked at: copies are asked for themselves, and again where surprising labels are."""
+
+
 def _pairs(seen: Seen) -> tuple[Tensor, Tensor]:
+    if seen not in _FOUND:
+        _FOUND[seen] = _compared(seen)
+    return _FOUND[seen]
+
+
+def _compared(seen: Seen) -> tuple[Tensor, Tensor]:
+    """Pairs (M, 2) int64 of rows that are copies, and how much each agrees (M,)."""
     if len(seen) < 2:
         return torch.empty(0, 2, dtype=torch.int64), torch.empty(0)
     prints = fingerprints_of(seen)

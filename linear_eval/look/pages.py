@@ -127,7 +127,7 @@ def surprising_sheet(path: Path, seen: Seen, found: Sequence[Surprise]) -> Path:
         path,
         f"{len(found)} images whose label surprises",
         lines,
-        note="the label, and what a probe says that was fitted on the other images; the likeliest wrong label first",
+        note="the label, and what a probe of the other images and the nearest say; the likeliest wrong label first",
     )
 
 

@@ -9,7 +9,6 @@ from linear_eval.comparison.runs import RunRecord
 from linear_eval.reports.notes import notes_on
 from linear_eval.results import ClosedResult
 from simclr.config.presets import preset
-from simclr.errors import ConfigError
 from simclr.run.diagnostics import warnings_in_words
 from simclr.run.log import figures_over
 
@@ -155,10 +154,7 @@ def _not_ahead(run: RunRecord, worse: list[str]) -> str:
     """That a run did not beat its baselines, and why that may be."""
     said = f"Not ahead of {' and '.join(worse)} by more than chance."
     epochs, steps = run.config.get("train.epochs"), max((line["step"] for line in run.metrics), default=0)
-    try:
-        wanted = max(preset(name).train.epochs for name in ("folder-small", "cifar10-cpu"))
-    except (ConfigError, AttributeError):
-        wanted = 100
+    wanted = preset("folder-small").train.epochs
     if isinstance(epochs, int) and epochs < wanted / 2:
         said += (
             f" It is short: {epochs} epochs, {steps:,} steps; presets for small sets have about {wanted}. Train longer first "

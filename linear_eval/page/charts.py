@@ -11,9 +11,8 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 from markupsafe import Markup
 
-from linear_eval.comparison.runs import RunRecord
+from linear_eval.comparison.runs import RunRecord, over_epochs
 from simclr.names import as_utf8
-from simclr.run.log import figures_over
 
 __all__ = ["COLOURS", "DASHES", "Chart", "Curve", "curves_of", "draw_curves", "drawing_script", "last_values"]
 
@@ -106,13 +105,7 @@ def curves_of(runs: Sequence[RunRecord]) -> dict[Chart, list[Curve]]:
 
 
 def _curve(number: int, run: RunRecord, chart: Chart) -> Curve:
-    """A step is a fraction of an epoch, which lets runs of other batches share an axis."""
-    ends = [line for line in run.metrics if line["kind"] == "epoch" and line["step"]]
-    steps = ends[-1]["step"] / ends[-1]["epoch"] if ends else None  # in an epoch
-    points = [
-        (line["epoch"] if steps is None else line["step"] / steps, chart.scale * value)
-        for line, value in figures_over(run.metrics, chart.kind, chart.key)
-    ]
+    points = [(x, chart.scale * y) for x, y in over_epochs(run, chart.key, chart.kind)]
     every = -(-len(points) // MOST_POINTS)
     if every > 1:
         points = [*points[:-1:every], points[-1]]

@@ -70,17 +70,18 @@ class _Chosen:
         rows = torch.randperm(len(seen), generator=generator)[:MOST_POINTS].sort().values
         method: Method = "tsne" if len(rows) >= 5 else "pca"
         spots = map_of(seen.x[rows], method)
-        script, place = draw_map(spots, seen.y[rows].tolist(), len(seen.classes), "")
+        script, place = draw_map(spots, seen.y[rows].tolist())
         points = [self.pictures.want(row) for row in rows.tolist()]
         content = thumbnails(seen.images, list(self.pictures.rows), SIDE)
-        colours = class_colours(len(seen.classes))
+        labels = [label for label in seen.y.unique().tolist() if label >= 0]
+        colours = class_colours(max(labels, default=-1) + 1)
         return Look(
             neighbours=neighbours,
             neighbours_note=said,
             surprising=odd,
-            surprising_note="Labels that may be wrong, the most surprising first: a linear probe that never saw the image is "
-            "sure of another class. Each labelled image was predicted by a probe fitted on four fifths of the others, without "
-            "its copies. The weaker the encoder, the more of these are its own mistakes. "
+            surprising_note="Labels that may be wrong, the most surprising first: a linear probe that never saw the image and "
+            "the labels of its nearest images say another class. Each was predicted by a probe fitted on four fifths of the others "
+            "without its copies. The weaker the encoder, the more of these are its own mistakes. "
             f"{command('neighbors')} RUN --surprising lists them in a file."
             if odd
             else "",
@@ -90,11 +91,7 @@ class _Chosen:
             map_script=script,
             map_note=_note(method, len(rows), seen),
             map_points=len(rows),
-            classes=[
-                (seen.classes[label], colours[label], _SIGNS[FORMS[label % len(FORMS)]])
-                for label in seen.y.unique().tolist()
-                if 0 <= label < len(seen.classes)
-            ],
+            classes=[(seen.name_of(label), colours[label], _SIGNS[FORMS[label % len(FORMS)]]) for label in labels],
             images=self.pictures.as_json(seen, content),
             cells=as_json(cells),
             points=as_json(points),
@@ -154,7 +151,11 @@ class _Chosen:
             return [], f"None among {len(seen):,} images."
         crossing = sum(group.crosses for group in groups)
         note = f"{len(groups):,} groups of {sum(len(group.rows) for group in groups):,} images"
-        note += f"; {crossing:,} of them across training and test, which makes a score too good" if crossing else ""
+        note += (
+            f"; {crossing:,} of them across parts: one across training and test makes a score too good"
+            if crossing
+            else ""
+        )
         note += f". {command('neighbors')} RUN --copies lists all of them in a file."
         shown = [
             [
@@ -171,7 +172,7 @@ class _Chosen:
             return [
                 self._picture(
                     one.row,
-                    f"labelled {seen.label(one.row)}, looks like {seen.classes[one.said]} ({100 * one.confidence:.0f} %): "
+                    f"labelled {seen.label(one.row)}, looks like {seen.name_of(one.said)} ({100 * one.confidence:.0f} %): "
                     f"{_short(seen.names[one.row])}",
                 )
                 for one in surprising(seen, SURPRISES)

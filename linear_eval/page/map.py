@@ -25,16 +25,14 @@ def class_colours(count: int) -> list[str]:
     return [_CLASS_COLOURS[number % len(_CLASS_COLOURS)] for number in range(count)]
 
 
-def draw_map(spots: np.ndarray, labels: Sequence[int], classes: int, caption: str) -> tuple[Markup, Markup]:
+def draw_map(spots: np.ndarray, labels: Sequence[int]) -> tuple[Markup, Markup]:
     """The script that draws a map and its place; the page's own script shows the pictures, searches and lists.
 
     Args:
         spots: (N, 2).
         labels: N of them, -1 for none.
-        classes: how many there are.
-        caption: what is said of the horizontal axis.
     """
-    colours, grey = class_colours(classes), "#888888"
+    colours, grey = class_colours(max(labels, default=-1) + 1), "#888888"
     source = ColumnDataSource(
         {
             "x": np.round(spots[:, 0].astype(float), 3),
@@ -73,6 +71,5 @@ def draw_map(spots: np.ndarray, labels: Sequence[int], classes: int, caption: st
     drawn.add_tools(HoverTool(renderers=[points], tooltips=None, callback=hover, point_policy="snap_to_data"))
     drawn.axis.visible = False
     drawn.grid.visible = False
-    drawn.xaxis.axis_label = caption
     script, place = components(drawn, wrap_script=True)
     return Markup(script), Markup(place)

@@ -6,7 +6,10 @@ from pathlib import Path
 from simclr.errors import ConfigError
 from simclr.paths import expand_fields
 
-__all__ = ["PageOptions"]
+__all__ = ["FILE", "SEVERAL", "PageOptions"]
+
+FILE, SEVERAL = "report.html", "comparison.html"
+"""What the page of a run, or of a folder of runs, is called, and that of several runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

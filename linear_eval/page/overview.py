@@ -12,6 +12,7 @@ from linear_eval.comparison.page import Section
 from linear_eval.comparison.runs import RunRecord, read_runs
 from linear_eval.comparison.scores import scored_sets
 from linear_eval.page.facts import trained_on_what
+from linear_eval.page.options import FILE
 from linear_eval.page.state import state_of
 from linear_eval.page.template import filled
 from simclr.errors import PipelineError
@@ -90,7 +91,7 @@ def _written(folder: Path) -> float:
     last = 0.0
     for path in folder.iterdir():
         with suppress(OSError):
-            if path.is_file() and path.name != "report.html":
+            if path.is_file() and path.name != FILE:
                 last = max(last, path.stat().st_mtime)
     return last
 
@@ -130,7 +131,7 @@ def _note(title: str) -> str:
 
 def _link(folder: Path, beside: Path, live: bool) -> str | None:
     """Where the report of the run in ``folder`` is, seen from ``beside``; None where there is none."""
-    if not live and not (folder / "report.html").exists():
+    if not live and not (folder / FILE).exists():
         return None
     way = os.path.relpath(folder, beside)
-    return quote(f"{way}/" if live else f"{way}/report.html", errors="surrogateescape")
+    return quote(f"{way}/" if live else f"{way}/{FILE}", errors="surrogateescape")

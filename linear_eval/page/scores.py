@@ -6,7 +6,7 @@ from itertools import combinations
 
 from linear_eval.answers import StoredAnswers, read_answers
 from linear_eval.comparison.runs import RunRecord
-from linear_eval.comparison.scores import Score, ScoredSet
+from linear_eval.comparison.scores import Score, ScoredSet, scored_sets
 from linear_eval.comparison.tables import by_title
 from linear_eval.metrics import paired_difference
 from linear_eval.reports.notes import COMMONEST
@@ -121,6 +121,23 @@ def pairs_of_rows(run: RunRecord) -> list[Pair]:
 
 def pairs_of_runs(runs: Sequence[RunRecord]) -> list[Pair]:
     """Every run's classifier minus another's on the test images that both were scored on, image by image."""
+    found = []
+    for same in _scored_alike(runs):
+        found += _pairs_of(same)
+    return found
+
+
+def _scored_alike(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """The runs in groups of one test set: images without files have numbers alone, which name others in another division."""
+    groups: dict[tuple[object, ...], list[RunRecord]] = {}
+    for run in runs:
+        if sets := scored_sets(run):
+            division = (run.config.get("data.split_seed"), run.config.get("data.test_fraction"))
+            groups.setdefault((sets[0].title, *division), []).append(run)
+    return list(groups.values())
+
+
+def _pairs_of(runs: Sequence[RunRecord]) -> list[Pair]:
     answers = {run.name: stored for run in runs if (stored := read_answers(run.folder)) is not None}
     names = list(answers)
     if len(names) > MOST_RUNS:

@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from linear_eval.comparison.runs import RunRecord
+from linear_eval.comparison.runs import RUN_FILES, RunRecord
+from simclr.progress import clock
 from simclr.run.lock import holder
 
 __all__ = ["RunState", "run_folders", "state_of"]
@@ -31,7 +32,7 @@ def state_of(run: RunRecord) -> RunState:
         return RunState("scored" if scored else "trained", f"Finished{', scored' if scored else ', not scored'}: {at}.")
     if _runs_now(run.folder):
         left = [line["seconds_left"] for line in run.metrics if isinstance(line.get("seconds_left"), int | float)]
-        more = f", about {_clock(left[-1])} left" if left else ""
+        more = f", about {clock(left[-1])} left" if left else ""
         return RunState("running", f"Running: {at}{more}.")
     if last.get("kind") == "failed":
         return RunState("failed", f"Ended at step {last['step']:,}: {last.get('what', 'not finite')}.")
@@ -48,14 +49,10 @@ def _runs_now(folder: Path) -> bool:
     return log.exists() and time.time() - log.stat().st_mtime < _FRESH
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
 def run_folders(folder: Path) -> list[Path]:
     """The runs right below ``folder``, by name; none where it is a run itself."""
-    marks = ("config.yaml", "metrics.jsonl", "result.json", "open-set.json", "one-shot.json")
-    if any((folder / mark).exists() for mark in marks):
+    if any((folder / mark).exists() for mark in RUN_FILES):
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and any((path / mark).exists() for mark in marks))
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and any((path / mark).exists() for mark in RUN_FILES)
+    )

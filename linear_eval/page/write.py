@@ -15,7 +15,7 @@ from linear_eval.page.document import page_of, rendered
 from linear_eval.page.gallery import look_of
 from linear_eval.page.live import Reply, as_reply, served
 from linear_eval.page.look import confusion_of
-from linear_eval.page.options import PageOptions
+from linear_eval.page.options import FILE, SEVERAL, PageOptions
 from linear_eval.page.overview import list_runs, overview_page, overview_sections
 from linear_eval.page.state import run_folders, state_of
 from linear_eval.progress import print_line
@@ -24,9 +24,8 @@ from simclr.files import AGAIN, atomically, refused
 from simclr.progress import screen, terminal
 from simclr.stopping import request
 
-__all__ = ["FILE", "follow", "live_reply", "report", "write_page", "write_page_at_end"]
+__all__ = ["follow", "live_reply", "report", "write_page", "write_page_at_end"]
 
-FILE, SEVERAL = "report.html", "comparison.html"
 _PICTURES = b'id="images"'
 """What stands in a page that has pictures."""
 
