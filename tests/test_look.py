@@ -221,3 +221,12 @@ def test_a_sheet_holds_any_names(tmp_path: Path) -> None:
 def test_a_sample_is_drawn_evenly(seen: Seen) -> None:
     drawn = drawn_rows(seen, 6)
     assert [seen.label(row) for row in drawn.tolist()] == ["a"] * 3 + ["b"] * 3 and len(set(drawn.tolist())) == 6
+
+
+def test_copies_of_an_image_have_no_part_in_its_prediction() -> None:
+    """Every image twice, and labels that nothing but its copy tells: a probe that saw the copy knows them, another guesses."""
+    draw = torch.Generator().manual_seed(0)
+    x, target = torch.randn(80, 300, generator=draw).repeat(2, 1), torch.randint(2, (80,), generator=draw).repeat(2)
+    groups = torch.arange(80).repeat(2)
+    right = [float((out_of_fold(x, target, of).argmax(1) == target).float().mean()) for of in (None, groups)]
+    assert right[0] > 0.8 and right[1] < 0.65

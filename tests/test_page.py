@@ -1,6 +1,7 @@
 """The report as people get it: its figures are those of the files, it loads nothing, and a real browser works with it."""
 
 import json
+import os
 import re
 import shutil
 import urllib.error
@@ -17,18 +18,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import simclr
 from linear_eval import EvalConfig, evaluate_run, paired_difference
-from linear_eval.answers import read_answers
+from linear_eval.answers import certainty_of, read_answers
+from linear_eval.classify.result import LinearClassifier, score_predictions
+from linear_eval.page.images import as_json
 from linear_eval.page.live import served
 from linear_eval.page.map import FORMS, draw_map
 from linear_eval.page.options import PageOptions
 from linear_eval.page.write import live_reply, report, write_page
 from simclr.config import EncoderConfig, HeadConfig, LoopConfig
 from simclr.errors import CheckpointError, ConfigError
+from simclr.names import as_utf8, printable
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -115,6 +120,45 @@ def test_it_loads_nothing_and_names_stay_text(page: Path) -> None:
     content = [json.loads(t) for t in re.findall(r'application/json" id="images">(.*?)</script>', page.read_text())]
     assert len(content) == 1 and any(NASTY.replace("/", "∕") in (one[2] or "") for one in content[0])
     assert page.stat().st_size < 4_000_000
+
+
+def test_no_name_ends_the_script_that_holds_it() -> None:
+    names = ["</script><script>alert(1)", "</script x", "<!--<script>", "]]>&amp;\u2028", os.fsdecode(b"caf\xe9")]
+    page = Texts(f'<script type="application/json">{as_json({"names": names})}</script><p>behind</p>')
+    assert page.tags == ["script", "p"]
+    assert json.loads(page.texts[0])["names"] == [as_utf8(printable(name)) for name in names]
+
+
+class Texts(HTMLParser):
+    """The tags of some HTML, and what stands between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_how_sure_an_answer_is_also_of_a_class_that_training_lacks() -> None:
+    x, truth = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 5, 9, 1, 2, 5, 0, -1])
+    weight, bias = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0.1, -0.2, 0.3])
+    classifier = LinearClassifier(weight, bias, torch.zeros(4), torch.ones(4), torch.tensor([0, 2, 5]))
+    probe = score_predictions(classifier.predict(x), truth, truth[:3], chosen=None, classifier=classifier)
+    found = certainty_of(probe, x, truth)
+    assert found is not None
+    z = x.double().numpy() @ weight.double().numpy().T + bias.double().numpy()
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    known = {0: 0, 2: 1, 5: 2}
+    assert found[0].numpy() == pytest.approx(p.max(1), abs=1e-6)
+    assert found[1].numpy() == pytest.approx(
+        [p[i, known[y]] if y in known else 0 for i, y in enumerate(truth.tolist())], abs=1e-6
+    )
 
 
 def test_answers_are_image_by_image_what_the_score_counted(run: Path) -> None:

@@ -80,8 +80,8 @@ class _Chosen:
             neighbours_note=said,
             surprising=odd,
             surprising_note="Labels that may be wrong, the most surprising first: a linear probe that never saw the image and "
-            "the labels of its nearest images say another class. Each was predicted by a probe fitted on four fifths of the others "
-            "without its copies. The weaker the encoder, the more of these are its own mistakes. "
+            "the labels of its nearest images say another class. Each was predicted by a probe fitted on four fifths of the "
+            "others without its copies. The weaker the encoder, the more of these are its own mistakes. "
             f"{command('neighbors')} RUN --surprising lists them in a file."
             if odd
             else "",
