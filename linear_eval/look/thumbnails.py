@@ -15,10 +15,7 @@ from simclr.data.channels import shown_bands
 from simclr.errors import DataError
 from simclr.progress import each
 
-__all__ = ["KIND", "picture_of", "thumbnails"]
-
-KIND = "image/webp"
-"""What ``thumbnails`` are."""
+__all__ = ["picture_of", "thumbnails"]
 
 
 def thumbnails(images: ImageSet, rows: Sequence[int], side: int) -> dict[int, bytes]:

@@ -14,13 +14,15 @@ from simclr.names import as_utf8, printable
 __all__ = ["as_json", "data_address", "picture_address"]
 
 _WIDEST = 1400
-_ENDINGS = {b"\x89PNG": "png", b"RIFF": "webp", b"<svg": "svg+xml"}
+_EMPTY = (
+    "data:image/svg+xml;base64,"
+    + base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>").decode()
+)
 
 
-def picture_address(content: bytes) -> str:
-    """The bytes of a PNG, WebP or JPEG as an address that a page can hold; of none an empty picture."""
-    content = content or b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>"
-    return f"data:image/{_ENDINGS.get(content[:4], 'jpeg')};base64,{base64.b64encode(content).decode()}"
+def picture_address(webp: bytes) -> str:
+    """The bytes of a WebP picture as an address that a page can hold; of none an empty picture."""
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}" if webp else _EMPTY
 
 
 def data_address(path: Path) -> Markup | None:
