@@ -77,17 +77,17 @@ class Crowd:
     """Whether other work keeps the threads of this process from their cores.
 
     At every operation threads wait for the last of them: where one has to share its core, all do. Two threads on two busy
-    cores take a small network's steps at an eighth of the speed of one.
+    cores take a small network's steps at an eighth of the speed of one. In less than ``seconds`` it cannot tell.
     """
 
-    def __init__(self) -> None:
-        self._before = self._counts()
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        self._before, self._seconds = self._counts(), seconds
 
     def words(self) -> str | None:
         """A sentence where it does, once; None where it does not, or too little time has gone by to tell."""
         now, threads = self._counts(), torch.get_num_threads()
         wall, used, taken = (new - old for new, old in zip(now, self._before, strict=True))
-        if threads == 1 or wall < _SECONDS:
+        if threads == 1 or wall < self._seconds:
             return None
         self._before = now
         if used > 0.6 * threads * wall or taken < _TAKEN_AWAY * wall:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from simclr.config import TrainConfig
+from simclr.cores import Crowd
 from simclr.files import free_space
 from simclr.granted import available_memory
 from simclr.memory import peak_memory
@@ -55,6 +56,7 @@ def _told(run: Run, learner: Learner) -> Iterator[str]:
     yield from (_line("", note) for note in run.notes)
     yield _line("views", f"{config.augment.views} of {config.augment.size} px of each image")
     learner.model.train()
+    crowd = Crowd(seconds=1.0) if device.type == "cpu" else None
     seconds: list[float] = []
     views = None
     with progress("steps", STEPS + 1, "steps") as tell:
@@ -67,6 +69,7 @@ def _told(run: Run, learner: Learner) -> Iterator[str]:
             tell(len(seconds))
             if len(seconds) > STEPS:
                 break
+    words = crowd and crowd.words()
     flops = None if views is None else model_flops(whole_model(learner.model), views)
     counted = "" if flops is None else f", {flops / 1e9:,.3g} GFLOP a step and process, forward and backward"
     size = sum(p.numel() for p in learner.model.parameters()) / 1e6
@@ -87,6 +90,8 @@ def _told(run: Run, learner: Learner) -> Iterator[str]:
             f"about {clock(each * left)} for {left:,} steps of {each:.3g} s (mean of {len(measured)}); reading that is slower "
             "than training, scores and checkpoints come on top",
         )
+    if words:
+        yield _line("", words)
     one, keeps = checkpoint_bytes(run, learner), config.train.keep_checkpoints + 1
     room = free_space(config.run_dir)
     there = "" if room is None else f"; {room / 1e9:,.1f} GB are free"

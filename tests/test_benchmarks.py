@@ -18,6 +18,7 @@ MARKS: dict[str, Any] = {
     "cifar10/lightly_simclr.py": pytest.mark.long,
     "cifar10/run.py": pytest.mark.long,
     "adapting.py": pytest.mark.long,
+    "cifar10/ladder.py": pytest.mark.long,
     "loss.py": pytest.mark.long,
     "many_classes.py": pytest.mark.long,
     "many_files.py": pytest.mark.long,

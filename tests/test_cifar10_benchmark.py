@@ -1,6 +1,7 @@
 """The parts of benchmarks/cifar10 that no score shows: unpacking, cutting, overrides, a slot of time that ends."""
 
 import hashlib
+import json
 import subprocess
 import sys
 import tarfile
@@ -15,8 +16,10 @@ from PIL import Image
 
 import simclr
 from ideas import OBJECTIVES
+from ladder import RUNGS, climbed, minutes_until
 from lightly_simclr import require_lightly
 from simclr.config import EncoderConfig, TrainConfig
+from simclr.config.presets import PRESETS
 from simclr.errors import ConfigError, DataError, MissingExtraError, PipelineError
 from simclr.losses import TripletConfig
 from simclr.run.checkpoint import newest_checkpoint
@@ -202,3 +205,22 @@ def test_without_lightly_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "lightly", None)  # what an import finds where it is not installed
     with pytest.raises(MissingExtraError, match=r"simclr-pipeline\[bench\]"):
         require_lightly()
+
+
+def test_the_ladder_has_published_figures_and_reads_minutes_in_the_log(tmp_path: Path) -> None:
+    assert {rung.preset for rung in RUNGS.values()} <= set(PRESETS)
+    run = tmp_path / "seed-0"
+    run.mkdir()
+    found = ((10, 0.7), (20, 0.905), (30, 0.9))
+    lines = [{"kind": "epoch", "step": step, "epoch": step // 10, "online_knn": knn} for step, knn in found]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    timing = {"minutes": 3.0, "minutes_of_steps": 2.0, "step_seconds": 4.0, "steps": 30}
+    assert minutes_until(run, timing, "online_knn", 0.9) == pytest.approx(1.0 + 20 * 4.0 / 60)
+    assert minutes_until(run, timing, "online_knn", 0.95) is None
+    rows = {name: {"linear": {"accuracy": 0.5}, "knn": {"accuracy": 0.25}} for name in ("encoder", "untrained")}
+    seeds = {"0": {"timing": timing, "scores": {"rows": rows}}, "1": {"timing": timing}}
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seed-1" / "metrics.jsonl").touch()
+    row = climbed("clock", {"seeds": seeds, "step_flops": 5e12}, tmp_path)
+    assert (row["linear"], row["kNN (20)"], row["PFLOP"]) == ("50.0", "25.0", "0.15 ± 0.00")
+    assert row["minutes to online kNN 90"] == "2.3"

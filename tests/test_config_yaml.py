@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,8 @@ def test_yaml_numbers_and_presets(tmp_path: Path) -> None:
         ("[" * 3000, "is not YAML"),
         ("preset: [digits]", "preset is ['digits'], expected the name of a preset"),
         ("encoder: {layers: [0, 1, 1, 1]}", "encoder.layers is (0, 1, 1, 1)"),
+        ("encoder: {layers: [1, 0, 1, 0]}", "encoder.layers is (1, 0, 1, 0)"),
+        ("encoder: {layers: [0, 0, 0, 0]}", "encoder.layers is (0, 0, 0, 0)"),
         ("data: {source: digits, path: photos}", "data.source=digits does not read; add --data.source folder"),
         ("a: b: c", "is not YAML"),
     ],
@@ -307,3 +310,25 @@ def test_a_wrong_change_is_refused_in_one_line(changes: dict[str, object], said:
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")) as error:
         preset("cifar10", **changes)
     assert "\n" not in str(error.value)
+
+
+def test_a_shortened_run_warms_up_for_a_tenth_of_it(tmp_path: Path) -> None:
+    """Unless the warm-up is named, or the run can be made longer later, in all three ways to say it."""
+    file = tmp_path / "short.yaml"
+
+    def three(text: str, words: list[str], changes: dict[str, Any]) -> list[float]:
+        file.write_text(f"preset: cifar10-lars\n{text}")
+        found = [load_config(file), parse("cifar10-lars", *words), simclr.preset("cifar10-lars", **changes)]
+        return [config.schedule.warmup_epochs for config in found]
+
+    assert three("train: {epochs: 3}", ["--train.epochs=3"], {"train": {"epochs": 3}}) == [0.3] * 3
+    assert three("train: {epochs: 2000}", ["--train.epochs", "2000"], {"train": {"epochs": 2000}}) == [10] * 3
+    named = "train: {epochs: 20}\nschedule: {warmup_epochs: 5}"
+    words = ["--train.epochs", "20", "--schedule.warmup-epochs", "5"]
+    assert three(named, words, {"train": {"epochs": 20}, "schedule": {"warmup_epochs": 5}}) == [5] * 3
+    steady = "train: {epochs: 20}\nschedule: {decay: wsd}"
+    words = ["--train.epochs", "20", "--schedule.decay", "wsd"]
+    assert three(steady, words, {"train": {"epochs": 20}, "schedule": {"decay": "wsd"}}) == [10] * 3
+    assert simclr.preset("cifar10-lars").but(train={"epochs": 50}).schedule.warmup_epochs == 5
+    with pytest.raises(ConfigError, match="together are longer than the run"):
+        parse("adapt", "--data.path", "photos", "--encoder.name", "resnet18", "--train.epochs", "1")

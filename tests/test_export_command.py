@@ -92,6 +92,7 @@ def images_of(count: int, height: int = 32, width: int = 32) -> Tensor:
     [
         EncoderConfig(name="resnet18", stem="imagenet", **NARROW),
         EncoderConfig(name="resnet18", stem="small", **NARROW),
+        EncoderConfig(name="resnet18", stem="patch", layers=(1, 1, 1, 0), channels=(8, 16, 32, 32)),
         EncoderConfig(name="resnet26d", stem="small", **NARROW),
         EncoderConfig(name="vit_tiny_patch16_224", patch_size=8),
         EncoderConfig(name="test_convnext"),

@@ -204,8 +204,10 @@ def test_a_longer_run_would_be_another_one(tiny_run: TrainConfig) -> None:
 def test_the_preset_is_the_papers() -> None:
     config = simclr.preset("moco-v3")
     assert from_dict(TrainConfig, to_dict(config)) == config
-    layers = predictor(config.head.out_dim, config.head.predictor_dim)
-    assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    layers = predictor(config.head.out_dim, config.head.predictor_dim, config.head.predictor_norm)
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    of_a_transformer = [type(layer).__name__ for layer in predictor(256, 4096)]
+    assert of_a_transformer == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
     assert [tuple(p.shape) for p in layers.parameters()] == [(4096, 256), (4096,), (4096,), (256, 4096)]
 
 

@@ -19,6 +19,8 @@ def lars_by_hand(
     rates: list[float],
     decays: list[float],
     adapt: list[bool],
+    trust: float = 0.001,
+    clip: bool = False,
 ) -> list[torch.Tensor]:
     """You et al. 2017, alg. 1 with the learning rate inside the momentum, one tensor at a time in float64."""
     weights = [w.double().clone() for w in weights]
@@ -28,19 +30,21 @@ def lars_by_hand(
             u = gradients[step][i].double() + decays[i] * w
             scale = 1.0
             if adapt[i] and w.norm() > 0 and u.norm() > 0:
-                scale = 0.001 * float(w.norm() / u.norm())
+                scale = trust * float(w.norm() / u.norm())
+                scale = min(scale / rate, 1.0) if clip else scale
             velocity[i] = 0.9 * velocity[i] + rate * scale * u
             weights[i] = w - velocity[i]
     return weights
 
 
-def test_lars_equals_the_rule() -> None:
+@pytest.mark.parametrize(("trust", "clip"), [(0.001, False), (0.3, True)])
+def test_lars_equals_the_rule(trust: float, clip: bool) -> None:
     torch.manual_seed(0)
     shapes = [(4, 3, 3, 3), (5, 7), (4,), (6, 2)]
     start = [torch.randn(s) for s in shapes]
     start[3].zero_()  # a norm of zero switches the adaptation off
     model = nn.ParameterList([nn.Parameter(w.clone()) for w in start])
-    optimizer = LARS(parameter_groups(model, weight_decay=0.01), lr=0.0)
+    optimizer = LARS(parameter_groups(model, weight_decay=0.01), lr=0.0, trust=trust, clip=clip)
     rates = [0.5, 1.0, 0.25, 3.0]
     gradients = [[torch.randn(s) for s in shapes] for _ in rates]
     for rate, gradient in zip(rates, gradients):
@@ -49,7 +53,8 @@ def test_lars_equals_the_rule() -> None:
         for p, g in zip(model, gradient):
             p.grad = g.clone()
         optimizer.step()
-    expected = lars_by_hand(start, gradients, rates, [0.01, 0.01, 0.0, 0.01], [True, True, False, True])
+    decays, adapt = [0.01, 0.01, 0.0, 0.01], [True, True, False, True]
+    expected = lars_by_hand(start, gradients, rates, decays, adapt, trust, clip)
     for p, w in zip(model, expected):
         torch.testing.assert_close(p.detach().double(), w, rtol=1e-5, atol=1e-6)
 

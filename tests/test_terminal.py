@@ -1,6 +1,7 @@
 """What a person sees: bars on a terminal and in a notebook, lines in a log, and nothing of a process that is not the first."""
 
 import io
+import itertools
 import os
 import re
 import shutil
@@ -11,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from simclr import TrainConfig, pretrain
 from simclr import progress as shown
 from simclr.__main__ import completion
 from simclr.commands import refuse_module
+from simclr.cores import Crowd
 from simclr.data import load_source
 from simclr.dry_run import dry_run
+from simclr.losses import TripletConfig
 from simclr.model.contrastive import build_model
 from simclr.processes import note_on_accelerate
 from simclr.progress import each, progress, screen, terminal
+from simclr.run.length import too_short, wanted_steps
 
 ROOT = Path(__file__).parent.parent
 
@@ -163,6 +168,37 @@ def test_a_dry_run_tells_what_the_run_would_be_and_writes_nothing(
     again = dry_run(replace(config, train=replace(config.train, epochs=2)))
     assert again[-1].endswith("where it would be finished already")
     assert {path: path.stat().st_mtime_ns for path in run.run_dir.rglob("*")} == before
+
+
+def test_a_dry_run_says_that_other_work_keeps_the_cores(tiny_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run says it at its first figures: a step's time would be taken for that of an idle machine."""
+    ticks = itertools.count()
+
+    def counts(self: Crowd) -> tuple[float, float, float]:
+        second = next(ticks)
+        return 2.0 * second, second, 800.0 * second
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Crowd, "_counts", counts)
+        said = [line for line in dry_run(tiny_run) if "other work keeps the cores busy: 2 threads got 0.5" in line]
+        assert len(said) == 1
+    monkeypatch.setattr(Crowd, "_counts", lambda self: (2.0 * next(ticks), 4.0, 0.0))
+    assert not any("other work" in line for line in dry_run(tiny_run))
+
+
+def test_a_run_too_short_to_win_says_so_before_it_starts(tiny_run: TrainConfig) -> None:
+    """As many epochs as it names are enough; labels and weights that are there already want no such length."""
+    epochs = tiny_run.train.epochs
+    steps = len(load_source(tiny_run.data, "train")) // tiny_run.train.batch_size
+    short = [line for line in dry_run(tiny_run) if f"{epochs * steps:,} steps, too few to beat raw pixels" in line]
+    assert len(short) == 1
+    enough = int(re.search(r"--train\.epochs (\d+) has", short[0])[1])
+    wanted = wanted_steps(tiny_run)
+    assert (enough - 1) * steps < wanted <= enough * steps
+    assert too_short(replace(tiny_run, train=replace(tiny_run.train, epochs=enough)), steps) == []
+    assert wanted_steps(replace(tiny_run, objective=TripletConfig())) == 0
+    assert wanted_steps(replace(tiny_run, encoder=replace(tiny_run.encoder, init="runs/before"))) == 0
 
 
 @pytest.mark.parametrize("module", ["simclr.train", "linear_eval.evaluate", "simclr.run.log"])

@@ -176,7 +176,8 @@ def report(options: argparse.Namespace, result: dict[str, Any]) -> None:
         console.print(objective_table(result["objectives"]))
 
 
-def main(words: list[str]) -> int:
+def read(words: list[str]) -> argparse.Namespace:
+    """The words of a command line as options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     wanted = "--quick" not in words  # which finds images and a place of its own
     parser.add_argument("--data", type=Path, required=wanted, help="folder of train/ and test/, or a tar file of it")
@@ -200,6 +201,11 @@ def main(words: list[str]) -> int:
         options.ideas = options.ideas or ["objective.temperature=0.1"]
         options.try_minutes, options.objective_epochs, options.sgd_epochs = 0.05, 2, 2
     options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
+    return options
+
+
+def main(words: list[str]) -> int:
+    options = read(words)
     with tempfile.TemporaryDirectory() as folder:  # for what --quick was given no place
         options.data, options.out = (
             options.data or few_images(Path(folder) / "images"),
@@ -208,8 +214,8 @@ def main(words: list[str]) -> int:
         return measure(options, words)
 
 
-def measure(options: argparse.Namespace, words: list[str]) -> int:
-    """Do what the options say, as far as the slot of time reaches, and report it."""
+def measure(options: argparse.Namespace, words: list[str], result: dict[str, Any] | None = None) -> int:
+    """Do what the options say, as far as the slot of time reaches, and report it; ``result`` fills as it goes."""
     options.work = options.work or options.out / "work"
     options.out.mkdir(parents=True, exist_ok=True)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -217,10 +223,8 @@ def measure(options: argparse.Namespace, words: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     slot = Slot(options.minutes, options.out / "log.txt")
-    result: dict[str, Any] = {
-        "commands": [shlex.join(["python", "benchmarks/cifar10/run.py", *words])],
-        **environment(DEVICE),
-    }
+    result = {} if result is None else result
+    result |= {"commands": [shlex.join(["python", "benchmarks/cifar10/run.py", *words])], **environment(DEVICE)}
     said: list[str] = []
     try:
         config = recipe(options, unpack(options.data, options.work))

@@ -29,14 +29,15 @@ class EncoderConfig:
     """Layers, counted from the image, that keep the weights they start from: 1 is the stem, 2 the first block with it, and
     so on; -1 freezes the whole backbone. Their BatchNorm keeps its statistics."""
 
-    stem: Rare[Literal["auto", "small", "imagenet"]] = "auto"
-    """ResNets only. `small`: 3x3 stride-1 convolution, no max-pool, as SimCLR does for CIFAR-10. `auto`: small up to 64 px."""
+    stem: Rare[Literal["auto", "small", "patch", "imagenet"]] = "auto"
+    """ResNets only. `small`: 3x3 stride-1 convolution, no max-pool, as SimCLR does for CIFAR-10. `auto`: small up to 64 px.
+    `patch`: 4x4 stride-2 convolution, no max-pool, which leaves a quarter of the work."""
 
     pretrained: Rare[bool] = False
     """Start from timm's published weights (downloaded)."""
 
     layers: Rare[tuple[int, ...] | None] = None
-    """ResNets only: blocks in each stage, instead of the model's own."""
+    """ResNets only: blocks in each stage, instead of the model's own; last stages of 0 are left out."""
 
     channels: Rare[tuple[int, ...] | None] = None
     """ResNets only: channels of each stage, instead of the model's own."""
@@ -57,8 +58,10 @@ class EncoderConfig:
             object.__setattr__(self, "init", str(expanded(Path(self.init))))
         for name in ("layers", "channels"):
             values = getattr(self, name)
-            fine = values is None or (len(values) > 0 and all(v >= 1 for v in values))
-            require(fine, f"encoder.{name}", values, "numbers of at least 1")
+            kept = [1] if values is None else list(values)
+            while name == "layers" and kept and kept[-1] == 0:
+                kept.pop()
+            require(bool(kept) and all(v >= 1 for v in kept), f"encoder.{name}", values, "numbers of at least 1")
         require(
             self.patch_size is None or self.patch_size >= 1,
             "encoder.patch_size",
@@ -87,6 +90,9 @@ class HeadConfig:
 
     predictor_dim: Rare[int] = 0
     """Hidden width of MoCo v3's predictor, an MLP of two layers behind the head; 0 is none. For `objective:moco`."""
+
+    predictor_norm: Rare[bool] = True
+    """A last BatchNorm in the predictor, without scale and shift: MoCo v3 has it for transformers and not for ResNets."""
 
     def __post_init__(self) -> None:
         require(

@@ -46,6 +46,9 @@ class OptimConfig:
     trust: Rare[float] = 0.001
     """LARS's trust coefficient."""
 
+    trust_clip: Rare[bool] = False
+    """LARS: `learning_rate` is the highest that a tensor may have, and no factor of what its norms give (LARC; solo-learn)."""
+
     clip_norm: Rare[float | None] = None
     """Clip the global norm of the gradient to this, before the step."""
 

@@ -25,7 +25,7 @@ from simclr.config.cifar_presets import (
     cifar100,
     stl10,
 )
-from simclr.config.moco_v3 import moco_v3
+from simclr.config.moco_v3 import cifar10_moco, moco_v3
 from simclr.errors import ConfigError
 from simclr.objectives import NTXentConfig, TripletConfig
 
@@ -214,6 +214,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "cifar10": cifar10,
     "cifar10-lars": cifar10_lars,
+    "cifar10-moco": cifar10_moco,
     "cifar10-fast": cifar10_fast,
     "cifar10-resnet50": cifar10_resnet50,
     "cifar10-cpu": cifar10_cpu,

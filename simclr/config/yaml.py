@@ -13,6 +13,7 @@ import yaml
 
 from simclr.config import TrainConfig
 from simclr.config.marks import RUNTIME, chosen_from, marked
+from simclr.config.run import of_length
 from simclr.config.yaml_text import read_yaml
 from simclr.errors import ConfigError, shown
 from simclr.files import atomically
@@ -56,7 +57,8 @@ def changed(config: T, changes: dict[str, Any]) -> T:
     Raises:
         ConfigError: as ``from_dict``.
     """
-    return _dataclass(type(config), changes, "", default=config)
+    start = _of_its_length(config, changes) if isinstance(config, TrainConfig) else config
+    return _dataclass(type(config), changes, "", default=start)
 
 
 def load_config(path: Path, start: TrainConfig | None = None) -> TrainConfig:
@@ -80,7 +82,13 @@ def load_config(path: Path, start: TrainConfig | None = None) -> TrainConfig:
     if start is None:
         start = TrainConfig() if base is None else preset(base)
     content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
-    return _dataclass(TrainConfig, content, str(path), default=start)
+    return _dataclass(TrainConfig, content, str(path), default=_of_its_length(start, content))
+
+
+def _of_its_length(start: TrainConfig, content: dict[str, Any]) -> TrainConfig:
+    train, schedule = content.get("train"), content.get("schedule")
+    epochs = train.get("epochs") if isinstance(train, dict) else None
+    return of_length(start, epochs, schedule if isinstance(schedule, dict) else {})
 
 
 def preset_and_encoder(path: Path) -> tuple[Any, dict[str, Any]]:

@@ -21,7 +21,7 @@ from simclr.errors import CheckpointError, ConfigError
 from simclr.exchange.description import EncoderDescription
 from simclr.exchange.imported import position_patches, start_from
 from simclr.exchange.weights_file import named_network
-from simclr.model.encoder import build_backbone, feature_width, is_network, without_weights
+from simclr.model.encoder import STEMS, build_backbone, feature_width, is_network, without_weights
 
 __all__ = ["Imported", "PublishedWeights", "expect_published", "from_file", "published", "published_weights"]
 
@@ -105,7 +105,7 @@ def _of_folder(file: Path) -> tuple[dict[str, Any], PublishedWeights | None]:
         network = {
             key: arguments[key] for key in ("layers", "channels", "patch_size") if arguments.get(key) is not None
         }
-        network |= {"stem": "small"} if said.get("small_stem") else {}
+        network |= {"stem": said.get("stem") or "small"} if said.get("small_stem") else {}
         own = said.get("pretrained_cfg", said)
         return {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}, _wanted(own)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -167,7 +167,7 @@ def from_file(file: Path, network: str | None, channels: int) -> Imported:
     try:
         said = start_from(backbone, config, channels)
     except CheckpointError:
-        if not hasattr(backbone, "maxpool") or config.stem == "small":
+        if not hasattr(backbone, "maxpool") or config.stem in STEMS:
             raise
         small = replace(config, stem="small")  # a ResNet as it is trained on CIFAR-10
         backbone = build_backbone(small, 32, 0, channels)

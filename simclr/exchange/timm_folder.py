@@ -17,8 +17,9 @@ from simclr.config import EncoderConfig
 from simclr.config.yaml import to_dict
 from simclr.exchange.encoder import Encoder
 from simclr.files import write_json, write_tensors
+from simclr.model.encoder import STEMS
 
-__all__ = ["has_timms_name", "load_timm", "loading_lines", "write_timm"]
+__all__ = ["has_timms_name", "load_timm", "loading_lines", "stem_of", "write_timm"]
 
 _CROP_MODE = {"crop": "center", "pad": "border", "stretch": "squash"}
 """What timm calls each way to a square."""
@@ -59,6 +60,7 @@ def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Pa
         },
         "value_range": encoder.value_range,
         "small_stem": not has_timms_name(encoder),
+        "stem": stem_of(encoder.backbone),
         "load": list(loading_lines(encoder, built, ".")),  # wherever the folder goes
     }
     write_json(partial / "config.json", described)
@@ -67,12 +69,12 @@ def write_timm(encoder: Encoder, built: EncoderConfig, partial: Path, target: Pa
 
 def has_timms_name(encoder: Encoder) -> bool:
     """Whether ``timm.create_model`` can build the network: timm has no name for the small-image stem of a ResNet."""
-    return _small_stem(encoder.backbone, encoder.channels) is None
+    return stem_of(encoder.backbone) is None
 
 
 def loading_lines(encoder: Encoder, built: EncoderConfig, folder: str) -> tuple[str, ...]:
     """Lines of Python that load the network from ``folder`` by timm alone, and call it on uint8 ``images``."""
-    stem = _small_stem(encoder.backbone, encoder.channels)
+    stem = stem_of(encoder.backbone)
     if stem is None:
         made = [f"model = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True).eval()"]
     else:
@@ -81,7 +83,7 @@ def loading_lines(encoder: Encoder, built: EncoderConfig, folder: str) -> tuple[
         made = [
             "from safetensors.torch import load_file",
             f"model = timm.create_model({name!r}, num_classes=0{given}).eval()",
-            f"model.conv1, model.maxpool = {stem}, torch.nn.Identity()",
+            f"model.conv1, model.maxpool = {_conv(stem, encoder)}, torch.nn.Identity()",
             f"model.load_state_dict(load_file({str(Path(folder) / 'model.safetensors')!r}), strict=True)",
         ]
     return ("import timm, torch", *made, *_call(encoder))
@@ -110,7 +112,7 @@ def load_timm(folder: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
         model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
         tensors = load_file(folder / "model.safetensors")
         outputs, channels = tensors["conv1.weight"].shape[:2]
-        model.conv1 = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
+        model.conv1 = nn.Conv2d(channels, outputs, *STEMS[config.get("stem") or "small"], bias=False)
         model.maxpool = nn.Identity()
         model.load_state_dict(tensors, strict=True)
     else:
@@ -120,11 +122,19 @@ def load_timm(folder: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     return lambda images: (model((images.float() / 255 - mean) / std),)
 
 
-def _small_stem(backbone: Any, channels: int) -> str | None:
-    """The line that makes the small-image stem of ``backbone``, or None where it has timm's own."""
+def stem_of(backbone: Any) -> str | None:
+    """Which of `STEMS` the backbone has, or None where it has timm's own."""
     if not isinstance(getattr(backbone, "maxpool", None), nn.Identity):
         return None
-    return f"torch.nn.Conv2d({channels}, {backbone.conv1.out_channels}, 3, padding=1, bias=False)"
+    kernel = backbone.conv1.kernel_size[0]
+    return next(name for name, numbers in STEMS.items() if numbers[0] == kernel)
+
+
+def _conv(stem: str, encoder: Encoder) -> str:
+    kernel, stride, padding = STEMS[stem]
+    strided = f", stride={stride}" if stride > 1 else ""
+    outputs = encoder.backbone.conv1.out_channels
+    return f"torch.nn.Conv2d({encoder.channels}, {outputs}, {kernel}{strided}, padding={padding}, bias=False)"
 
 
 def _call(encoder: Encoder) -> list[str]:

@@ -73,7 +73,7 @@ def build_model(config: TrainConfig) -> ContrastiveModel:
         width = feature_width(backbone, config.augment.size, config.data.channels)
         head = projection_head(width, config.head)
         width = config.head.out_dim if config.head.layers else width
-        predicts = predictor(width, config.head.predictor_dim)
+        predicts = predictor(width, config.head.predictor_dim, config.head.predictor_norm)
     if config.train.activation_checkpointing:
         checkpoint_activations(backbone, config.encoder.name)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format

@@ -17,10 +17,22 @@ from simclr.config import EncoderConfig
 from simclr.errors import ConfigError
 from simclr.model.modes import evaluating
 
-__all__ = ["SMALL_IMAGE", "build_backbone", "checkpoint_activations", "feature_width", "is_network", "without_weights"]
+__all__ = [
+    "SMALL_IMAGE",
+    "STEMS",
+    "build_backbone",
+    "checkpoint_activations",
+    "feature_width",
+    "is_network",
+    "without_weights",
+]
 
 SMALL_IMAGE = 64
 """Up to this size in pixels, ``stem="auto"`` is the small-image stem."""
+
+
+STEMS = {"small": (3, 1, 1), "patch": (4, 2, 1)}
+"""Kernel, stride and padding of the convolution that stands for a ResNet's own stem and pool."""
 
 
 def is_network(name: str) -> bool:
@@ -57,8 +69,8 @@ def build_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _create(config, size, channels)
-        if _stem(config, size if trained_size is None else trained_size, backbone) == "small":
-            _small_stem(backbone)
+        if (stem := _stem(config, size if trained_size is None else trained_size, backbone)) in STEMS:
+            _put_stem(backbone, *STEMS[stem])
     try:
         feature_width(backbone, size, channels)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -163,9 +175,9 @@ def _one_try() -> Iterator[None]:
 
 def _stem(config: EncoderConfig, size: int, backbone: nn.Module) -> str:
     is_resnet = hasattr(backbone, "conv1") and hasattr(backbone, "maxpool")
-    if config.stem == "small" and not is_resnet:
+    if config.stem in STEMS and not is_resnet:
         raise ConfigError(
-            f"encoder.stem=small is for ResNets; {config.name} has no conv1 and maxpool; use --encoder.stem auto"
+            f"encoder.stem={config.stem} is for ResNets; {config.name} has no conv1 and maxpool; use --encoder.stem auto"
         )
     if config.stem == "auto":
         # Published weights are kept whole: a fresh stem would feed them features they have never seen.
@@ -173,11 +185,11 @@ def _stem(config: EncoderConfig, size: int, backbone: nn.Module) -> str:
     return config.stem
 
 
-def _small_stem(resnet: nn.Module) -> None:
+def _put_stem(resnet: nn.Module, kernel: int, stride: int, padding: int) -> None:
     old = resnet.conv1
     first, last = (old[0], old[-1]) if isinstance(old, nn.Sequential) else (old, old)  # deep stems have three convs
     assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d)
-    conv = nn.Conv2d(first.in_channels, last.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    conv = nn.Conv2d(first.in_channels, last.out_channels, kernel, stride, padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     resnet.conv1 = conv
     resnet.maxpool = nn.Identity()

@@ -41,18 +41,18 @@ def projection_head(features: int, config: HeadConfig) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def predictor(dim: int, hidden_dim: int) -> nn.Module:
+def predictor(dim: int, hidden_dim: int, last_norm: bool = True) -> nn.Module:
     """Embeddings (N, ``dim``) to predictions of another network's embeddings, of the same shape (MoCo v3, section 4.3).
 
-    An MLP of two layers with BatchNorm, the last without scale and shift, as in the paper's code; with ``hidden_dim`` 0
-    the identity.
+    An MLP of two layers with BatchNorm, the last without scale and shift, or without the last as the paper's code has it for
+    ResNets; with ``hidden_dim`` 0 the identity.
     """
     if hidden_dim == 0:
         return nn.Identity()
-    return nn.Sequential(
+    layers = [
         nn.Linear(dim, hidden_dim, bias=False),
         nn.BatchNorm1d(hidden_dim),
         nn.ReLU(inplace=True),
         nn.Linear(hidden_dim, dim, bias=False),
-        nn.BatchNorm1d(dim, affine=False),
-    )
+    ]
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(dim, affine=False)] if last_norm else []))

@@ -20,7 +20,9 @@ class LARS(ByGroup):
 
     For each tensor w with gradient g, ``u = g + weight_decay * w``, ``v = momentum * v + lr * trust * |w| / |u| * u``,
     ``w = w - v``. The learning rate is inside the momentum, so a change of it takes hold gradually. Groups with
-    ``adapt=False`` (biases and normalisation) take ``|w| / |u| * trust`` as 1; so does a tensor whose norm is 0.
+    ``adapt=False`` (biases and normalisation) take ``|w| / |u| * trust`` as 1; so does a tensor whose norm is 0. With
+    ``clip``, ``lr * trust * |w| / |u|`` becomes ``min(lr, trust * |w| / |u|)``, as LARC and solo-learn have it: where the ratio is
+    high this is SGD.
 
     On a GPU every operation is a multi-tensor one and none waits for it. On a CPU a tensor is finished before the next is
     touched, while it is in the cache.
@@ -31,6 +33,7 @@ class LARS(ByGroup):
         momentum: decay of the velocity, in [0, 1).
         weight_decay: L2 coefficient, inside the trust ratio.
         trust: trust coefficient eta.
+        clip: whether the learning rate is the highest that a tensor may have, and no factor of what it has.
         adapt: whether the group's rate is scaled by its tensors' norms. ``parameter_groups`` makes groups of a model in which
             biases and normalisation are neither adapted nor decayed.
     """
@@ -43,8 +46,10 @@ class LARS(ByGroup):
         weight_decay: float = 0.0,
         trust: float = 0.001,
         adapt: bool = True,
+        clip: bool = False,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt}
+        defaults["clip"] = clip
         super().__init__(params, defaults)
 
     def check(self, group: dict[str, Any]) -> None:
@@ -68,7 +73,9 @@ class LARS(ByGroup):
         if group["adapt"]:
             w_norm = norms(held, cut := [is_sharded(p) for p in weights]).float()  # (T,) for T tensors
             u_norm = norms(updates, cut).float()
-            ratio = torch.where((w_norm > 0) & (u_norm > 0), group["trust"] * w_norm / u_norm, 1.0)
+            ratio = group["trust"] * w_norm / u_norm
+            ratio = (ratio / group["lr"]).clamp_max(1.0) if group["clip"] else ratio
+            ratio = torch.where((w_norm > 0) & (u_norm > 0), ratio, 1.0)
             torch._foreach_mul_(updates, list(ratio.to(updates[0].dtype).unbind()))
         # A tensor where the step is captured as a CUDA graph.
         torch._foreach_mul_(updates, group["lr"])
@@ -84,7 +91,8 @@ def _step_on_cpu(p: Tensor, velocity: Tensor, group: dict[str, Any]) -> None:
     if group["adapt"]:
         w_norm, u_norm = torch.linalg.vector_norm(p).item(), torch.linalg.vector_norm(update).item()
         if w_norm > 0 and u_norm > 0:
-            rate *= group["trust"] * w_norm / u_norm
+            ratio = group["trust"] * w_norm / u_norm
+            rate = min(rate, ratio) if group["clip"] else rate * ratio
     velocity.mul_(group["momentum"]).add_(update, alpha=rate)
     p.sub_(velocity)
 
@@ -135,7 +143,7 @@ def check_something_learns(
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, lr: float) -> torch.optim.Optimizer:
     """The optimizer that ``config`` names over ``groups``, in its multi-tensor form."""
     if config.name == "lars":
-        return LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust)
+        return LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust, clip=config.trust_clip)
     fused = groups[0]["params"][0].is_cuda
     if config.name == "sgd":
         momentum = config.momentum

@@ -22,6 +22,7 @@ from simclr.run.checkpoint import Checkpoint
 from simclr.run.division import Division
 from simclr.run.ema import Weights
 from simclr.run.given import NOTHING, Given
+from simclr.run.length import too_short
 from simclr.run.undo import Undo
 from simclr.run.validation import ValidationScore
 
@@ -51,6 +52,7 @@ class Run:
                 f"{self.checkpoint.path} says that {done} steps are done, and the run has {self.total_steps}; remove that "
                 "folder to go on from the one before"
             )
+        self.notes.extend(too_short(self.config, self.steps_per_epoch))
 
     @property
     def steps_per_epoch(self) -> int:
