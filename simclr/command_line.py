@@ -18,9 +18,9 @@ import tyro
 from simclr.adapt import adapted
 from simclr.commands import as_called
 from simclr.config import DataConfig, TrainConfig
+from simclr.config.changes import before_changes
 from simclr.config.numbers import check_numbers
 from simclr.config.presets import preset
-from simclr.config.run import of_length
 from simclr.config.yaml import T, load_config, preset_and_encoder, suggestion
 from simclr.cores import use_cores
 from simclr.errors import ConfigError, DataError, LostProcessError, PipelineError
@@ -227,11 +227,7 @@ def parse_command(arguments: Sequence[str], command: str, about: str, default: s
             f"{first} is of a run that simclr.pretrain was handed its {' and '.join(start.given.words())} for, in Python: call "
             "it there again, which no command can"
         )
-    given = read_words(words)
-    epochs = given.value("--train.epochs") or ""
-    named = {flag: given.value(f"--schedule.{flag.replace('_', '-')}") for flag in ("warmup_epochs", "decay")}
-    schedule = {flag: value for flag, value in named.items() if value is not None}
-    start = of_length(start, int(epochs) if epochs.isdigit() else None, schedule)
+    start = before_changes(start, read_words(words).nested())
     return with_its_stem(parse_flags(TrainConfig, words, command, about, default=start))
 
 

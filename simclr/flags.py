@@ -51,6 +51,19 @@ class Words:
         """The same words without ``flag`` and what it is set to."""
         return Words(self.choices, {name: typed for name, typed in self.flags.items() if name != flag})
 
+    def nested(self) -> dict[str, dict[str, int | str]]:
+        """Flags of one value, as a YAML file would have it; what is wrong with a value is said elsewhere.
+
+        >>> read_words(["--train.epochs", "3", "--encoder.name=resnet34"]).nested()
+        {'train': {'epochs': 3}, 'encoder': {'name': 'resnet34'}}
+        """
+        found: dict[str, dict[str, int | str]] = {}
+        for flag in self.flags:
+            group, dot, name = flag.removeprefix("--").partition(".")
+            if dot and (value := self.value(flag)) is not None:
+                found.setdefault(group, {})[name.replace("-", "_")] = int(value) if value.isdecimal() else value
+        return found
+
     def typed(self) -> list[str]:
         """The words as they were typed, the choices first."""
         return [*self.choices, *(word for typed in self.flags.values() for word in typed)]

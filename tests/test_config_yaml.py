@@ -332,3 +332,31 @@ def test_a_shortened_run_warms_up_for_a_tenth_of_it(tmp_path: Path) -> None:
     assert simclr.preset("cifar10-lars").but(train={"epochs": 50}).schedule.warmup_epochs == 5
     with pytest.raises(ConfigError, match="together are longer than the run"):
         parse("adapt", "--data.path", "photos", "--encoder.name", "resnet18", "--train.epochs", "1")
+
+
+def test_another_network_is_not_cut_as_the_presets_was(tmp_path: Path) -> None:
+    """Its stages, stem and growing views were made for a small ResNet; what is named beside the new name stays."""
+    (tmp_path / "net.yaml").write_text("preset: folder-small\nencoder: {name: resnet50}")
+    by_words = parse("folder-small", "--encoder.name", "resnet50")
+    for config in (
+        load_config(tmp_path / "net.yaml"),
+        by_words,
+        simclr.preset("folder-small", encoder={"name": "resnet50"}),
+    ):
+        assert config.encoder == EncoderConfig(name="resnet50")
+        assert config.schedule.view_sizes == ()
+    small = simclr.preset("folder-small")
+    assert parse("folder-small", "--encoder.name", small.encoder.name).encoder == small.encoder
+    cut = parse(
+        "folder-small", "--encoder.name", "resnet50", "--encoder.layers", "1", "1", "1", "1", "--encoder.stem", "small"
+    )
+    assert (cut.encoder.layers, cut.encoder.stem, cut.encoder.channels) == ((1, 1, 1, 1), "small", None)
+
+
+def test_views_that_grow_grow_to_another_size() -> None:
+    larger = parse("folder-small", "--augment.size", "96").schedule.view_sizes
+    assert [px for _, px in larger] == [48, 72]
+    assert [share for share, _ in larger] == [share for share, _ in simclr.preset("folder-small").schedule.view_sizes]
+    assert simclr.preset("omniglot", augment={"size": 28}) == simclr.preset("omniglot")
+    named = simclr.preset("folder-small", augment={"size": 96}, schedule={"view_sizes": [[0.5, 40]]})
+    assert named.schedule.view_sizes == ((0.5, 40),)

@@ -8,8 +8,8 @@ Each rung is ``benchmarks/cifar10/run.py`` with a preset, in OUT/RUNG; the same 
 with exit code 130 until all is done. The table at the end has the published figure beside ours, with what it took: minutes of
 the training process, and the operations of encoder and head, since cards differ. OUT/ladder.json has it too.
 
-Scores are on the test images, after training. Until when the online kNN of 2,000 training images was below 90.0 is read in the log:
-the entry to beat says kNN 90.0 on the test images, which is another set and another bank, so it is a hint and no score.
+Scores are on the test images, after training. Until when the online kNN of 2,000 training images was below 90.0 is read in the
+log: the entry to beat says kNN 90.0 on the test images, which is another set and another bank, so it is a hint and no score.
 """
 
 import argparse

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from linear_eval.comparison.runs import RunRecord
 from linear_eval.reports.notes import notes_on
 from linear_eval.results import ClosedResult
-from simclr.config.presets import preset
 from simclr.run.diagnostics import warnings_in_words
+from simclr.run.length import ENOUGH
 from simclr.run.log import figures_over
 
 __all__ = ["Advice", "advice_on"]
@@ -153,12 +153,12 @@ def _score(run: RunRecord) -> Iterator[Advice]:
 def _not_ahead(run: RunRecord, worse: list[str]) -> str:
     """That a run did not beat its baselines, and why that may be."""
     said = f"Not ahead of {' and '.join(worse)} by more than chance."
-    epochs, steps = run.config.get("train.epochs"), max((line["step"] for line in run.metrics), default=0)
-    wanted = preset("folder-small").train.epochs
-    if isinstance(epochs, int) and epochs < wanted / 2:
+    steps = max((line["step"] for line in run.metrics), default=0)
+    if steps < ENOUGH:
         said += (
-            f" It is short: {epochs} epochs, {steps:,} steps; presets for small sets have about {wanted}. Train longer first "
-            "(--train.epochs), with smaller views (--augment.size) or a smaller network where time is short."
+            f" It is short: {steps:,} steps, where small sets go on gaining for thousands (docs/choosing.md). Train longer first "
+            "(--train.epochs), with smaller views (--augment.size) or a smaller network where time is short: the preset "
+            "folder-small has both."
         )
     else:
         said += (

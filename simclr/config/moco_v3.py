@@ -55,7 +55,7 @@ def cifar10_moco() -> TrainConfig:
         data=DataConfig(source="cifar10", size=32),
         augment=AugmentConfig(size=32, saturation=0.2, solarize=(0.0, 0.2), mean=mean, std=std),
         encoder=EncoderConfig(name="resnet18", stem="small"),
-        objective=replace(full.objective, temperature=0.2),
+        objective=MoCoConfig(temperature=0.2, momentum=0.99, momentum_schedule="cosine", negatives="other"),
         optim=OptimConfig(name="lars", learning_rate=0.3, weight_decay=1e-6, trust=0.02, trust_clip=True),
         train=LoopConfig(epochs=1000, batch_size=256, log_every=50, checkpoint_every=1950, knn_every=20),
     )

@@ -7,7 +7,10 @@ from simclr.config.marks import Rare
 from simclr.config.numbers import LARGEST
 from simclr.errors import ConfigError, require
 
-__all__ = ["OptimConfig", "ScheduleConfig"]
+__all__ = ["STEADY", "OptimConfig", "ScheduleConfig"]
+
+STEADY = ("wsd", "constant")
+"""Decays under which a run can be made longer later: its rate does not go by the number of its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from simclr.config import (
 from simclr.config.cifar_presets import (
     cifar10,
     cifar10_cpu,
+    cifar10_cpu_hour,
     cifar10_fast,
     cifar10_lars,
     cifar10_resnet50,
@@ -173,23 +174,23 @@ def folder() -> TrainConfig:
 
 
 def folder_small() -> TrainConfig:
-    """Your own pictures on a laptop or one small GPU: a ResNet-18 at 96 px. Give --data.path DIR.
+    """A few thousand pictures of your own on a laptop: a ResNet-18 of one block a stage at 64 px. Give --data.path DIR.
 
-    Source: `folder`, with AdamW and temperature 0.2, as `digits`, whose batches are small too.
-    Expected score and cost: depend on the pictures.
+    Source: the recipe of `cifar10-cpu` (Muon, temperature 0.1, smaller views first), with the colour of `folder`, a fourth stage
+    and crops from a quarter, chosen on photographs that no score has seen (docs/decisions.md, "3,000 photographs on two cores").
+    Expected score and cost: docs/choosing.md, "Measured on 3,068 photographs".
     Command: accelerate launch scripts/pretrain.py folder-small --data.path DIR --name NAME
     """
     config = folder()
     return replace(
         config,
         name="folder-small",
-        data=replace(config.data, size=112, workers=2),
-        augment=replace(config.augment, size=96),
-        encoder=EncoderConfig(name="resnet18"),
-        objective=NTXentConfig(temperature=0.2),
-        optim=OptimConfig(name="adamw", learning_rate=2e-3, scaling="sqrt", weight_decay=1e-4),
-        schedule=ScheduleConfig(warmup_epochs=2),
-        train=replace(config.train, batch_size=64, log_every=10),
+        data=replace(config.data, size=80, workers=2),
+        augment=replace(config.augment, size=64, crop_scale=(0.25, 1.0), blur=0.0, mean=None, std=None),
+        encoder=EncoderConfig(name="resnet18d", stem="patch", layers=(1, 1, 1, 1), channels=(32, 64, 128, 256)),
+        optim=OptimConfig(name="muon", learning_rate=0.05, momentum=0.95, scaling="sqrt", weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_epochs=5, view_sizes=((0.73, 32), (0.93, 48))),
+        train=replace(config.train, epochs=200, batch_size=128, log_every=10, checkpoint_every=230, knn_every=20),
     )
 
 
@@ -218,6 +219,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "cifar10-fast": cifar10_fast,
     "cifar10-resnet50": cifar10_resnet50,
     "cifar10-cpu": cifar10_cpu,
+    "cifar10-cpu-hour": cifar10_cpu_hour,
     "cifar100": cifar100,
     "stl10": stl10,
     "omniglot": omniglot,

@@ -1,7 +1,6 @@
 """A run, whole: its parts, the training loop's own settings, and what no two fields may say together."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from simclr.errors import ConfigError, require
 from simclr.objectives import OBJECTIVES, NTXentConfig, ObjectiveConfig
 from simclr.paths import expand_fields, is_folder_name
 
-__all__ = ["RUNTIME_FIELDS", "LoopConfig", "TrainConfig", "of_length"]
+__all__ = ["RUNTIME_FIELDS", "LoopConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,19 +248,6 @@ class TrainConfig:
     def run_dir(self) -> Path:
         """The run's folder, `out`/`name`."""
         return self.out / self.name
-
-
-def of_length(config: TrainConfig, epochs: object, schedule: Mapping[str, Any]) -> TrainConfig:
-    """``config`` for a run of ``epochs``: its warm-up takes a tenth of them at most, else a short run ends before its peak.
-
-    A warm-up that ``schedule``, what else is asked for, names stays; and that of a run that can be made longer later.
-    """
-    if not isinstance(epochs, int) or epochs < 1 or "warmup_epochs" in schedule:
-        return config
-    if schedule.get("decay", config.schedule.decay) in ("wsd", "constant"):
-        return config
-    shorter = replace(config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, epochs / 10))
-    return replace(config, schedule=shorter)
 
 
 RUNTIME_FIELDS = marked(TrainConfig, RUNTIME)

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 from simclr.config import TrainConfig
+from simclr.config.changes import before_changes
 from simclr.config.marks import RUNTIME, chosen_from, marked
-from simclr.config.run import of_length
 from simclr.config.yaml_text import read_yaml
 from simclr.errors import ConfigError, shown
 from simclr.files import atomically
@@ -57,7 +57,7 @@ def changed(config: T, changes: dict[str, Any]) -> T:
     Raises:
         ConfigError: as ``from_dict``.
     """
-    start = _of_its_length(config, changes) if isinstance(config, TrainConfig) else config
+    start: Any = before_changes(config, changes) if isinstance(config, TrainConfig) else config
     return _dataclass(type(config), changes, "", default=start)
 
 
@@ -82,13 +82,7 @@ def load_config(path: Path, start: TrainConfig | None = None) -> TrainConfig:
     if start is None:
         start = TrainConfig() if base is None else preset(base)
     content.setdefault("name", path.stem if path.name != "config.yaml" else path.parent.name)
-    return _dataclass(TrainConfig, content, str(path), default=_of_its_length(start, content))
-
-
-def _of_its_length(start: TrainConfig, content: dict[str, Any]) -> TrainConfig:
-    train, schedule = content.get("train"), content.get("schedule")
-    epochs = train.get("epochs") if isinstance(train, dict) else None
-    return of_length(start, epochs, schedule if isinstance(schedule, dict) else {})
+    return _dataclass(TrainConfig, content, str(path), default=before_changes(start, content))
 
 
 def preset_and_encoder(path: Path) -> tuple[Any, dict[str, Any]]:

@@ -133,7 +133,7 @@ def stem_of(backbone: Any) -> str | None:
 def _conv(stem: str, encoder: Encoder) -> str:
     kernel, stride, padding = STEMS[stem]
     strided = f", stride={stride}" if stride > 1 else ""
-    outputs = encoder.backbone.conv1.out_channels
+    outputs = encoder.backbone.get_parameter("conv1.weight").shape[0]
     return f"torch.nn.Conv2d({encoder.channels}, {outputs}, {kernel}{strided}, padding={padding}, bias=False)"
 
 

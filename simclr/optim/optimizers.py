@@ -21,8 +21,8 @@ class LARS(ByGroup):
     For each tensor w with gradient g, ``u = g + weight_decay * w``, ``v = momentum * v + lr * trust * |w| / |u| * u``,
     ``w = w - v``. The learning rate is inside the momentum, so a change of it takes hold gradually. Groups with
     ``adapt=False`` (biases and normalisation) take ``|w| / |u| * trust`` as 1; so does a tensor whose norm is 0. With
-    ``clip``, ``lr * trust * |w| / |u|`` becomes ``min(lr, trust * |w| / |u|)``, as LARC and solo-learn have it: where the ratio is
-    high this is SGD.
+    ``clip``, ``lr * trust * |w| / |u|`` becomes ``min(lr, trust * |w| / |u|)``, as LARC and solo-learn have it: where the ratio
+    is high this is SGD.
 
     On a GPU every operation is a multi-tensor one and none waits for it. On a CPU a tensor is finished before the next is
     touched, while it is in the cache.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr.config import DataConfig, TrainConfig
+from simclr.config.optim import STEADY
 from simclr.config.yaml import differences, load_config, save_config, to_dict
 from simclr.config.yaml_text import read_yaml
 from simclr.data import ImageSet
@@ -140,7 +141,7 @@ def _is_longer(found: TrainConfig, config: TrainConfig, changed: list[str]) -> b
 def _refuse_to_go_on(found: TrainConfig, folder: Path) -> None:
     """Raise ConfigError where more epochs would have made another run of the one that was ``found`` from its start."""
     schedule, rises = found.schedule, found.objective.average_rises
-    if schedule.decay in ("wsd", "constant") and not schedule.view_sizes and not rises:
+    if schedule.decay in STEADY and not schedule.view_sizes and not rises:
         return
     shaped = "the sizes of its views go" if schedule.view_sizes else f"its learning rate ({schedule.decay}) goes"
     shaped = "the decay of its average (objective.momentum_schedule) goes" if rises else shaped

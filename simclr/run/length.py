@@ -4,11 +4,14 @@ import math
 
 from simclr.config import TrainConfig
 
-__all__ = ["too_short", "wanted_steps"]
+__all__ = ["ENOUGH", "too_short", "wanted_steps"]
 
-_WANTED = {"muon": 100}
+ENOUGH = 1000
+"""Steps below which a run that did not win was too short to say why."""
+
+_MUON = 50
 _OTHERS = 600
-"""Steps at which runs from nothing had passed raw pixels: docs/choosing.md, "How long"."""
+"""Steps at which runs from nothing had passed raw pixels, by their optimizer: docs/choosing.md, "Length"."""
 
 
 def wanted_steps(config: TrainConfig) -> int:
@@ -17,10 +20,9 @@ def wanted_steps(config: TrainConfig) -> int:
     >>> wanted_steps(TrainConfig())
     600
     """
-    learns_from_labels = config.objective.needs_labels
-    if config.starts_from_weights or learns_from_labels:
+    if config.starts_from_weights or config.objective.needs_labels:
         return 0
-    return _WANTED.get(config.optim.name, _OTHERS)
+    return _MUON if config.optim.name == "muon" else _OTHERS
 
 
 def too_short(config: TrainConfig, steps_per_epoch: int) -> list[str]:
@@ -28,8 +30,8 @@ def too_short(config: TrainConfig, steps_per_epoch: int) -> list[str]:
     epochs, wanted = config.train.epochs, wanted_steps(config)
     if (steps := epochs * steps_per_epoch) >= wanted:
         return []
-    enough = math.ceil(wanted / steps_per_epoch)
+    enough, said = math.ceil(wanted / steps_per_epoch), "epoch is" if epochs == 1 else "epochs are"
     return [
-        f"{epochs} {'epoch is' if epochs == 1 else 'epochs are'} {steps:,} {'step' if steps == 1 else 'steps'}, too few to "
-        f"beat raw pixels: at least {wanted:,} are wanted here, which --train.epochs {enough:,} has, or a smaller --train.batch-size"
+        f"{epochs} {said} {steps:,} {'step' if steps == 1 else 'steps'}, too few to beat raw pixels: at least {wanted:,} are "
+        f"wanted here, which --train.epochs {enough} has, or a smaller --train.batch-size"
     ]
