@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/small_batches.py --data DIR    # a folder with train/ and test/ parts
     python benchmarks/small_batches.py --quick                          # a few steps on a few images
 
-A ResNet of one block a stage, 0.8 million parameters, on images of 16 px, AdamW at 2e-3. NT-Xent has its head, 128 dimensions and temperature
-0.2; LeJEPA the head of its authors' example, three layers, here 512 wide, and 64 dimensions. Seconds are those of the processor
-while training.
+A ResNet of one block a stage, 0.8 million parameters, on images of 16 px, AdamW at 2e-3. NT-Xent has the preset's head, 128
+dimensions and temperature 0.2; LeJEPA the head of its authors' example, three layers, here 512 wide, and 64 dimensions. Seconds
+are those of the processor while training.
 """
 
 import argparse

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from simclr.config import EncoderConfig, TrainConfig
+from simclr.config import TrainConfig
 from simclr.config.optim import STEADY
 
 __all__ = ["before_changes"]
@@ -15,8 +15,8 @@ def before_changes(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConf
 
     - A run of other epochs warms up for a tenth of them at most, else a short one would end before its peak; not where it can
       be made longer later (`schedule.decay`).
-    - Another network is as its authors made it: stages, channels, patches and stem were of the one before, and smaller views at
-      the start are not for every one.
+    - Another network is as its authors made it: stages, channels and patches were of the one before, and smaller views at the
+      start are not for every one.
     - Smaller views at the start grow to another size as they did to the one before, in multiples of 8 px.
 
     What ``changes`` name themselves comes over this, and stays as they say.
@@ -35,7 +35,7 @@ def before_changes(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConf
             usual, view_sizes=tuple((share, 8 * max(1, round(px * scale))) for share, px in usual.view_sizes)
         )
     if network != config.encoder.name:
-        plain = EncoderConfig()
-        own = {field: getattr(plain, field) for field in ("layers", "channels", "patch_size", "stem")}
-        config, usual = replace(config, encoder=replace(config.encoder, **own)), replace(usual, view_sizes=())
+        stem = "auto" if config.encoder.stem == "patch" else config.encoder.stem
+        whole = replace(config.encoder, layers=None, channels=None, patch_size=None, stem=stem)
+        config, usual = replace(config, encoder=whole), replace(usual, view_sizes=())
     return replace(config, schedule=usual)

@@ -188,7 +188,7 @@ def folder_small() -> TrainConfig:
         data=replace(config.data, size=80, workers=2),
         augment=replace(config.augment, size=64, crop_scale=(0.25, 1.0), blur=0.0, mean=None, std=None),
         encoder=EncoderConfig(name="resnet18d", stem="patch", layers=(1, 1, 1, 1), channels=(32, 64, 128, 256)),
-        optim=OptimConfig(name="muon", learning_rate=0.05, momentum=0.95, scaling="sqrt", weight_decay=1e-4),
+        optim=OptimConfig(name="muon", learning_rate=0.05, momentum=0.95, scaling="sqrt", weight_decay=1e-2),
         schedule=ScheduleConfig(warmup_epochs=5, view_sizes=((0.73, 32), (0.93, 48))),
         train=replace(config.train, epochs=200, batch_size=128, log_every=10, checkpoint_every=230, knn_every=20),
     )

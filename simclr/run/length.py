@@ -9,9 +9,9 @@ __all__ = ["ENOUGH", "too_short", "wanted_steps"]
 ENOUGH = 1000
 """Steps below which a run that did not win was too short to say why."""
 
-_MUON = 50
+_MUON = 200
 _OTHERS = 600
-"""Steps at which runs from nothing had passed raw pixels, by their optimizer: docs/choosing.md, "Length"."""
+"""Steps at which runs from nothing had passed raw pixels by every score, by their optimizer: docs/choosing.md, "Length"."""
 
 
 def wanted_steps(config: TrainConfig) -> int:
