@@ -77,7 +77,6 @@ def _told(run: Run, learner: Learner) -> Iterator[str]:
     yield _line("objective", f"{config.objective.name} on batches of {config.train.batch_size:,} images")
     many = f"{run.total_steps:,}, {run.steps_per_epoch:,} an epoch, {config.train.epochs:,} epochs"
     yield _line("steps", many)
-    yield from (_line("", words) for words in run.too_short)
     where = f"{run.accelerator.num_processes} x {device.type}, {resolved_precision(config.train)}"
     yield _line("device", where)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()

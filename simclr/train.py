@@ -1,6 +1,7 @@
 """Training, start to end, on one page: pretraining, supervised objectives and fine-tuning alike.
 
 ``pretrain`` is five acts: open, build, resume, loop, close. ``one_step`` is algorithm 1 of SimCLR (Chen et al. 2020).
+
 A step is a pure function of (config, weights, step): the order of the images, their views and all randomness of the model
 come from seeds derived from it. So no random state is saved, a resumed run is an undisturbed one, and processes share its batch.
 """
@@ -213,8 +214,7 @@ def start_log(run: Run, learner: Learner, start: int) -> RunLog:
     keep_start(run, learner.model)
     start_trackers(accelerator, config.train.trackers, to_dict(config))
     log = RunLog(config.run_dir, accelerator, total_steps=run.total_steps, start_step=start)
-    opening = opening_line(config, run.images, learner.model, accelerator, start, run.end)
-    for note in [*run.notes, opening, *run.too_short]:
+    for note in [*run.notes, opening_line(config, run.images, learner.model, accelerator, start, run.end)]:
         log.say(note)
     run.left_out.begin(log.say)
     return log

@@ -33,7 +33,8 @@ def test_the_opening_line_names_the_arithmetic_that_accelerate_uses(
     config = replace(tiny_run, train=replace(tiny_run.train, precision=precision, epochs=1, knn_every=0))
     config = replace(config, schedule=replace(config.schedule, warmup_epochs=0))
     simclr.pretrain(config)
-    said = capsys.readouterr().err.splitlines()[0].rsplit(", ", 1)[1].strip()
+    opening = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("starting "))
+    said = opening.rsplit(", ", 1)[1].strip()
     wanted = {torch.float32: "fp32", torch.bfloat16: "bf16"}
     with make_accelerator(config).autocast():
         product = torch.ones(1, 1) @ torch.ones(1, 1)

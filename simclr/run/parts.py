@@ -52,6 +52,7 @@ class Run:
                 f"{self.checkpoint.path} says that {done} steps are done, and the run has {self.total_steps}; remove that "
                 "folder to go on from the one before"
             )
+        self.notes.extend(too_short(self.config, self.steps_per_epoch))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,11 +63,6 @@ class Run:
     def total_steps(self) -> int:
         """Optimizer steps in the run."""
         return self.config.train.epochs * self.steps_per_epoch
-
-    @property
-    def too_short(self) -> list[str]:
-        """A sentence where it has too few steps to be worth them."""
-        return too_short(self.config, self.steps_per_epoch)
 
     @property
     def end(self) -> int:
