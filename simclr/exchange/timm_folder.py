@@ -126,8 +126,8 @@ def stem_of(backbone: Any) -> str | None:
     """Which of `STEMS` the backbone has, or None where it has timm's own."""
     if not isinstance(getattr(backbone, "maxpool", None), nn.Identity):
         return None
-    kernel = backbone.conv1.kernel_size[0]
-    return next(name for name, numbers in STEMS.items() if numbers[0] == kernel)
+    kernel = getattr(backbone.conv1, "kernel_size", (0,))[0]
+    return next((name for name, numbers in STEMS.items() if numbers[0] == kernel), None)
 
 
 def _conv(stem: str, encoder: Encoder) -> str:
