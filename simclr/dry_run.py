@@ -10,6 +10,7 @@ from simclr.cores import Crowd
 from simclr.files import free_space
 from simclr.granted import available_memory
 from simclr.memory import peak_memory
+from simclr.optim.schedule import sizes_by_step
 from simclr.processes import together
 from simclr.progress import clock, progress
 from simclr.run.accelerator import resolved_precision
@@ -54,7 +55,8 @@ def _told(run: Run, learner: Learner) -> Iterator[str]:
     kept = f"kept on the device at {config.data.size} px" if images.pixels is not None else "decoded by workers"
     yield _line("images", f"{len(images):,} of {images.name}{classes}, {kept}")
     yield from (_line("", note) for note in run.notes)
-    yield _line("views", f"{config.augment.views} of {config.augment.size} px of each image")
+    sizes = [size for size, _ in sizes_by_step(config.schedule.view_sizes, config.augment.size, run.total_steps)]
+    yield _line("views", f"{config.augment.views} of {', then '.join(f'{size} px' for size in sizes)} of each image")
     learner.model.train()
     crowd = Crowd(seconds=1.0) if device.type == "cpu" else None
     seconds: list[float] = []
@@ -85,9 +87,11 @@ def _told(run: Run, learner: Learner) -> Iterator[str]:
     left = run.end - batches.start
     if measured:
         each = sum(measured) / len(measured)
+        whole = each * run.steps_left(batches.start) if left else 0.0
+        grow = ", longer where views are larger" if len(sizes) > 1 else ""
         yield _line(
             "time",
-            f"about {clock(each * left)} for {left:,} steps of {each:.3g} s (mean of {len(measured)}); reading that is slower "
+            f"about {clock(whole)} for {left:,} steps of {each:.3g} s (mean of {len(measured)}){grow}; reading that is slower "
             "than training, scores and checkpoints come on top",
         )
     if words:

@@ -240,12 +240,12 @@ def loop(run: Run, learner: Learner, log: RunLog, batches: Batches) -> tuple[int
                 log.picture(config.run_dir / "views.png", partial(draw_first_views, run, batch.indices, done))
             meter.add(done.loss, done.skipped)
             step, better = step + 1, False
-            log.pace(step)
+            log.pace(step, run.steps_left(step))
             saving.reached(step)
             last, due = step == run.total_steps, step % train.log_every == 0
             if due or last:
                 guard.check()
-                figures = meter.line(train.batch_size, run.total_steps - step, batches.waited)
+                figures = meter.line(train.batch_size, run.steps_left(step), batches.waited)
                 figures |= {"learning_rate": rate, "gradient_norm": done.gradient_norm.item(), **guard.figures()}
                 log.step(step, (step - 1) // run.steps_per_epoch + 1, figures | learner.objective.figures())
             if step % run.steps_per_epoch == 0:

@@ -146,7 +146,9 @@ def test_a_notebook_draws_over_one_output(monkeypatch: pytest.MonkeyPatch, clock
 def test_a_dry_run_tells_what_the_run_would_be_and_writes_nothing(
     tiny_run: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(tiny_run, train=replace(tiny_run.train, epochs=7))
+    growing = replace(tiny_run.schedule, view_sizes=((0.4, 8),))
+    config = replace(tiny_run, augment=replace(tiny_run.augment, size=16), schedule=growing)
+    config = replace(config, train=replace(config.train, epochs=7))
     assert not config.run_dir.exists()
     told = {line[2:12].strip(): line[13:] for line in dry_run(config)[1:]}
     assert not config.out.exists() or not list(config.out.iterdir())
@@ -156,7 +158,9 @@ def test_a_dry_run_tells_what_the_run_would_be_and_writes_nothing(
     assert told["steps"] == f"{7 * steps}, {steps} an epoch, 7 epochs"
     seconds = float(re.search(r"steps of ([\d.e-]+) s", told["time"])[1])
     minutes, rest = map(int, re.search(r"about (\d+):(\d\d) for", told["time"]).groups())
-    assert abs(60 * minutes + rest - 7 * steps * seconds) <= 1 + 0.01 * 7 * steps * seconds
+    assert told["views"] == "2 of 8 px, then 16 px of each image"
+    whole = seconds * 7 * steps * (0.4 + 0.6 * 4)  # the larger views have four times as many pixels
+    assert abs(60 * minutes + rest - whole) <= 1 + 0.01 * whole
     model = build_model(config)
     assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters" in told["network"]
     run = pretrain(replace(config, train=replace(config.train, epochs=2)))

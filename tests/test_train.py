@@ -113,6 +113,18 @@ def test_the_views_grow_and_a_stopped_run_continues_among_them(
     assert seen[10:] == seen[:10]
 
 
+def test_views_may_stay_smaller_than_what_the_encoder_reads(tiny_run: TrainConfig) -> None:
+    sizes = replace(tiny_run.schedule, view_sizes=((0.3, 8), (1, 12)))
+    config = replace(tiny_run, augment=replace(tiny_run.augment, size=16), schedule=sizes)
+    run = simclr.pretrain(config).run_dir
+    assert simclr.load_encoder(run).size == 16
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+    left = [line["seconds_left"] * line["images_per_second"] / config.train.batch_size for line in lines]
+    # Three of 8 px, seven of 12; after the third step those that are left are all larger than it.
+    by_hand = [2 + 7 * 144 / 64, 1 + 7 * 144 / 64, 7 * 144 / 64, *range(6, -1, -1)]
+    assert left == pytest.approx([by_hand[line["step"] - 1] for line in lines])
+
+
 def test_a_transformer_takes_one_size(tiny_run: TrainConfig) -> None:
     encoder = EncoderConfig(name="vit_tiny_patch16_224", patch_size=4)
     config = replace(tiny_run, encoder=encoder, schedule=replace(tiny_run.schedule, view_sizes=((0.5, 12),)))

@@ -117,7 +117,7 @@ def cifar10_cpu() -> TrainConfig:
         encoder=EncoderConfig(name="resnetaa34d", stem="patch", layers=(1, 1, 1, 0), channels=(64, 128, 256, 256)),
         objective=NTXentConfig(temperature=0.1),
         optim=OptimConfig(name="muon", learning_rate=0.05, momentum=0.95, scaling="sqrt", weight_decay=1e-2),
-        schedule=ScheduleConfig(warmup_epochs=1, view_sizes=((0.8, 16), (0.95, 24))),
+        schedule=ScheduleConfig(warmup_epochs=1, view_sizes=((0.8, 16), (1, 24))),
         train=LoopConfig(epochs=28, batch_size=512, log_every=25, checkpoint_every=194, knn_every=10),
     )
 

@@ -98,12 +98,13 @@ class ScheduleConfig:
 
     view_sizes: Rare[tuple[tuple[float, int], ...]] = ()
     """Views of other sizes at the start: pairs of the share of the run until which, and the pixels; then `augment.size`.
-    `--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half."""
+    `--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half; with a share of 1 the encoder reads images of
+    `augment.size`, in which things are as large as in its smaller views' crops (Touvron et al. 2019), and no view is."""
 
     def __post_init__(self) -> None:
         shares = [share for share, _ in self.view_sizes]
-        ascending = shares == sorted(set(shares)) and all(0 < share < 1 for share in shares)
-        require(ascending, "schedule.view_sizes", self.view_sizes, "shares of the run between 0 and 1 that rise")
+        ascending = shares == sorted(set(shares)) and all(0 < share <= 1 for share in shares)
+        require(ascending, "schedule.view_sizes", self.view_sizes, "shares of the run that rise, above 0 and up to 1")
         require(
             all(size > 0 for _, size in self.view_sizes),
             "schedule.view_sizes",

@@ -1,13 +1,14 @@
-"""The learning rate as a pure function of the step, and handing it to the optimizer."""
+"""The learning rate and the size of the views as pure functions of the step, and handing the rate to the optimizer."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from simclr.config import ScheduleConfig
 
-__all__ = ["decay_begins", "learning_rate", "set_learning_rate"]
+__all__ = ["decay_begins", "learning_rate", "set_learning_rate", "sizes_by_step", "steps_left"]
 
 Decay = Literal["cosine", "linear", "constant", "wsd"]
 
@@ -98,3 +99,41 @@ def set_learning_rate(
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     return rate
+
+
+def sizes_by_step(view_sizes: Sequence[tuple[float, int]], size: int, total_steps: int) -> list[tuple[int, int]]:
+    """The sizes of a run's views in pixels, each with the step up to which it serves; none that no step has.
+
+    Args:
+        view_sizes: as ``schedule.view_sizes``.
+        size: of the views after those.
+        total_steps: of the run.
+
+    >>> sizes_by_step([(0.5, 16), (0.75, 24)], 32, total_steps=8)
+    [(16, 4), (24, 6), (32, 8)]
+    >>> sizes_by_step([(1, 24)], 32, total_steps=8)
+    [(24, 8)]
+    """
+    ends = [(pixels, round(share * total_steps)) for share, pixels in [*view_sizes, (1.0, size)]]
+    return [(pixels, end) for (pixels, end), (_, before) in zip(ends, [(0, 0), *ends], strict=False) if end > before]
+
+
+def steps_left(view_sizes: Sequence[tuple[float, int]], size: int, step: int, total_steps: int) -> float:
+    """How many steps like the last take as long as those that are left: the time of a step goes with its views' pixels.
+
+    Args:
+        view_sizes: as ``schedule.view_sizes``.
+        size: of the views after those.
+        step: how many are done.
+        total_steps: of the run.
+
+    >>> steps_left([(0.5, 16)], 32, step=2, total_steps=8)  # two like it, and four of four times as many pixels
+    18.0
+    """
+    begun, left, last = 0, 0, size
+    for pixels, end in sizes_by_step(view_sizes, size, total_steps):
+        if begun < max(step, 1) <= end:
+            last = pixels
+        left += max(0, end - max(begun, step)) * pixels**2
+        begun = end
+    return left / last**2

@@ -70,8 +70,13 @@ class RunLog:
             self.last |= line
         self._bar = self._bars.enter_context(progress("starting", total_steps, "steps", done=start_step, lines=False))
 
-    def pace(self, step: int) -> None:
-        """Where steps are slow, say once how slow, long before the first figures. Call it after every step."""
+    def pace(self, step: int, steps_left: float) -> None:
+        """Where steps are slow, say once how slow, long before the first figures. Call it after every step.
+
+        Args:
+            step: how many are done.
+            steps_left: as many steps like the last take as long as all that are left.
+        """
         if self._paced or not self.main:
             return
         now = time.monotonic()
@@ -82,7 +87,7 @@ class RunLog:
         if seconds > _LINE_SECONDS:
             self._paced = True
             each = seconds / steps
-            left = each * (self.total_steps - step)
+            left = each * steps_left
             self.say(f"step {step}/{self.total_steps}  {each:.1f} s a step  about {clock(left)} left")
             if left > _LONG_SECONDS:
                 self.say(

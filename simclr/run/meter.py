@@ -35,14 +35,14 @@ class Meter:
         """Sum over the steps of the epoch so far, scalar."""
         return self._epoch_loss * (self._epoch_steps / (self._epoch_steps - self._epoch_skipped).clamp_min(1))
 
-    def line(self, batch_size: int, steps_left: int, waited: float) -> dict[str, float]:
+    def line(self, batch_size: int, steps_left: float, waited: float) -> dict[str, float]:
         """Figures since the last call: mean loss, speed, share of the time that batches were waited for.
 
         Waits for the device. The loss is NaN where all steps were skipped.
 
         Args:
             batch_size: images a step.
-            steps_left: of the run, for the time that it will take.
+            steps_left: as many steps like the last take as long as what is left of the run.
             waited: seconds spent waiting for batches since the run's start.
         """
         taken = self._steps - self._skipped.item()

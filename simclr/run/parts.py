@@ -17,7 +17,7 @@ from simclr.distributed import derive_seed
 from simclr.errors import CheckpointError
 from simclr.model.contrastive import ContrastiveModel
 from simclr.objectives import Objective, ObjectiveConfig
-from simclr.optim.schedule import decay_begins
+from simclr.optim.schedule import decay_begins, steps_left
 from simclr.run.checkpoint import Checkpoint
 from simclr.run.division import Division
 from simclr.run.ema import Weights
@@ -70,6 +70,10 @@ class Run:
         patience, noted = self.config.train.patience, self.checkpoint.progress if self.checkpoint else {}
         over = patience is not None and noted.get("since_best", 0) >= patience
         return int(noted["step"]) if over else self.total_steps
+
+    def steps_left(self, step: int) -> float:
+        """How many steps like the last take as long as those that are left after ``step``."""
+        return steps_left(self.config.schedule.view_sizes, self.config.augment.size, step, self.total_steps)
 
     @property
     def decay_begins(self) -> int | None:

@@ -20,6 +20,7 @@ from simclr.distributed import derive_seed
 from simclr.errors import ConfigError
 from simclr.files import refused
 from simclr.model.encoder import feature_width
+from simclr.optim.schedule import sizes_by_step
 from simclr.run.parts import Run, Step
 from simclr.run.pictures import draw_views
 
@@ -121,8 +122,8 @@ def write_preview(config: TrainConfig, images: int = 8, say: Callable[[str], obj
 def _by_size(
     augment: AugmentConfig, view_sizes: Sequence[tuple[float, int]], total_steps: int
 ) -> tuple[list[AugmentConfig], list[int]]:
-    sizes = [*view_sizes, (1.0, augment.size)]
-    return [replace(augment, size=size) for _, size in sizes], [round(share * total_steps) for share, _ in sizes[:-1]]
+    sizes = sizes_by_step(view_sizes, augment.size, total_steps)
+    return [replace(augment, size=size) for size, _ in sizes], [end for _, end in sizes[:-1]]
 
 
 def make_views(run: Run, generator: ViewGenerator, step: int, batch: Batch) -> tuple[Tensor, Tensor, ViewParameters]:
