@@ -98,8 +98,8 @@ class ScheduleConfig:
 
     view_sizes: Rare[tuple[tuple[float, int], ...]] = ()
     """Views of other sizes at the start: pairs of the share of the run until which, and the pixels; then `augment.size`.
-    `--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half; with a share of 1 the encoder reads images of
-    `augment.size`, in which things are as large as in its smaller views' crops (Touvron et al. 2019), and no view is."""
+    `--schedule.view-sizes 0.5 24` trains on views of 24 px for the first half. `0.8 16 1 24` has none of `augment.size`:
+    the encoder reads whole images of that size, in which things are about as large as in crops of 24 px (Touvron et al. 2019)."""
 
     def __post_init__(self) -> None:
         shares = [share for share, _ in self.view_sizes]

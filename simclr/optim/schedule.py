@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -115,7 +116,7 @@ def sizes_by_step(view_sizes: Sequence[tuple[float, int]], size: int, total_step
     [(24, 8)]
     """
     ends = [(pixels, round(share * total_steps)) for share, pixels in [*view_sizes, (1.0, size)]]
-    return [(pixels, end) for (pixels, end), (_, before) in zip(ends, [(0, 0), *ends], strict=False) if end > before]
+    return [one for before, one in pairwise([(0, 0), *ends]) if one[1] > before[1]]
 
 
 def steps_left(view_sizes: Sequence[tuple[float, int]], size: int, step: int, total_steps: int) -> float:
